@@ -1,0 +1,63 @@
+//! Per-core space for reply heads and tails: fragments of pages, filled front to back, one page after the other.
+
+use super::{Fragment, PagePool, Slice};
+
+/// Hands out room for encoded pieces; a page returns to the pool when the last piece in it was acknowledged.
+pub struct FragmentArena {
+    pool: PagePool,
+    current: Option<Fragment>,
+    zeroes: Slice,
+}
+
+impl FragmentArena {
+    /// `None` if the pool cannot spare the two pages an arena starts with.
+    pub fn new(pool: PagePool) -> Option<FragmentArena> {
+        let mut zeroes = pool.allocate()?;
+        zeroes.fill(0);
+        let current = pool.allocate()?.into_fragment();
+        Some(FragmentArena { pool, current: Some(current), zeroes: zeroes.freeze() })
+    }
+
+    /// The largest piece that can ever be reserved, bytes.
+    pub fn piece_max(&self) -> usize {
+        self.pool.block_size()
+    }
+
+    /// A fragment with at least `len` bytes of room: write into its `spare`, then `commit` what was used.
+    /// `None`: the pool is exhausted, or `len` is larger than a page; the caller refuses the work.
+    pub fn reserve(&mut self, len: usize) -> Option<&mut Fragment> {
+        if len > self.pool.block_size() {
+            return None;
+        }
+        let fits = self.current.as_mut().is_some_and(|fragment| fragment.room() >= len || fragment.recycle());
+        if !fits {
+            self.current = Some(self.pool.allocate()?.into_fragment());
+        }
+        self.current.as_mut()
+    }
+
+    /// `len` zero bytes that live for ever: XDR padding, holes in sparse files. At most a page.
+    pub fn zeroes(&self, len: usize) -> Slice {
+        self.zeroes.slice(0..len.min(self.zeroes.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other_and_return() {
+        let pool = PagePool::anonymous(4, 512).unwrap();
+        let mut arena = FragmentArena::new(pool.clone()).unwrap();
+        let mut pieces = Vec::new();
+        for _ in 0..6 {
+            pieces.push(arena.reserve(200).unwrap().commit(200));
+        }
+        assert_eq!(pool.outstanding(), 4, "zeroes and three pages of two pieces each");
+        assert!(arena.reserve(200).is_none(), "exhausted");
+        pieces.clear();
+        assert!(arena.reserve(200).is_some());
+        assert!(arena.reserve(513).is_none(), "larger than a page");
+    }
+}

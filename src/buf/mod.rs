@@ -1,0 +1,19 @@
+//! The currency between the rooms.
+//!
+//! Going out: `Slice`s of pages, gathered in a `Vec<Slice>` that the caller reuses (a reply is marker + head, pages, tail).
+//! Coming in: an `RxPacket` is what one frame brought, an `RxChain` is a byte stream of such buffers in order, a `View` is a
+//! borrowed range of a chain that may straddle buffers; nothing is copied until somebody asks for it.
+//!
+//! May import: `raw`.
+
+mod arena;
+mod rx;
+
+pub use crate::raw::{Fragment, PageMut, PagePool, Slice};
+pub use arena::FragmentArena;
+pub use rx::{RxBuf, RxChain, RxPacket, View};
+
+/// Total bytes of a gather list.
+pub fn gather_len(gather: &[Slice]) -> usize {
+    gather.iter().map(|slice| slice.len()).sum()
+}

@@ -1,0 +1,413 @@
+//! Received bytes, in place: buffers, streams of buffers, and borrowed views that may straddle them.
+//!
+//! A received buffer is owned by exactly one holder and is never written. Dropping it gives it back to where it came from
+//! (a driver's pool, a page pool, the heap of a test).
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+
+use super::Slice;
+
+enum Storage {
+    #[cfg(feature = "dpdk")]
+    Mbuf(dpdk::mbuf::Mbuf),
+    Slice(Slice),
+    Heap(Box<[u8]>),
+}
+
+/// One contiguous received buffer, or what is left of it after `advance` and `truncate`.
+pub struct RxBuf {
+    storage: Storage,
+    start: u32,
+    end: u32,
+}
+
+impl RxBuf {
+    /// A received mbuf of one segment.
+    #[cfg(feature = "dpdk")]
+    pub fn from_mbuf(mbuf: dpdk::mbuf::Mbuf) -> RxBuf {
+        let end = mbuf.data().len() as u32;
+        RxBuf { storage: Storage::Mbuf(mbuf), start: 0, end }
+    }
+
+    /// Bytes that were copied out of a driver's buffer into a page.
+    pub fn from_slice(slice: Slice) -> RxBuf {
+        let end = slice.len() as u32;
+        RxBuf { storage: Storage::Slice(slice), start: 0, end }
+    }
+
+    /// Bytes on the heap: in-memory links and tests.
+    ///
+    /// # Panics
+    /// If longer than 4 GiB - 1, which no frame is.
+    pub fn from_vec(bytes: Vec<u8>) -> RxBuf {
+        let end = u32::try_from(bytes.len()).expect("a frame is shorter than 4 GiB");
+        RxBuf { storage: Storage::Heap(bytes.into_boxed_slice()), start: 0, end }
+    }
+
+    /// Whether it occupies a buffer of a driver's receive pool (which is scarce: see `tcp`'s copy-out rule).
+    pub fn is_driver_buffer(&self) -> bool {
+        match self.storage {
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(_) => true,
+            Storage::Slice(_) => false,
+            // Stands in for a driver's buffer in tests on in-memory links.
+            Storage::Heap(_) => true,
+        }
+    }
+
+    /// Forgets the first `n` bytes; more than there are leaves it empty.
+    pub fn advance(&mut self, n: usize) {
+        self.start = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
+    }
+
+    /// Keeps the first `n` bytes; more than there are changes nothing.
+    pub fn truncate(&mut self, n: usize) {
+        self.end = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
+    }
+}
+
+impl Deref for RxBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        let all: &[u8] = match &self.storage {
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.data(),
+            Storage::Slice(slice) => slice,
+            Storage::Heap(bytes) => bytes,
+        };
+        // start <= end <= all.len() by every constructor, `advance` and `truncate`.
+        &all[self.start as usize..self.end as usize]
+    }
+}
+
+/// What one received frame (or one coalesced train of frames) brought: the headers are contiguous in `first`.
+pub struct RxPacket {
+    pub first: RxBuf,
+    /// Further segments of a scattered frame; empty, and then without allocation, for ordinary ones.
+    pub more: Vec<RxBuf>,
+}
+
+impl RxPacket {
+    pub fn from_vec(bytes: Vec<u8>) -> RxPacket {
+        RxPacket { first: RxBuf::from_vec(bytes), more: Vec::new() }
+    }
+
+    pub fn single(first: RxBuf) -> RxPacket {
+        RxPacket { first, more: Vec::new() }
+    }
+
+    /// Bytes in all segments.
+    pub fn len(&self) -> usize {
+        self.first.len() + self.more.iter().map(|buf| buf.len()).sum::<usize>()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the first `n` bytes of the packet (Ethernet padding behind the IP packet goes away with this).
+    pub fn truncate(&mut self, n: usize) {
+        let mut left = n;
+        self.first.truncate(left);
+        left -= self.first.len();
+        for buf in &mut self.more {
+            buf.truncate(left);
+            left -= buf.len();
+        }
+        self.more.retain(|buf| !buf.is_empty());
+    }
+
+    /// Forgets the first `n` bytes.
+    pub fn advance(&mut self, n: usize) {
+        let mut left = n;
+        let taken = left.min(self.first.len());
+        self.first.advance(taken);
+        left -= taken;
+        for buf in &mut self.more {
+            let taken = left.min(buf.len());
+            buf.advance(taken);
+            left -= taken;
+        }
+    }
+
+    /// The segments in order, the empty ones left out.
+    pub fn into_bufs(self) -> impl Iterator<Item = RxBuf> {
+        std::iter::once(self.first).chain(self.more).filter(|buf| !buf.is_empty())
+    }
+}
+
+/// A stream of received bytes in order: what TCP has for the layer above, which takes from the front.
+#[derive(Default)]
+pub struct RxChain {
+    bufs: VecDeque<RxBuf>,
+    len: usize,
+}
+
+impl RxChain {
+    pub fn new() -> RxChain {
+        RxChain::default()
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Buffers held; each may pin one of a driver's.
+    pub fn buffers(&self) -> usize {
+        self.bufs.len()
+    }
+
+    pub fn push(&mut self, buf: RxBuf) {
+        if !buf.is_empty() {
+            self.len += buf.len();
+            self.bufs.push_back(buf);
+        }
+    }
+
+    /// Gives back the first `n` bytes (or all there are).
+    pub fn consume(&mut self, n: usize) {
+        let mut left = n.min(self.len);
+        self.len -= left;
+        while left > 0 {
+            let Some(front) = self.bufs.front_mut() else { return };
+            if front.len() > left {
+                front.advance(left);
+                return;
+            }
+            left -= front.len();
+            self.bufs.pop_front();
+        }
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        self.bufs.clear();
+        self.len = 0;
+    }
+
+    /// The `len` bytes that start `offset` bytes into the stream; `None` if they are not all there.
+    pub fn view(&self, offset: usize, len: usize) -> Option<View<'_>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        Some(View { chain: Some(&self.bufs), single: &[], first: 0, skip: 0, len: 0 }.seek(offset, len))
+    }
+
+    /// Calls `replace` on each buffer in turn and puts in its place what that returns (the copy-out of long-held buffers);
+    /// `None` leaves the buffer as it is. A replacement must hold the same bytes.
+    pub fn replace_each(&mut self, mut replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
+        for buf in &mut self.bufs {
+            if let Some(new) = replace(buf) {
+                debug_assert_eq!(new.len(), buf.len());
+                *buf = new;
+            }
+        }
+    }
+}
+
+/// A borrowed range of received bytes that may straddle buffers. `Copy`: taking a part copies no bytes.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The buffers, or `None` for a view of the contiguous `single`.
+    chain: Option<&'a VecDeque<RxBuf>>,
+    single: &'a [u8],
+    /// The buffer in which the view starts, and the bytes of it that lie before the view.
+    first: usize,
+    skip: usize,
+    len: usize,
+}
+
+impl<'a> From<&'a [u8]> for View<'a> {
+    fn from(single: &'a [u8]) -> View<'a> {
+        View { chain: None, single, first: 0, skip: 0, len: single.len() }
+    }
+}
+
+impl<'a> View<'a> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn buffer(&self, index: usize) -> &'a [u8] {
+        match self.chain {
+            Some(bufs) => bufs.get(index).map_or(&[], |buf| buf),
+            None if index == 0 => self.single,
+            None => &[],
+        }
+    }
+
+    /// Moves the start forward by `by` and sets the length, which the callers have checked.
+    fn seek(mut self, by: usize, len: usize) -> View<'a> {
+        self.skip += by;
+        while self.skip > 0 && self.skip >= self.buffer(self.first).len() && !self.buffer(self.first).is_empty() {
+            self.skip -= self.buffer(self.first).len();
+            self.first += 1;
+        }
+        self.len = len;
+        self
+    }
+
+    /// The `len` bytes from `offset` on; `None` if the view is too short.
+    pub fn part(&self, offset: usize, len: usize) -> Option<View<'a>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        Some(self.seek(offset, len))
+    }
+
+    /// Cuts the view in two: the first `at` bytes and the rest; `None` if it is too short.
+    pub fn split_at(&self, at: usize) -> Option<(View<'a>, View<'a>)> {
+        let rest = self.len.checked_sub(at)?;
+        Some((self.seek(0, at), self.seek(at, rest)))
+    }
+
+    /// The contiguous pieces, in order, none empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let view = *self;
+        let mut index = view.first;
+        let mut skip = view.skip;
+        let mut left = view.len;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let buffer = view.buffer(index);
+            let piece = buffer.get(skip..)?;
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            index += 1;
+            skip = 0;
+            Some(piece)
+        })
+    }
+
+    /// All bytes if they lie in one buffer (an empty view does).
+    pub fn contiguous(&self) -> Option<&'a [u8]> {
+        if self.len == 0 {
+            return Some(&[]);
+        }
+        self.buffer(self.first).get(self.skip..self.skip + self.len)
+    }
+
+    /// All bytes as one slice: in place if they are contiguous, else copied into `scratch`.
+    /// `None` if `scratch` is too small for a straddling view.
+    pub fn contiguous_in<'s>(&self, scratch: &'s mut [u8]) -> Option<&'s [u8]>
+    where
+        'a: 's,
+    {
+        if let Some(bytes) = self.contiguous() {
+            return Some(bytes);
+        }
+        let into = scratch.get_mut(..self.len)?;
+        self.copy_to(into);
+        Some(into)
+    }
+
+    /// Copies the first `into.len()` bytes (or all there are) and tells how many.
+    pub fn copy_to(&self, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        for piece in self.pieces() {
+            let n = piece.len().min(into.len() - done);
+            into[done..done + n].copy_from_slice(&piece[..n]);
+            done += n;
+            if done == into.len() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// The big-endian word at `offset`; `None` if the view is too short.
+    pub fn u32_at(&self, offset: usize) -> Option<u32> {
+        let part = self.part(offset, 4)?;
+        if let Some(bytes) = part.contiguous() {
+            return Some(u32::from_be_bytes(bytes.try_into().ok()?));
+        }
+        let mut bytes = [0; 4];
+        part.copy_to(&mut bytes);
+        Some(u32::from_be_bytes(bytes))
+    }
+
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.pieces().flatten().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(pieces: &[&[u8]]) -> RxChain {
+        let mut chain = RxChain::new();
+        for piece in pieces {
+            chain.push(RxBuf::from_vec(piece.to_vec()));
+        }
+        chain
+    }
+
+    #[test]
+    fn every_part_of_every_cut_reads_the_same() {
+        let bytes: Vec<u8> = (0..12).collect();
+        for cut1 in 0..=12 {
+            for cut2 in cut1..=12 {
+                let chain = chain(&[&bytes[..cut1], &bytes[cut1..cut2], &bytes[cut2..]]);
+                for from in 0..=12 {
+                    for to in from..=12 {
+                        let view = chain.view(from, to - from).unwrap();
+                        assert_eq!(view.to_vec(), &bytes[from..to]);
+                        for at in 0..=view.len() {
+                            let (a, b) = view.split_at(at).unwrap();
+                            assert_eq!([a.to_vec(), b.to_vec()].concat(), &bytes[from..to]);
+                            assert_eq!(view.part(at, view.len() - at).unwrap().to_vec(), b.to_vec());
+                        }
+                        let mut scratch = [0; 12];
+                        assert_eq!(view.contiguous_in(&mut scratch).unwrap(), &bytes[from..to]);
+                    }
+                }
+                assert!(chain.view(0, 13).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_read_across_buffers() {
+        let chain = chain(&[&[0, 1], &[2], &[3, 4]]);
+        let view = chain.view(0, 5).unwrap();
+        assert_eq!(view.u32_at(0), Some(0x0001_0203));
+        assert_eq!(view.u32_at(1), Some(0x0102_0304));
+        assert_eq!(view.u32_at(2), None);
+        assert_eq!(view.u32_at(usize::MAX), None);
+    }
+
+    #[test]
+    fn consuming_gives_buffers_back_from_the_front() {
+        let mut chain = chain(&[b"abc", b"de", b"f"]);
+        chain.consume(4);
+        assert_eq!((chain.len(), chain.buffers()), (2, 2));
+        assert_eq!(chain.view(0, 2).unwrap().to_vec(), b"ef");
+        chain.consume(usize::MAX);
+        assert!(chain.is_empty() && chain.buffers() == 0);
+    }
+
+    #[test]
+    fn a_scattered_packet_loses_padding_and_headers() {
+        let mut packet = RxPacket {
+            first: RxBuf::from_vec(b"hea".to_vec()),
+            more: vec![RxBuf::from_vec(b"der+data".to_vec()), RxBuf::from_vec(b"padding".to_vec())],
+        };
+        packet.truncate(11);
+        packet.advance(7);
+        let bufs: Vec<_> = packet.into_bufs().map(|buf| buf.to_vec()).collect();
+        assert_eq!(bufs, [b"data".to_vec()]);
+    }
+}

@@ -1,0 +1,15 @@
+//! The one room of this crate where `unsafe` is allowed.
+//!
+//! - `page`: blocks of DMA-able memory, their reference counts, and the views through which the rest of the crate sees them.
+//!
+//! The rules the types here enforce, so that nobody else has to think about them:
+//! 1. Bytes that a `Slice` covers never change while that `Slice`, or any clone of it, lives. A NIC holds clones.
+//! 2. Memory can be written only through a `PageMut` (the single reference to its page) or through the part of a
+//!    `Fragment` that no `Slice` covers yet.
+//! 3. A page goes back to its pool when the last view of it is dropped, on whatever thread that happens.
+//!
+//! Imports nothing of this crate.
+
+mod page;
+
+pub use page::{Fragment, PageMut, PagePool, Slice};
