@@ -9,12 +9,14 @@
 //! - [`buf`]: pages, slices of pages, received packets: the only currency between the rooms.
 //! - [`raw`]: the one room with `unsafe`.
 //! - [`time`]: instants and timers.
+//! - [`counters`]: how every layer counts.
 //! - [`control`]: configuration, metrics, logging, the command line.
 //!
 //! `ARCHITECTURE.md` follows one READ by function names and states which room may import which; a test holds it to that.
 #![deny(unsafe_code)]
 
 pub mod buf;
+pub mod counters;
 pub mod net;
 pub mod program;
 #[allow(unsafe_code)]

@@ -1,1 +1,48 @@
-//! (see lib.rs)
+//! Where files live. A `Store` answers `Operation`s; what it cannot answer at once it parks and completes later.
+//!
+//! - `types`: objects, attributes, operations, outcomes.
+//!
+//! May import: `buf`, `raw`, `time`, `counters`.
+
+pub mod types;
+
+pub use types::*;
+
+use crate::buf::Slice;
+use crate::time::Instant;
+
+/// Names a parked operation to the core that started it. Chosen by the caller, given back by `poll_completion`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// What became of an operation when it was started.
+#[derive(Debug)]
+pub enum Start {
+    /// Answered without waiting.
+    Done(Result<Outcome, Failure>),
+    /// It waits for I/O: `poll_completion` will bring its token exactly once.
+    Parked,
+}
+
+/// One core's handle on a store. Shared state lies behind it; nothing here blocks.
+pub trait Store: Send {
+    /// The object at the root of the export.
+    fn root(&self) -> ObjectId;
+
+    /// Starts `operation` for `caller`. The data of a READ that is answered at once is appended to `pages`.
+    /// A bounded queue that is full answers `Done(Err(Status::Delay))`.
+    fn start(
+        &mut self,
+        now: Instant,
+        caller: &Credential,
+        operation: &Operation<'_>,
+        token: Token,
+        pages: &mut Vec<Slice>,
+    ) -> Start;
+
+    /// Takes one finished operation; for a READ its data is appended to `pages`.
+    fn poll_completion(&mut self, now: Instant, pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)>;
+
+    /// Whether operations are parked: the caller's loop must keep polling (or sleep on the store's wake-up).
+    fn parked(&self) -> usize;
+}
