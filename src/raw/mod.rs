@@ -12,4 +12,4 @@
 
 mod page;
 
-pub use page::{Fragment, PageMut, PagePool, Slice};
+pub use page::{Fragment, PageMut, PagePool, Region, Slice};

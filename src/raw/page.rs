@@ -42,14 +42,25 @@ struct PoolInner {
     block_size: u32,
     outstanding: AtomicUsize,
     /// Owns the memory `metas` point into; dropped after the last page came back.
-    _region: Box<dyn Any + Send + Sync>,
+    _owners: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-// SAFETY: the raw pointers in `metas` are to memory owned by `_region` and to this very structure; access to the bytes is
+// SAFETY: the raw pointers in `metas` are to memory owned by `_owners` and to this very structure; access to the bytes is
 // governed by `PageMut`/`Slice`, and the counts are atomic.
 unsafe impl Send for PoolInner {}
 // SAFETY: as above; all shared mutation goes through atomics and the lock-free queue.
 unsafe impl Sync for PoolInner {}
+
+/// A piece of memory to cut into pages.
+pub struct Region {
+    pub base: NonNull<u8>,
+    /// Bytes; what does not fill a block is left unused.
+    pub len: usize,
+    /// The address at which a device reaches the byte `offset` bytes into the region.
+    pub iova_of: Box<dyn Fn(usize) -> u64>,
+    /// Keeps the memory alive; dropped after the last page came back.
+    pub owner: Box<dyn Any + Send + Sync>,
+}
 
 /// A pool of equally sized blocks of page memory. Clones are handles on the same pool; any thread may use them.
 #[derive(Clone)]
@@ -86,48 +97,52 @@ impl PagePool {
         let layout = Layout::from_size_align(len, ANONYMOUS_ALIGN).ok()?;
         // SAFETY: `len` is not 0 (both factors are at least 1).
         let base = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
-        let region = Anonymous { base, layout };
-        // SAFETY: the region was just allocated with `len` zeroed bytes, nobody else has its address, and `region` owns it.
-        Some(unsafe { PagePool::from_region(base, len, block_size, |at| base.as_ptr() as u64 + at as u64, Box::new(region)) })
+        let owner = Box::new(Anonymous { base, layout });
+        let iova_of = Box::new(move |at| base.as_ptr() as u64 + at as u64);
+        // SAFETY: the region was just allocated with `len` zeroed bytes, nobody else has its address, and `owner` owns it.
+        Some(unsafe { PagePool::from_regions(vec![Region { base, len, iova_of, owner }], block_size) })
     }
 
-    /// A pool over memory that somebody else reserved (DPDK memzones).
-    ///
-    /// `iova_of(offset)` tells the device address of the block that starts `offset` bytes into the region.
+    /// A pool over memory that somebody else reserved (DPDK memzones), in one piece or several.
     ///
     /// # Safety
-    /// `base..base + len` must be initialised, readable and writable, used by nobody else, and stay so until `region` is dropped.
-    /// `iova_of` must name addresses at which a device reaches the whole block.
+    /// Each region's `base..base + len` must be initialised, readable and writable, used by nobody else, and stay so until its
+    /// `owner` is dropped; the regions must not overlap. `base` must be aligned so that no block straddles a page for which
+    /// `iova_of` is not linear.
     ///
     /// # Panics
-    /// If `block_size` is not a power of two of at least 512, or the region holds no block: both are the caller's constants.
-    pub unsafe fn from_region(
-        base: NonNull<u8>,
-        len: usize,
-        block_size: usize,
-        iova_of: impl Fn(usize) -> u64,
-        region: Box<dyn Any + Send + Sync>,
-    ) -> PagePool {
-        assert!(block_size.is_power_of_two() && block_size >= 512 && block_size <= 1 << 30, "block size out of range");
-        let blocks = len / block_size;
-        assert!(blocks > 0 && blocks <= u32::MAX as usize, "region holds no block, or too many");
+    /// If `block_size` is not a power of two of at least 512, or the regions hold no block: both are the caller's constants.
+    pub unsafe fn from_regions(regions: Vec<Region>, block_size: usize) -> PagePool {
+        assert!(block_size.is_power_of_two() && (512..=1 << 30).contains(&block_size), "block size out of range");
+        let blocks: usize = regions.iter().map(|region| region.len / block_size).sum();
+        assert!(blocks > 0 && blocks <= u32::MAX as usize, "the regions hold no block, or too many");
         let free = ArrayQueue::new(blocks);
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<PoolInner>| {
-            let metas = (0..blocks)
-                .map(|index| PageMeta {
-                    references: AtomicU32::new(0),
-                    index: index as u32,
-                    // SAFETY: `index * block_size` is inside the region by the division above.
-                    base: unsafe { base.as_ptr().add(index * block_size) },
-                    iova: iova_of(index * block_size),
-                    pool: weak.as_ptr(),
-                })
-                .collect();
+            let mut metas = Vec::with_capacity(blocks);
+            for region in &regions {
+                for at in (0..region.len / block_size).map(|nth| nth * block_size) {
+                    metas.push(PageMeta {
+                        references: AtomicU32::new(0),
+                        index: metas.len() as u32,
+                        // SAFETY: `at + block_size <= region.len` by the division above.
+                        base: unsafe { region.base.as_ptr().add(at) },
+                        iova: (region.iova_of)(at),
+                        pool: weak.as_ptr(),
+                    });
+                }
+            }
             for index in 0..blocks {
                 let pushed = free.push(index as u32);
                 debug_assert!(pushed.is_ok());
             }
-            PoolInner { metas, free, block_size: block_size as u32, outstanding: AtomicUsize::new(0), _region: region }
+            let owners = regions.into_iter().map(|region| region.owner).collect();
+            PoolInner {
+                metas: metas.into_boxed_slice(),
+                free,
+                block_size: block_size as u32,
+                outstanding: AtomicUsize::new(0),
+                _owners: owners,
+            }
         });
         PagePool { inner }
     }

@@ -17,6 +17,7 @@ pub struct Token(pub u64);
 
 /// What became of an operation when it was started.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives on the stack of the call that matches it; a box would allocate per call")]
 pub enum Start {
     /// Answered without waiting.
     Done(Result<Outcome, Failure>),
