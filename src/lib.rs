@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 pub mod buf;
+pub mod control;
 pub mod counters;
 pub mod net;
 pub mod program;
