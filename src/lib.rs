@@ -11,6 +11,7 @@
 //! - [`time`]: instants and timers.
 //! - [`counters`]: how every layer counts.
 //! - [`control`]: configuration, metrics, logging, the command line.
+//! - [`serve`]: puts the rooms together.
 //!
 //! `ARCHITECTURE.md` follows one READ by function names and states which room may import which; a test holds it to that.
 #![deny(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod program;
 #[allow(unsafe_code)]
 pub mod raw;
 pub mod rpc;
+pub mod serve;
 pub mod store;
 pub mod tcp;
 pub mod time;
