@@ -186,6 +186,9 @@ impl Answering {
         let mut request = [0; REQUEST_BYTES_MAX];
         let mut length = 0;
         while !request[..length].ends_with(b"\n") {
+            if length == request.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             peer.set_read_timeout(Some(deadline.left()?))?;
             match peer.read(&mut request[length..])? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
