@@ -19,11 +19,7 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Serve { config } => serve(&config),
         Command::CheckConfig { config, elsewhere } => check_config(&config, elsewhere),
-        Command::Stats {
-            socket,
-            json,
-            watch,
-        } => show_stats(&socket, json, watch),
+        Command::Stats { socket, json, watch } => show_stats(&socket, json, watch),
     };
     exit.into()
 }
@@ -46,12 +42,7 @@ fn check_config(file: &Path, elsewhere: bool) -> Exit {
 }
 
 fn show_stats(socket: &Path, json: bool, watch: Option<u32>) -> Exit {
-    done(report::show(
-        &mut std::io::stdout().lock(),
-        &|| stats::fetch(socket),
-        json,
-        watch,
-    ))
+    done(report::show(&mut std::io::stdout().lock(), &|| stats::fetch(socket), json, watch))
 }
 
 fn refuse(problems: &Problems) -> Exit {
@@ -72,9 +63,7 @@ fn done(result: anyhow::Result<()>) -> Exit {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

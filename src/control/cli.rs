@@ -100,36 +100,19 @@ mod tests {
     #[test]
     fn verbs_and_options_are_read() {
         let parse = |args: &[&str]| Cli::try_parse_from(args).map(|cli| cli.command);
-        let serve = Command::Serve {
-            config: "a.toml".into(),
-        };
+        let serve = Command::Serve { config: "a.toml".into() };
         assert_eq!(parse(&["nfsplice", "serve", "a.toml"]).ok(), Some(serve));
-        let check = Command::CheckConfig {
-            config: "a.toml".into(),
-            elsewhere: true,
-        };
-        assert_eq!(
-            parse(&["nfsplice", "check-config", "--elsewhere", "a.toml"]).ok(),
-            Some(check)
-        );
-        let stats = Command::Stats {
-            socket: "/run/nfsplice.sock".into(),
-            json: true,
-            watch: Some(5),
-        };
-        assert_eq!(
-            parse(&["nfsplice", "stats", "--json", "--watch", "5"]).ok(),
-            Some(stats)
-        );
+        let check = Command::CheckConfig { config: "a.toml".into(), elsewhere: true };
+        assert_eq!(parse(&["nfsplice", "check-config", "--elsewhere", "a.toml"]).ok(), Some(check));
+        let stats = Command::Stats { socket: "/run/nfsplice.sock".into(), json: true, watch: Some(5) };
+        assert_eq!(parse(&["nfsplice", "stats", "--json", "--watch", "5"]).ok(), Some(stats));
         assert!(parse(&["nfsplice", "stats", "--watch", "0"]).is_err());
         assert!(parse(&["nfsplice", "serve"]).is_err());
     }
 
     #[test]
     fn wrong_usage_ends_with_the_documented_code() {
-        let error = Cli::try_parse_from(["nfsplice", "server"])
-            .map(|_| ())
-            .unwrap_err();
+        let error = Cli::try_parse_from(["nfsplice", "server"]).map(|_| ()).unwrap_err();
         assert_eq!(error.exit_code(), Exit::Usage as i32);
     }
 }

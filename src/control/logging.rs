@@ -34,24 +34,18 @@ impl Target {
     pub fn of_this_process() -> Self {
         use std::io::IsTerminal as _;
         let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-        let stderr = std::fs::metadata("/proc/self/fd/2")
-            .map(|meta| (meta.dev(), meta.ino()))
-            .ok();
+        let stderr = std::fs::metadata("/proc/self/fd/2").map(|meta| (meta.dev(), meta.ino())).ok();
         if is_journal_stream(&stream, stderr) {
             return Self::Journal;
         }
-        Self::Stderr {
-            colours: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        }
+        Self::Stderr { colours: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
     }
 }
 
 /// systemd.exec(5): `$JOURNAL_STREAM` is `device:inode` of the stream; it must be compared with the descriptor, since it is also
 /// inherited by programs whose stderr was redirected.
 fn is_journal_stream(variable: &str, stderr: Option<(u64, u64)>) -> bool {
-    let stream = variable
-        .split_once(':')
-        .and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
+    let stream = variable.split_once(':').and_then(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
     stream.is_some() && stream == stderr
 }
 
@@ -90,11 +84,7 @@ pub fn start(level: LogLevel, target: Target) -> LevelControl {
     control
 }
 
-fn subscriber<W>(
-    level: LogLevel,
-    target: Target,
-    writer: W,
-) -> (impl Subscriber + Send + Sync, LevelControl)
+fn subscriber<W>(level: LogLevel, target: Target, writer: W) -> (impl Subscriber + Send + Sync, LevelControl)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -103,19 +93,11 @@ where
     let lines = match target {
         Target::Journal => layer
             .with_ansi(false)
-            .event_format(JournalLine(
-                Format::default()
-                    .without_time()
-                    .with_level(false)
-                    .with_target(false),
-            ))
+            .event_format(JournalLine(Format::default().without_time().with_level(false).with_target(false)))
             .boxed(),
         Target::Stderr { colours } => layer.with_ansi(colours).with_target(false).boxed(),
     };
-    (
-        tracing_subscriber::registry().with(lines.with_filter(level)),
-        LevelControl(handle),
-    )
+    (tracing_subscriber::registry().with(lines.with_filter(level)), LevelControl(handle))
 }
 
 /// A line with its syslog priority in front.
@@ -126,12 +108,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        ctx: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         // sd-daemon(3): SD_ERR, SD_WARNING, SD_INFO, SD_DEBUG.
         let priority = match *event.metadata().level() {
             Level::ERROR => 3,
@@ -183,17 +160,12 @@ mod tests {
             tracing::info!("serving");
             tracing::debug!("not shown");
         });
-        assert_eq!(
-            text,
-            "<4>address in use by another station port=0\n<6>serving\n"
-        );
+        assert_eq!(text, "<4>address in use by another station port=0\n<6>serving\n");
     }
 
     #[test]
     fn terminal_lines_have_time_and_level() {
-        let text = log(LogLevel::Info, Target::Stderr { colours: false }, |_| {
-            tracing::info!("serving")
-        });
+        let text = log(LogLevel::Info, Target::Stderr { colours: false }, |_| tracing::info!("serving"));
         let (time, rest) = text.trim_end().split_once(' ').unwrap();
         assert!(time.ends_with('Z') && time.contains('T'), "{time}");
         assert_eq!(rest.trim_start(), "INFO serving");
@@ -214,10 +186,7 @@ mod tests {
     #[test]
     fn the_journal_is_recognised_by_its_descriptor() {
         assert!(is_journal_stream("9:1234", Some((9, 1234))));
-        assert!(
-            !is_journal_stream("9:1234", Some((9, 1235))),
-            "stderr was redirected"
-        );
+        assert!(!is_journal_stream("9:1234", Some((9, 1235))), "stderr was redirected");
         assert!(!is_journal_stream("", Some((9, 1234))));
         assert!(!is_journal_stream("9:1234", None));
     }

@@ -51,11 +51,7 @@ impl LayoutBuilder {
 
     /// Adds a struct that is made when somebody asks, from atomics of its own. `read` runs on the stats thread and must not
     /// wait for a core.
-    pub fn shared<C: Counters + Default>(
-        mut self,
-        layer: &str,
-        read: impl Fn() -> C + Send + Sync + 'static,
-    ) -> Self {
+    pub fn shared<C: Counters + Default>(mut self, layer: &str, read: impl Fn() -> C + Send + Sync + 'static) -> Self {
         let source: Shared = Box::new(move |f| read().visit(&mut |_, value| f(value)));
         self.shared.push((metrics_of(layer, &C::default()), source));
         self
@@ -66,37 +62,20 @@ impl LayoutBuilder {
     /// # Panics
     /// When two layers publish one name: a mistake in the wiring, found by the first test that starts a server.
     pub fn build(self, cores: usize) -> Arc<Board> {
-        let mut names: Vec<&str> = self
-            .per_core
-            .iter()
-            .map(|metric| metric.name.as_str())
-            .collect();
-        names.extend(
-            self.shared
-                .iter()
-                .flat_map(|(metrics, _)| metrics.iter().map(|m| m.name.as_str())),
-        );
+        let mut names: Vec<&str> = self.per_core.iter().map(|metric| metric.name.as_str()).collect();
+        names.extend(self.shared.iter().flat_map(|(metrics, _)| metrics.iter().map(|m| m.name.as_str())));
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             panic!("two layers publish {}", pair[0]);
         }
-        let slots = (0..cores)
-            .map(|_| self.per_core.iter().map(|_| AtomicU64::new(0)).collect())
-            .collect();
-        Arc::new(Board {
-            per_core: self.per_core,
-            shared: self.shared,
-            slots,
-        })
+        let slots = (0..cores).map(|_| self.per_core.iter().map(|_| AtomicU64::new(0)).collect()).collect();
+        Arc::new(Board { per_core: self.per_core, shared: self.shared, slots })
     }
 }
 
 fn metrics_of(layer: &str, sample: &dyn Counters) -> Vec<Metric> {
-    let metric = |field: &crate::counters::Field| Metric {
-        name: format!("{layer}.{}", field.name),
-        help: field.help,
-        kind: field.kind,
-    };
+    let metric =
+        |field: &crate::counters::Field| Metric { name: format!("{layer}.{}", field.name), help: field.help, kind: field.kind };
     sample.fields().iter().map(metric).collect()
 }
 
@@ -109,29 +88,21 @@ pub struct Board {
 
 impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board")
-            .field("cores", &self.slots.len())
-            .field("per_core", &self.per_core.len())
-            .finish()
+        f.debug_struct("Board").field("cores", &self.slots.len()).field("per_core", &self.per_core.len()).finish()
     }
 }
 
 impl Board {
     /// The publishing end for one core. None when there is no such core.
     pub fn publisher(self: &Arc<Self>, core: usize) -> Option<Publisher> {
-        (core < self.slots.len()).then(|| Publisher {
-            board: Arc::clone(self),
-            core,
-        })
+        (core < self.slots.len()).then(|| Publisher { board: Arc::clone(self), core })
     }
 
     /// Every metric with its value summed over all cores, in the layout's order.
     pub fn read(&self) -> Vec<(&Metric, u64)> {
         let mut all = Vec::with_capacity(self.per_core.len());
         for (index, metric) in self.per_core.iter().enumerate() {
-            let total = self.slots.iter().fold(0u64, |sum, core| {
-                sum.wrapping_add(core[index].load(Relaxed))
-            });
+            let total = self.slots.iter().fold(0u64, |sum, core| sum.wrapping_add(core[index].load(Relaxed)));
             all.push((metric, total));
         }
         for (metrics, source) in &self.shared {
@@ -147,10 +118,7 @@ impl Board {
         let Some(slots) = self.slots.get(core) else {
             return Vec::new();
         };
-        self.per_core
-            .iter()
-            .zip(slots.iter().map(|slot| slot.load(Relaxed)))
-            .collect()
+        self.per_core.iter().zip(slots.iter().map(|slot| slot.load(Relaxed))).collect()
     }
 
     /// Number of cores that publish.
@@ -182,11 +150,7 @@ impl Publisher {
                 next += 1;
             });
         }
-        assert!(
-            next == slots.len(),
-            "published {next} fields into a layout of {}",
-            slots.len()
-        );
+        assert!(next == slots.len(), "published {next} fields into a layout of {}", slots.len());
     }
 }
 
@@ -217,47 +181,20 @@ mod tests {
     }
 
     fn values(board: &Board) -> Vec<(String, u64)> {
-        board
-            .read()
-            .into_iter()
-            .map(|(metric, value)| (metric.name.clone(), value))
-            .collect()
+        board.read().into_iter().map(|(metric, value)| (metric.name.clone(), value)).collect()
     }
 
     #[test]
     fn values_of_all_cores_are_summed_and_shared_ones_are_asked_for() {
-        let board = LayoutBuilder::new()
-            .per_core("tcp", &Tcp::default())
-            .shared("cache", || Cache { hits: 99 })
-            .build(2);
+        let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).shared("cache", || Cache { hits: 99 }).build(2);
         let mut first = board.publisher(0).unwrap();
         let mut second = board.publisher(1).unwrap();
         assert!(board.publisher(2).is_none());
-        first.publish(&[&Tcp {
-            segments_in: 1,
-            octets_in: 100,
-            connections_open: 5,
-        }]);
-        second.publish(&[&Tcp {
-            segments_in: 2,
-            octets_in: 200,
-            connections_open: 1,
-        }]);
-        first.publish(&[&Tcp {
-            segments_in: 4,
-            octets_in: 400,
-            connections_open: 2,
-        }]);
-        let expected = [
-            ("tcp.segments_in", 6),
-            ("tcp.octets_in", 600),
-            ("tcp.connections_open", 3),
-            ("cache.hits", 99),
-        ];
-        assert_eq!(
-            values(&board),
-            expected.map(|(name, value)| (name.to_owned(), value))
-        );
+        first.publish(&[&Tcp { segments_in: 1, octets_in: 100, connections_open: 5 }]);
+        second.publish(&[&Tcp { segments_in: 2, octets_in: 200, connections_open: 1 }]);
+        first.publish(&[&Tcp { segments_in: 4, octets_in: 400, connections_open: 2 }]);
+        let expected = [("tcp.segments_in", 6), ("tcp.octets_in", 600), ("tcp.connections_open", 3), ("cache.hits", 99)];
+        assert_eq!(values(&board), expected.map(|(name, value)| (name.to_owned(), value)));
         assert_eq!(board.core(1)[0].1, 2);
         assert_eq!(board.read()[2].0.kind, Kind::Gauge);
     }
@@ -265,22 +202,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "published 4 fields into a layout of 3")]
     fn publishing_other_structs_than_the_layout_has_is_a_bug() {
-        let board = LayoutBuilder::new()
-            .per_core("tcp", &Tcp::default())
-            .build(1);
-        board
-            .publisher(0)
-            .unwrap()
-            .publish(&[&Tcp::default(), &Cache::default()]);
+        let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(1);
+        board.publisher(0).unwrap().publish(&[&Tcp::default(), &Cache::default()]);
     }
 
     #[test]
     #[should_panic(expected = "two layers publish tcp.")]
     fn one_name_for_two_values_is_a_bug() {
         let tcp = Tcp::default();
-        LayoutBuilder::new()
-            .per_core("tcp", &tcp)
-            .per_core("tcp", &tcp)
-            .build(1);
+        LayoutBuilder::new().per_core("tcp", &tcp).per_core("tcp", &tcp).build(1);
     }
 }

@@ -42,11 +42,7 @@ impl StopFlag {
 
     /// One more request to stop: the first one drains, the next one stops at once.
     pub fn request(&self) -> Stop {
-        let before = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
-                Some(state.saturating_add(1).min(2))
-            });
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| Some(state.saturating_add(1).min(2)));
         match before {
             Ok(0) => Stop::Drain,
             _ => Stop::Now,
@@ -67,11 +63,7 @@ impl Hangup {
     /// By whether this process has a controlling terminal.
     pub fn of_this_process() -> Self {
         // tty(4): opening /dev/tty fails with ENXIO when the process has no controlling terminal.
-        if std::fs::File::open("/dev/tty").is_ok() {
-            Self::Drains
-        } else {
-            Self::Reloads
-        }
+        if std::fs::File::open("/dev/tty").is_ok() { Self::Drains } else { Self::Reloads }
     }
 }
 
@@ -101,9 +93,7 @@ fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<
             on_hangup();
         }
     };
-    std::thread::Builder::new()
-        .name("sighup".to_owned())
-        .spawn(body)?;
+    std::thread::Builder::new().name("sighup".to_owned()).spawn(body)?;
     Ok(())
 }
 

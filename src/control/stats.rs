@@ -73,29 +73,14 @@ impl StatsServer {
     ///
     /// # Errors
     /// When another server answers on `path`, or something that is not a socket is there.
-    pub fn start(
-        path: &Path,
-        config: &str,
-        board: Arc<Board>,
-        placement: Placement,
-    ) -> io::Result<Self> {
+    pub fn start(path: &Path, config: &str, board: Arc<Board>, placement: Placement) -> io::Result<Self> {
         let listener = bind(path)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let answering = Answering {
-            listener,
-            board,
-            config: config.to_owned(),
-            started: Instant::now(),
-            stop: Arc::clone(&stop),
-        };
+        let answering =
+            Answering { listener, board, config: config.to_owned(), started: Instant::now(), stop: Arc::clone(&stop) };
         let thread = threads::spawn("stats", placement, move || answering.run())?;
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path),
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { path: path.to_owned(), identity: identity(path), stop, thread: Some(thread) })
     }
 }
 
@@ -112,29 +97,20 @@ impl Drop for StatsServer {
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path)
-        .ok()
-        .map(|meta| (meta.dev(), meta.ino()))
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Binds under a temporary name, sets the mode and renames: nobody can connect before the mode is right, and a dead server's
 /// socket is replaced in one step.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    let explain =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
-            let text = format!(
-                "{}: exists and is not a socket; remove it or set another stats_socket",
-                path.display()
-            );
+            let text = format!("{}: exists and is not a socket; remove it or set another stats_socket", path.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            let text = format!(
-                "{}: another server answers there; set another stats_socket",
-                path.display()
-            );
+            let text = format!("{}: another server answers there; set another stats_socket", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
         _ => {}
@@ -164,10 +140,7 @@ struct Answering {
 
 impl Answering {
     fn run(&self) {
-        let tick = Timespec {
-            tv_sec: 0,
-            tv_nsec: STOP_POLL_MS * 1_000_000,
-        };
+        let tick = Timespec { tv_sec: 0, tv_nsec: STOP_POLL_MS * 1_000_000 };
         while !self.stop.load(Ordering::Relaxed) {
             let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
             if !matches!(poll(&mut waiting, Some(&tick)), Ok(1..)) {
@@ -212,9 +185,7 @@ impl Answering {
 
     fn report(&self) -> Report {
         let values = self.board.read();
-        let gauges = values
-            .iter()
-            .filter(|(metric, _)| metric.kind == Kind::Gauge);
+        let gauges = values.iter().filter(|(metric, _)| metric.kind == Kind::Gauge);
         Report {
             server: About {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -223,10 +194,7 @@ impl Answering {
                 uptime_s: self.started.elapsed().as_secs(),
             },
             gauges: gauges.map(|(metric, _)| metric.name.clone()).collect(),
-            counters: values
-                .iter()
-                .map(|(metric, value)| (metric.name.clone(), *value))
-                .collect(),
+            counters: values.iter().map(|(metric, value)| (metric.name.clone(), *value)).collect(),
         }
     }
 }
@@ -241,11 +209,7 @@ impl Deadline {
 
     fn left(&self) -> io::Result<Duration> {
         let left = self.0.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            Err(io::ErrorKind::TimedOut.into())
-        } else {
-            Ok(left)
-        }
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 }
 
@@ -259,10 +223,7 @@ pub fn fetch(path: &Path) -> io::Result<Report> {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer",
             _ => "cannot ask the server",
         };
-        io::Error::new(
-            error.kind(),
-            format!("{}: {hint} ({error})", path.display()),
-        )
+        io::Error::new(error.kind(), format!("{}: {hint} ({error})", path.display()))
     };
     let exchange = || {
         // The server serves one peer after the other, so an answer may have to wait for others' exchanges.
@@ -299,8 +260,7 @@ mod tests {
 
     impl Directory {
         fn new(name: &str) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("nfsplice-stats-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir().join(format!("nfsplice-stats-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             std::fs::create_dir(&path).unwrap();
             Self(path)
@@ -317,18 +277,9 @@ mod tests {
     }
 
     fn start(path: &Path) -> io::Result<StatsServer> {
-        let board = LayoutBuilder::new()
-            .per_core("tcp", &Tcp::default())
-            .build(1);
-        board.publisher(0).unwrap().publish(&[&Tcp {
-            segments_in: 7,
-            connections_open: 2,
-        }]);
-        let cpus = core_affinity::get_core_ids()
-            .unwrap()
-            .iter()
-            .map(|core| core.id)
-            .collect();
+        let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(1);
+        board.publisher(0).unwrap().publish(&[&Tcp { segments_in: 7, connections_open: 2 }]);
+        let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
         StatsServer::start(path, "tap.toml", board, Placement::Any(cpus))
     }
 
@@ -336,10 +287,7 @@ mod tests {
     fn a_client_gets_the_report_and_the_socket_goes_with_the_server() {
         let directory = Directory::new("report");
         let server = start(&directory.socket()).unwrap();
-        let mode = std::fs::metadata(directory.socket())
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(directory.socket()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let report = fetch(&directory.socket()).unwrap();
         assert_eq!(report.server.config, "tap.toml");
@@ -355,18 +303,10 @@ mod tests {
     fn a_dead_servers_socket_is_replaced_and_a_live_one_is_not() {
         let directory = Directory::new("stale");
         drop(UnixListener::bind(directory.socket()).unwrap());
-        assert!(
-            fetch(&directory.socket())
-                .unwrap_err()
-                .to_string()
-                .contains("its server is gone")
-        );
+        assert!(fetch(&directory.socket()).unwrap_err().to_string().contains("its server is gone"));
         let live = start(&directory.socket()).unwrap();
         let error = start(&directory.socket()).unwrap_err();
-        assert!(
-            error.to_string().contains("another server answers there"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("another server answers there"), "{error}");
         assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 2);
         drop(live);
         std::fs::write(directory.socket(), "precious").unwrap();
@@ -387,8 +327,7 @@ mod tests {
         // Waits behind the silent one's deadline at most.
         assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 2);
         for peer in [&mut long, &mut wrong, &mut silent] {
-            peer.set_read_timeout(Some(Duration::from_millis(4 * EXCHANGE_MS_MAX)))
-                .unwrap();
+            peer.set_read_timeout(Some(Duration::from_millis(4 * EXCHANGE_MS_MAX))).unwrap();
             let mut answer = Vec::new();
             // A reset is as good as an end: what counts is that there is no answer and no waiting.
             let _ = peer.read_to_end(&mut answer);

@@ -31,37 +31,23 @@ impl Placement {
 
     /// Every available CPU that no engine runs on; all of them when the engines take everything.
     pub fn off_engine(engine: &[u32], available: &[usize]) -> Self {
-        let free: Vec<usize> = available
-            .iter()
-            .copied()
-            .filter(|cpu| !engine.iter().any(|taken| *taken as usize == *cpu))
-            .collect();
-        Self::Any(if free.is_empty() {
-            available.to_vec()
-        } else {
-            free
-        })
+        let free: Vec<usize> =
+            available.iter().copied().filter(|cpu| !engine.iter().any(|taken| *taken as usize == *cpu)).collect();
+        Self::Any(if free.is_empty() { available.to_vec() } else { free })
     }
 
     /// Moves the calling thread there.
     pub fn apply(&self) -> io::Result<()> {
         match self {
             // core_affinity indexes a set of 1024 bits without a check.
-            Self::Cpu(cpu)
-                if *cpu < CpuSet::MAX_CPU
-                    && core_affinity::set_for_current(CoreId { id: *cpu }) =>
-            {
-                Ok(())
-            }
+            Self::Cpu(cpu) if *cpu < CpuSet::MAX_CPU && core_affinity::set_for_current(CoreId { id: *cpu }) => Ok(()),
             Self::Cpu(cpu) => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("CPU {cpu} does not exist or is not this process's to use"),
             )),
             Self::Any(cpus) => {
                 let mut set = CpuSet::new();
-                cpus.iter()
-                    .filter(|cpu| **cpu < CpuSet::MAX_CPU)
-                    .for_each(|cpu| set.set(*cpu));
+                cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(*cpu));
                 Ok(sched_setaffinity(None, &set)?)
             }
         }
@@ -72,11 +58,7 @@ impl Placement {
 ///
 /// # Errors
 /// When the thread cannot be made, or cannot run where it should; `run` is not called then.
-pub fn spawn(
-    name: &str,
-    placement: Placement,
-    run: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+pub fn spawn(name: &str, placement: Placement, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let (report, placed) = mpsc::sync_channel(1);
     let thread = Builder::new().name(name.to_owned()).spawn(move || {
         let result = placement.apply();
@@ -89,13 +71,8 @@ pub fn spawn(
     })?;
     match placed.recv() {
         Ok(Ok(())) => Ok(thread),
-        Ok(Err(error)) => Err(io::Error::new(
-            error.kind(),
-            format!("thread {name}: {error}"),
-        )),
-        Err(_) => Err(io::Error::other(format!(
-            "thread {name}: ended before it was placed"
-        ))),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("thread {name}: {error}"))),
+        Err(_) => Err(io::Error::other(format!("thread {name}: ended before it was placed"))),
     }
 }
 
@@ -104,11 +81,7 @@ mod tests {
     use super::*;
 
     fn cpus_here() -> Vec<usize> {
-        core_affinity::get_core_ids()
-            .unwrap()
-            .into_iter()
-            .map(|core| core.id)
-            .collect()
+        core_affinity::get_core_ids().unwrap().into_iter().map(|core| core.id).collect()
     }
 
     #[test]
@@ -119,10 +92,7 @@ mod tests {
             let name = std::thread::current().name().map(str::to_owned);
             tell.send((name, cpus_here())).unwrap();
         };
-        spawn("io-3", Placement::Cpu(last), body)
-            .unwrap()
-            .join()
-            .unwrap();
+        spawn("io-3", Placement::Cpu(last), body).unwrap().join().unwrap();
         assert_eq!(told.recv().unwrap(), (Some("io-3".to_owned()), vec![last]));
     }
 
@@ -132,15 +102,9 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let everywhere = Placement::Any(all.clone());
         let parent = move || {
-            spawn("child", everywhere, move || tell.send(cpus_here()).unwrap())
-                .unwrap()
-                .join()
-                .unwrap();
+            spawn("child", everywhere, move || tell.send(cpus_here()).unwrap()).unwrap().join().unwrap();
         };
-        spawn("parent", Placement::Cpu(all[0]), parent)
-            .unwrap()
-            .join()
-            .unwrap();
+        spawn("parent", Placement::Cpu(all[0]), parent).unwrap().join().unwrap();
         assert_eq!(told.recv().unwrap(), all);
     }
 
@@ -148,12 +112,7 @@ mod tests {
     fn a_cpu_that_does_not_exist_is_an_error_and_nothing_runs() {
         for cpu in [1023, 1024, usize::MAX] {
             let error = spawn("io-0", Placement::Cpu(cpu), || unreachable!()).unwrap_err();
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("thread io-0: CPU {cpu} does not exist")),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("thread io-0: CPU {cpu} does not exist")), "{error}");
         }
     }
 
@@ -163,9 +122,6 @@ mod tests {
         assert_eq!(place(0, &[5, 6]), Placement::Cpu(5));
         assert_eq!(place(3, &[5, 6]), Placement::Cpu(6));
         assert_eq!(place(1, &[]), Placement::Any(vec![1, 3]));
-        assert_eq!(
-            Placement::off_engine(&[0, 1], &[0, 1]),
-            Placement::Any(vec![0, 1])
-        );
+        assert_eq!(Placement::off_engine(&[0, 1], &[0, 1]), Placement::Any(vec![0, 1]));
     }
 }

@@ -232,14 +232,8 @@ impl Config {
     /// Reads `file` and checks it, also against `machine` when one is given. All problems at once.
     pub fn load(file: &Path, machine: Option<&Machine>) -> Result<Config, Problems> {
         let name = file.display().to_string();
-        let text = read_file(file).map_err(|message| {
-            Problems(vec![Problem {
-                file: name.clone(),
-                position: None,
-                key: String::new(),
-                message,
-            }])
-        })?;
+        let text = read_file(file)
+            .map_err(|message| Problems(vec![Problem { file: name.clone(), position: None, key: String::new(), message }]))?;
         Config::parse(&name, &text, machine)
     }
 
@@ -266,14 +260,7 @@ impl Config {
         let exports = root.tables("export", |section, _| Export::read(section, &own_networks));
         let limits = root.table("limits", Limits::read);
         root.finish();
-        let draft = check::Draft {
-            server,
-            cores,
-            memory,
-            ports,
-            exports,
-            limits,
-        };
+        let draft = check::Draft { server, cores, memory, ports, exports, limits };
         draft.check(document);
         if let Some(machine) = machine {
             draft.check_machine(document, machine);
@@ -291,9 +278,7 @@ impl Config {
         self.cores.write(&mut out);
         self.memory.write(&mut out);
         self.ports.iter().for_each(|port| port.write(&mut out));
-        self.exports
-            .iter()
-            .for_each(|export| export.write(&mut out));
+        self.exports.iter().for_each(|export| export.write(&mut out));
         out.push_str("\n[limits]\n");
         self.limits.write(&mut out);
         out
@@ -305,20 +290,12 @@ fn read_file(file: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let mut bytes = Vec::new();
     let opened = std::fs::File::open(file).map_err(cannot)?;
-    opened
-        .take(CONFIG_FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cannot)?;
+    opened.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
-        return Err(format!(
-            "found more than {CONFIG_FILE_BYTES_MAX} bytes, allowed at most {CONFIG_FILE_BYTES_MAX}"
-        ));
+        return Err(format!("found more than {CONFIG_FILE_BYTES_MAX} bytes, allowed at most {CONFIG_FILE_BYTES_MAX}"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        format!(
-            "found a byte that is not UTF-8 at offset {}, allowed UTF-8 text",
-            error.utf8_error().valid_up_to()
-        )
+        format!("found a byte that is not UTF-8 at offset {}, allowed UTF-8 text", error.utf8_error().valid_up_to())
     })
 }
 
@@ -330,11 +307,7 @@ impl Server {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
             state_dir: section.or("state_dir", path(), PathBuf::from("/var/lib/nfsplice")),
-            stats_socket: section.or(
-                "stats_socket",
-                value::socket_path(),
-                PathBuf::from(DEFAULT_STATS_SOCKET),
-            ),
+            stats_socket: section.or("stats_socket", value::socket_path(), PathBuf::from(DEFAULT_STATS_SOCKET)),
             log_level: section.or("log_level", one_of(), LogLevel::Info),
             transmit: section.or("transmit", one_of(), Transmit::Splice),
         }
@@ -400,15 +373,7 @@ impl Port {
         let gateway = section.optional("gateway", value::gateway());
         let queues = section.or("queues", number(1..=64), 1);
         let tso = section.or("tso", one_of(), Tso::Auto);
-        Some(Self {
-            device: device?,
-            mac,
-            mtu,
-            address: address?,
-            gateway,
-            queues,
-            tso,
-        })
+        Some(Self { device: device?, mac, mtu, address: address?, gateway, queues, tso })
     }
 
     fn write(&self, out: &mut String) {
@@ -437,31 +402,16 @@ impl Export {
         let squash = section.or("squash", one_of(), Squash::Root);
         let anonuid = section.or("anonuid", number(0..=u32::MAX - 1), 65_534);
         let anongid = section.or("anongid", number(0..=u32::MAX - 1), 65_534);
-        let clients = section
-            .optional("clients", ClientNetworks)
-            .unwrap_or_else(|| own_networks.to_vec());
+        let clients = section.optional("clients", ClientNetworks).unwrap_or_else(|| own_networks.to_vec());
         let name = name?;
         let id = id.unwrap_or_else(|| id_from_name(&name));
-        Some(Self {
-            name,
-            store: store?,
-            id,
-            read_only,
-            squash,
-            anonuid,
-            anongid,
-            clients,
-        })
+        Some(Self { name, store: store?, id, read_only, squash, anonuid, anongid, clients })
     }
 
     fn read_store(section: &mut Section<'_, '_>) -> Option<Store> {
         match section.or("store", one_of(), StoreKind::Directory) {
             StoreKind::Directory => {
-                section.forbidden(
-                    "memory_mib",
-                    number::<u32>(1..=MEMORY_STORE_MIB_MAX),
-                    "only with store = \"memory\"",
-                );
+                section.forbidden("memory_mib", number::<u32>(1..=MEMORY_STORE_MIB_MAX), "only with store = \"memory\"");
                 section.required("path", path()).map(Store::Directory)
             }
             StoreKind::Memory => {
@@ -503,8 +453,6 @@ const MEMORY_STORE_MIB_MAX: u32 = 16_777_216;
 fn id_from_name(name: &str) -> u32 {
     const OFFSET_BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;
-    let hash = name.bytes().fold(OFFSET_BASIS, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(PRIME)
-    });
+    let hash = name.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME));
     hash | 0x8000_0000
 }

@@ -139,12 +139,7 @@ impl<'t> Document<'t> {
     /// All problems so far, in the file's order.
     pub fn take_problems(&mut self) -> Problems {
         self.problems.sort_by_key(|(offset, _)| *offset);
-        Problems(
-            self.problems
-                .drain(..)
-                .map(|(_, problem)| problem)
-                .collect(),
-        )
+        Problems(self.problems.drain(..).map(|(_, problem)| problem).collect())
     }
 
     pub(super) fn is_clean(&self) -> bool {
@@ -152,12 +147,8 @@ impl<'t> Document<'t> {
     }
 
     fn note(&mut self, key: &str, span: Range<usize>, message: String) {
-        let problem = Problem {
-            file: self.file.clone(),
-            position: Some(self.position(span.start)),
-            key: key.to_owned(),
-            message,
-        };
+        let problem =
+            Problem { file: self.file.clone(), position: Some(self.position(span.start)), key: key.to_owned(), message };
         self.problems.push((span.start, problem));
     }
 
@@ -178,11 +169,7 @@ impl<'t> Document<'t> {
     fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .map_or(0, |rest| rest.chars().count())
-            + 1;
+        let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
         (line, column)
     }
 
@@ -211,21 +198,11 @@ pub struct Section<'d, 't> {
 impl<'d, 't> Section<'d, 't> {
     /// The root table.
     pub fn root(document: &'d mut Document<'t>, table: &'d DeTable<'t>) -> Self {
-        Self {
-            document,
-            path: String::new(),
-            schema: "",
-            table: Some(table),
-            asked: Vec::new(),
-        }
+        Self { document, path: String::new(), schema: "", table: Some(table), asked: Vec::new() }
     }
 
     /// Reads the table `key` (absent: as if empty, so that defaults apply) with `read`.
-    pub fn table<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_, 't>) -> T,
-    ) -> T {
+    pub fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 't>) -> T) -> T {
         self.asked.push(key);
         let mut inner = None;
         if let Some((at, value)) = self.lookup(key) {
@@ -244,11 +221,7 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     /// Reads every table of the array `key` with `read`, which also gets the table's own path such as `port[0]`.
-    pub fn tables<T>(
-        &mut self,
-        key: &'static str,
-        mut read: impl FnMut(&mut Section<'_, 't>, &str) -> T,
-    ) -> Vec<T> {
+    pub fn tables<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 't>, &str) -> T) -> Vec<T> {
         self.asked.push(key);
         let allowed = format!("tables, each under its own [[{key}]]");
         let Some((at, value)) = self.lookup(key) else {
@@ -266,9 +239,7 @@ impl<'d, 't> Section<'d, 't> {
             self.document.spans.insert(path.clone(), element.span());
             match element.get_ref() {
                 DeValue::Table(table) => {
-                    all.push(self.read_table(path.clone(), key, Some(table), |section| {
-                        read(section, &path)
-                    }));
+                    all.push(self.read_table(path.clone(), key, Some(table), |section| read(section, &path)));
                 }
                 _ => self.document.refuse(&path, &allowed),
             }
@@ -283,13 +254,7 @@ impl<'d, 't> Section<'d, 't> {
         table: Option<&'d DeTable<'t>>,
         read: impl FnOnce(&mut Section<'_, 't>) -> T,
     ) -> T {
-        let mut section = Section {
-            document: &mut *self.document,
-            path,
-            schema,
-            table,
-            asked: Vec::new(),
-        };
+        let mut section = Section { document: &mut *self.document, path, schema, table, asked: Vec::new() };
         let value = read(&mut section);
         section.finish();
         value
@@ -324,8 +289,7 @@ impl<'d, 't> Section<'d, 't> {
     where
         R::Value: Toml,
     {
-        self.ask(key, &rule, Some(default.toml()))
-            .unwrap_or(default)
+        self.ask(key, &rule, Some(default.toml())).unwrap_or(default)
     }
 
     /// The full path of one of this table's keys.
@@ -344,27 +308,13 @@ impl<'d, 't> Section<'d, 't> {
     fn register<R: Rule>(&mut self, key: &'static str, rule: &R, default: Option<String>) {
         self.asked.push(key);
         let path = format!("{}.{key}", self.schema);
-        match self
-            .document
-            .keys
-            .iter_mut()
-            .find(|known| known.path == path)
-        {
+        match self.document.keys.iter_mut().find(|known| known.path == path) {
             Some(known) => known.default = known.default.take().or(default),
-            None => self.document.keys.push(Key {
-                path,
-                allowed: rule.allowed(),
-                default,
-            }),
+            None => self.document.keys.push(Key { path, allowed: rule.allowed(), default }),
         }
     }
 
-    fn ask<R: Rule>(
-        &mut self,
-        key: &'static str,
-        rule: &R,
-        default: Option<String>,
-    ) -> Option<R::Value> {
+    fn ask<R: Rule>(&mut self, key: &'static str, rule: &R, default: Option<String>) -> Option<R::Value> {
         self.register(key, rule, default);
         let (_, value) = self.lookup(key)?;
         let path = self.path_of(key);
@@ -396,11 +346,7 @@ impl<'d, 't> Section<'d, 't> {
                 None => format!("one of {}", self.asked.join(", ")),
             };
             let path = self.path_of(key);
-            self.document.note(
-                &path,
-                name.span(),
-                format!("found an unknown key, allowed {allowed}"),
-            );
+            self.document.note(&path, name.span(), format!("found an unknown key, allowed {allowed}"));
         }
     }
 }
@@ -408,10 +354,7 @@ impl<'d, 't> Section<'d, 't> {
 /// The known key that a typing mistake most likely meant.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     const MISTAKES_MAX: usize = 2;
-    let (distance, near) = known
-        .iter()
-        .map(|name| (edit_distance(key, name), *name))
-        .min()?;
+    let (distance, near) = known.iter().map(|name| (edit_distance(key, name), *name)).min()?;
     (distance <= MISTAKES_MAX && distance < near.len()).then_some(near)
 }
 

@@ -32,13 +32,8 @@ pub trait Rule {
     fn accept(&self, value: &DeValue<'_>) -> Option<Self::Value>;
     /// The value, or each part of it that is not allowed.
     fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<Self::Value, Vec<Refusal>> {
-        self.accept(value.get_ref()).ok_or_else(|| {
-            vec![Refusal {
-                suffix: String::new(),
-                span: value.span(),
-                allowed: self.allowed(),
-            }]
-        })
+        self.accept(value.get_ref())
+            .ok_or_else(|| vec![Refusal { suffix: String::new(), span: value.span(), allowed: self.allowed() }])
     }
 }
 
@@ -113,11 +108,7 @@ pub struct Number<T> {
 /// Any whole number in `range`.
 pub fn number<T: Into<u64> + Copy>(range: RangeInclusive<T>) -> Number<T> {
     let range = (*range.start()).into()..=(*range.end()).into();
-    Number {
-        range,
-        step: Step::Any,
-        to: PhantomData,
-    }
+    Number { range, step: Step::Any, to: PhantomData }
 }
 
 impl<T> Number<T> {
@@ -173,10 +164,7 @@ impl<R: Rule> Rule for List<R> {
     type Value = Vec<R::Value>;
     fn allowed(&self) -> String {
         let (least, most) = (self.length.start(), self.length.end());
-        format!(
-            "a list of {least} to {most} elements, each {}",
-            self.element.allowed()
-        )
+        format!("a list of {least} to {most} elements, each {}", self.element.allowed())
     }
     fn accept(&self, _: &DeValue<'_>) -> Option<Self::Value> {
         None
@@ -185,11 +173,7 @@ impl<R: Rule> Rule for List<R> {
         let array = match value.get_ref() {
             DeValue::Array(array) if self.length.contains(&array.len()) => array,
             _ => {
-                return Err(vec![Refusal {
-                    suffix: String::new(),
-                    span: value.span(),
-                    allowed: self.allowed(),
-                }]);
+                return Err(vec![Refusal { suffix: String::new(), span: value.span(), allowed: self.allowed() }]);
             }
         };
         let mut good = Vec::with_capacity(array.len());
@@ -197,17 +181,12 @@ impl<R: Rule> Rule for List<R> {
         for (index, element) in array.iter().enumerate() {
             match self.element.read(element) {
                 Ok(element) => good.push(element),
-                Err(inner) => refusals.extend(inner.into_iter().map(|r| Refusal {
-                    suffix: format!("[{index}]{}", r.suffix),
-                    ..r
-                })),
+                Err(inner) => {
+                    refusals.extend(inner.into_iter().map(|r| Refusal { suffix: format!("[{index}]{}", r.suffix), ..r }))
+                }
             }
         }
-        if refusals.is_empty() {
-            Ok(good)
-        } else {
-            Err(refusals)
-        }
+        if refusals.is_empty() { Ok(good) } else { Err(refusals) }
     }
 }
 
@@ -228,18 +207,12 @@ pub fn one_of<T: Words>() -> OneOf<T> {
 impl<T: Words> Rule for OneOf<T> {
     type Value = T;
     fn allowed(&self) -> String {
-        let words: Vec<String> = T::ALL
-            .iter()
-            .map(|(_, word)| format!("\"{word}\""))
-            .collect();
+        let words: Vec<String> = T::ALL.iter().map(|(_, word)| format!("\"{word}\"")).collect();
         format!("one of {}", words.join(", "))
     }
     fn accept(&self, value: &DeValue<'_>) -> Option<T> {
         let found = text(value)?;
-        T::ALL
-            .iter()
-            .find(|(_, word)| *word == found)
-            .map(|(value, _)| *value)
+        T::ALL.iter().find(|(_, word)| *word == found).map(|(value, _)| *value)
     }
 }
 
@@ -291,17 +264,13 @@ impl<T> Rule for Text<T> {
 
 /// A path in the host's file system.
 pub fn path() -> Text<PathBuf> {
-    Text {
-        allowed: "a path without NUL, at most 4095 bytes",
-        parse: parse_path,
-    }
+    Text { allowed: "a path without NUL, at most 4095 bytes", parse: parse_path }
 }
 
 fn parse_path(path: &str) -> Option<PathBuf> {
     // PATH_MAX of Linux counts the terminating NUL.
     const PATH_BYTES_MAX: usize = 4095;
-    (!path.is_empty() && path.len() <= PATH_BYTES_MAX && !path.contains('\0'))
-        .then(|| PathBuf::from(path))
+    (!path.is_empty() && path.len() <= PATH_BYTES_MAX && !path.contains('\0')).then(|| PathBuf::from(path))
 }
 
 /// A path that a Unix socket can be bound to.
@@ -325,9 +294,7 @@ pub fn export_name() -> Text<String> {
             const EXPORT_NAME_BYTES_MAX: usize = 1024;
             let parts = name.strip_prefix('/')?;
             let whole = parts.is_empty()
-                || parts.split('/').all(|part| {
-                    !matches!(part, "" | "." | "..") && !part.contains(char::is_control)
-                });
+                || parts.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(char::is_control));
             (whole && name.len() <= EXPORT_NAME_BYTES_MAX).then(|| name.to_owned())
         },
     }
@@ -379,46 +346,28 @@ fn parse_device(text: &str) -> Option<Device> {
     }
     let arguments = arguments.to_owned();
     if let Some(name) = parse_pci_address(name) {
-        return Some(Device {
-            bus: Bus::Pci,
-            name,
-            arguments,
-        });
+        return Some(Device { bus: Bus::Pci, name, arguments });
     }
-    let good = name.strip_prefix("net_").is_some_and(|rest| {
-        !rest.is_empty()
-            && rest
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    });
+    let good = name
+        .strip_prefix("net_")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
     // net_af_xdp of DPDK 22.11 copies the whole packet's length from its first segment: it would send what lies behind it.
-    (good && !name.starts_with("net_af_xdp")).then(|| Device {
-        bus: Bus::Vdev,
-        name: name.to_owned(),
-        arguments,
-    })
+    (good && !name.starts_with("net_af_xdp")).then(|| Device { bus: Bus::Vdev, name: name.to_owned(), arguments })
 }
 
 /// `[domain:]bus:device.function` in hexadecimal; the domain is 0000 when left out.
 fn parse_pci_address(text: &str) -> Option<String> {
     let hex = |part: &str, digits: usize, max: u32| {
         let good = part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit());
-        u32::from_str_radix(part, 16)
-            .ok()
-            .filter(|value| good && *value <= max)
+        u32::from_str_radix(part, 16).ok().filter(|value| good && *value <= max)
     };
     let (front, function) = text.rsplit_once('.')?;
     let mut parts = front.rsplit(':');
     let device = hex(parts.next()?, 2, 0x1f)?;
     let bus = hex(parts.next()?, 2, 0xff)?;
-    let domain = parts
-        .next()
-        .map_or(Some(0), |domain| hex(domain, 4, 0xffff))?;
+    let domain = parts.next().map_or(Some(0), |domain| hex(domain, 4, 0xffff))?;
     let function = hex(function, 1, 7)?;
-    parts
-        .next()
-        .is_none()
-        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
+    parts.next().is_none().then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}"))
 }
 
 /// An Ethernet address.
@@ -440,9 +389,7 @@ pub fn mac_address() -> Text<MacAddress> {
             let mut octets = [0; 6];
             let mut parts = text.split(':');
             for octet in &mut octets {
-                let part = parts
-                    .next()
-                    .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
+                let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
                 *octet = u8::from_str_radix(part, 16).ok()?;
             }
             // The lowest bit of the first octet marks a group address (IEEE 802).
@@ -471,18 +418,12 @@ impl Cidr {
     /// None when the prefix is longer than the address.
     pub fn new(address: IpAddr, prefix_length: u8) -> Option<Self> {
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        (prefix_length <= bits).then_some(Self {
-            address,
-            prefix_length,
-        })
+        (prefix_length <= bits).then_some(Self { address, prefix_length })
     }
 
     /// The network this address lies in: all host bits zero.
     pub fn network(self) -> Self {
-        Self {
-            address: self.with_host_bits(false),
-            ..self
-        }
+        Self { address: self.with_host_bits(false), ..self }
     }
 
     /// All host bits one: IPv4's directed broadcast address.
@@ -502,20 +443,12 @@ impl Cidr {
             IpAddr::V4(address) => {
                 let host = u32::MAX.checked_shr(length).unwrap_or(0);
                 let network = address.to_bits() & !host;
-                IpAddr::V4(Ipv4Addr::from_bits(if ones {
-                    network | host
-                } else {
-                    network
-                }))
+                IpAddr::V4(Ipv4Addr::from_bits(if ones { network | host } else { network }))
             }
             IpAddr::V6(address) => {
                 let host = u128::MAX.checked_shr(length).unwrap_or(0);
                 let network = address.to_bits() & !host;
-                IpAddr::V6(Ipv6Addr::from_bits(if ones {
-                    network | host
-                } else {
-                    network
-                }))
+                IpAddr::V6(Ipv6Addr::from_bits(if ones { network | host } else { network }))
             }
         }
     }
@@ -527,10 +460,7 @@ impl Cidr {
             return Cidr::new(address, if address.is_ipv4() { 32 } else { 128 });
         };
         let plain = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-        Cidr::new(
-            address.parse().ok()?,
-            length.parse().ok().filter(|_| plain)?,
-        )
+        Cidr::new(address.parse().ok()?, length.parse().ok().filter(|_| plain)?)
     }
 }
 
@@ -549,11 +479,7 @@ pub fn interface_address() -> Text<Cidr> {
 pub fn gateway() -> Text<IpAddr> {
     Text {
         allowed: "a unicast IPv4 address, such as \"10.77.0.1\"",
-        parse: |text| {
-            text.parse()
-                .ok()
-                .filter(|address| is_host_address(*address))
-        },
+        parse: |text| text.parse().ok().filter(|address| is_host_address(*address)),
     }
 }
 
@@ -571,32 +497,18 @@ pub struct ClientNetworks;
 impl Rule for ClientNetworks {
     type Value = Vec<Cidr>;
     fn allowed(&self) -> String {
-        format!(
-            "a list of 1 to {CLIENT_NETWORKS_MAX} networks such as \"10.0.0.0/8\" (no host bits set), addresses, or \"any\""
-        )
+        format!("a list of 1 to {CLIENT_NETWORKS_MAX} networks such as \"10.0.0.0/8\" (no host bits set), addresses, or \"any\"")
     }
     fn accept(&self, _: &DeValue<'_>) -> Option<Self::Value> {
         None
     }
     fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<Self::Value, Vec<Refusal>> {
-        let refusal = |suffix, span| {
-            vec![Refusal {
-                suffix,
-                span,
-                allowed: self.allowed(),
-            }]
-        };
-        let networks = Text {
-            allowed: "",
-            parse: parse_client_network,
-        };
+        let refusal = |suffix, span| vec![Refusal { suffix, span, allowed: self.allowed() }];
+        let networks = Text { allowed: "", parse: parse_client_network };
         let lists = list(networks, 1..=CLIENT_NETWORKS_MAX).read(value);
-        lists.map(|lists| lists.concat()).map_err(|refusals| {
-            refusals
-                .into_iter()
-                .flat_map(|r| refusal(r.suffix, r.span))
-                .collect::<Vec<_>>()
-        })
+        lists
+            .map(|lists| lists.concat())
+            .map_err(|refusals| refusals.into_iter().flat_map(|r| refusal(r.suffix, r.span)).collect::<Vec<_>>())
     }
 }
 
@@ -606,18 +518,10 @@ pub const CLIENT_NETWORKS_MAX: usize = 1024;
 fn parse_client_network(text: &str) -> Option<Vec<Cidr>> {
     if text == "any" {
         return Some(vec![
-            Cidr {
-                address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                prefix_length: 0,
-            },
-            Cidr {
-                address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-                prefix_length: 0,
-            },
+            Cidr { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix_length: 0 },
+            Cidr { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_length: 0 },
         ]);
     }
     // Host bits in a network are a typing mistake more often than not, and the mistake would open an export too far.
-    Cidr::parse(text)
-        .filter(|cidr| cidr.network() == *cidr)
-        .map(|cidr| vec![cidr])
+    Cidr::parse(text).filter(|cidr| cidr.network() == *cidr).map(|cidr| vec![cidr])
 }
