@@ -410,6 +410,12 @@ impl Export {
 
     fn read_store(section: &mut Section<'_, '_>) -> Option<Store> {
         match section.or("store", one_of(), StoreKind::Directory) {
+            // Which of the other keys belong to it cannot be told.
+            _ if section.refused("store") => {
+                section.optional("path", path());
+                section.optional("memory_mib", number::<u32>(1..=MEMORY_STORE_MIB_MAX));
+                None
+            }
             StoreKind::Directory => {
                 section.forbidden("memory_mib", number::<u32>(1..=MEMORY_STORE_MIB_MAX), "only with store = \"memory\"");
                 section.required("path", path()).map(Store::Directory)

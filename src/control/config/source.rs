@@ -292,6 +292,11 @@ impl<'d, 't> Section<'d, 't> {
         self.ask(key, &rule, Some(default.toml())).unwrap_or(default)
     }
 
+    /// Whether this key's value was read and found bad.
+    pub fn refused(&self, key: &str) -> bool {
+        !self.document.sound(&[&self.path_of(key)])
+    }
+
     /// The full path of one of this table's keys.
     pub fn path_of(&self, key: &str) -> String {
         match self.path.as_str() {
@@ -354,6 +359,9 @@ impl<'d, 't> Section<'d, 't> {
 /// The known key that a typing mistake most likely meant.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     const MISTAKES_MAX: usize = 2;
+    if let Some(longer) = known.iter().find(|name| name.starts_with(key)) {
+        return Some(longer);
+    }
     let (distance, near) = known.iter().map(|name| (edit_distance(key, name), *name)).min()?;
     (distance <= MISTAKES_MAX && distance < near.len()).then_some(near)
 }

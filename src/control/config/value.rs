@@ -494,21 +494,23 @@ fn is_host_address(address: IpAddr) -> bool {
 /// Networks of clients: `"any"` stands for every address of both families.
 pub struct ClientNetworks;
 
+impl ClientNetworks {
+    fn list() -> List<Text<Vec<Cidr>>> {
+        let allowed = "a network without host bits such as \"10.0.0.0/8\", an address, or \"any\"";
+        list(Text { allowed, parse: parse_client_network }, 1..=CLIENT_NETWORKS_MAX)
+    }
+}
+
 impl Rule for ClientNetworks {
     type Value = Vec<Cidr>;
     fn allowed(&self) -> String {
-        format!("a list of 1 to {CLIENT_NETWORKS_MAX} networks such as \"10.0.0.0/8\" (no host bits set), addresses, or \"any\"")
+        Self::list().allowed()
     }
     fn accept(&self, _: &DeValue<'_>) -> Option<Self::Value> {
         None
     }
     fn read(&self, value: &Spanned<DeValue<'_>>) -> Result<Self::Value, Vec<Refusal>> {
-        let refusal = |suffix, span| vec![Refusal { suffix, span, allowed: self.allowed() }];
-        let networks = Text { allowed: "", parse: parse_client_network };
-        let lists = list(networks, 1..=CLIENT_NETWORKS_MAX).read(value);
-        lists
-            .map(|lists| lists.concat())
-            .map_err(|refusals| refusals.into_iter().flat_map(|r| refusal(r.suffix, r.span)).collect::<Vec<_>>())
+        Self::list().read(value).map(|networks| networks.concat())
     }
 }
 
