@@ -7,8 +7,12 @@
 //! May import: `buf`, `raw`, `time`, `counters`. Knows neither TCP nor any program.
 
 pub mod auth;
+pub mod call;
 pub mod programs;
+pub mod record;
+pub mod reply;
 pub mod xdr;
+pub mod xdr_buf;
 
 pub use auth::{AuthStat, AuthSys, Credential};
 pub use programs::{Call, Disposition, Peer, ProcedureInfo, Programs, Results, Ticket, Transport};
