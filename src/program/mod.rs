@@ -1,1 +1,7 @@
-//! (see lib.rs)
+//! The programs behind the RPC server: rpcbind, MOUNT, NFSv3.
+//!
+//! - `exports`: what is served, to whom, as whom.
+//!
+//! May import: `rpc`, `store`, `buf`, `time`, `counters`. Knows neither TCP nor record marks.
+
+pub mod exports;

@@ -1,0 +1,166 @@
+//! Credentials and verifiers of calls: AUTH_NONE and AUTH_SYS.
+//!
+//! Read first: RFC 5531 sections 8.2, 9 and 10, appendix A. RPCSEC_GSS (RFC 2203) and AUTH_TLS (RFC 9289) are named and
+//! refused with AUTH_BADCRED for now, which is what a server without them answers.
+
+use super::xdr::{Decoder, XdrError};
+
+pub const AUTH_NONE: u32 = 0;
+pub const AUTH_SYS: u32 = 1;
+pub const RPCSEC_GSS: u32 = 6;
+pub const AUTH_TLS: u32 = 7;
+
+/// Longest body of a credential or verifier, bytes (RFC 5531 section 8.2).
+pub const AUTH_BODY_MAX: usize = 400;
+/// Longest machine name in an AUTH_SYS credential, bytes (RFC 5531 appendix A).
+pub const MACHINE_NAME_MAX: usize = 255;
+/// Most supplementary groups in an AUTH_SYS credential (RFC 5531 appendix A).
+pub const GROUPS_MAX: usize = 16;
+
+/// auth_stat of RFC 5531 section 9: why authentication failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AuthStat {
+    BadCredential = 1,
+    RejectedCredential = 2,
+    BadVerifier = 3,
+    RejectedVerifier = 4,
+    TooWeak = 5,
+    InvalidResponse = 6,
+    Failed = 7,
+    GssCredentialProblem = 13,
+    GssContextProblem = 14,
+}
+
+/// The AUTH_SYS credential as the client claims it; squashing is the export's matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthSys {
+    pub stamp: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: smallvec::SmallVec<[u32; GROUPS_MAX]>,
+}
+
+/// Who the caller says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    None,
+    Sys(AuthSys),
+}
+
+/// Reads the credential and the verifier of a call and leaves `header` at the arguments.
+pub fn authenticate(header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
+    let flavor = header.u32().map_err(|_| AuthStat::BadCredential)?;
+    // RFC 5531 section 8.2: opaque_auth bodies have at most 400 bytes.
+    let body = header.opaque(AUTH_BODY_MAX).map_err(|_| AuthStat::BadCredential)?;
+    let credential = match flavor {
+        // RFC 5531 section 10.1; sunrpc refuses a body here too.
+        AUTH_NONE if body.is_empty() => Credential::None,
+        AUTH_SYS => Credential::Sys(auth_sys(Decoder::new(body)).map_err(|_| AuthStat::BadCredential)?),
+        _ => return Err(AuthStat::BadCredential),
+    };
+    let verifier_flavor = header.u32().map_err(|_| AuthStat::BadCredential)?;
+    let verifier = header.opaque(AUTH_BODY_MAX).map_err(|_| AuthStat::BadCredential)?;
+    // RFC 5531 section 10.1 and appendix A: both flavors come with an AUTH_NONE verifier.
+    if verifier_flavor != AUTH_NONE || !verifier.is_empty() {
+        return Err(AuthStat::BadVerifier);
+    }
+    Ok(credential)
+}
+
+fn auth_sys(mut body: Decoder<'_>) -> Result<AuthSys, XdrError> {
+    let stamp = body.u32()?;
+    body.string(MACHINE_NAME_MAX)?;
+    let uid = body.u32()?;
+    let gid = body.u32()?;
+    let count = body.array_len(GROUPS_MAX, 4)?;
+    let mut groups = smallvec::SmallVec::new();
+    for _ in 0..count {
+        groups.push(body.u32()?);
+    }
+    // A body that goes on is not an AUTH_SYS body.
+    if body.remaining() != 0 {
+        return Err(XdrError::TooLong);
+    }
+    Ok(AuthSys { stamp, uid, gid, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::View;
+    use crate::rpc::xdr::Encoder;
+
+    fn call_auth(credential: (u32, &[u8]), verifier: (u32, &[u8])) -> Result<Credential, AuthStat> {
+        let mut room = [0; 2048];
+        let mut encoder = Encoder::new(&mut room);
+        for (flavor, body) in [credential, verifier] {
+            encoder.u32(flavor);
+            encoder.opaque(body);
+        }
+        encoder.u32(77);
+        let mut header = Decoder::new(View::from(encoder.written()));
+        let credential = authenticate(&mut header)?;
+        assert_eq!(header.u32(), Ok(77), "left at the arguments");
+        Ok(credential)
+    }
+
+    fn sys_body(name: &[u8], groups: &[u32], count: u32, more: &[u8]) -> Vec<u8> {
+        let mut room = [0; 1024];
+        let mut encoder = Encoder::new(&mut room);
+        encoder.u32(5);
+        encoder.opaque(name);
+        encoder.u32(1000);
+        encoder.u32(100);
+        encoder.u32(count);
+        for group in groups {
+            encoder.u32(*group);
+        }
+        encoder.opaque_fixed(more);
+        encoder.written().to_vec()
+    }
+
+    const NONE: (u32, &[u8]) = (AUTH_NONE, &[]);
+
+    #[test]
+    fn the_two_flavors_are_accepted() {
+        assert_eq!(call_auth(NONE, NONE), Ok(Credential::None));
+        let groups: Vec<u32> = (1..=16).collect();
+        let body = sys_body(b"client", &groups, 16, &[]);
+        let expected = AuthSys { stamp: 5, uid: 1000, gid: 100, groups: groups.into() };
+        assert_eq!(call_auth((AUTH_SYS, &body), NONE), Ok(Credential::Sys(expected)));
+        assert!(call_auth((AUTH_SYS, &sys_body(&[b'n'; 255], &[], 0, &[])), NONE).is_ok());
+    }
+
+    #[test]
+    fn every_malformed_credential_is_a_bad_credential() {
+        let bad = Err(AuthStat::BadCredential);
+        assert_eq!(call_auth((AUTH_NONE, &[0; 4]), NONE), bad, "AUTH_NONE with a body");
+        assert_eq!(call_auth((RPCSEC_GSS, &[]), NONE), bad);
+        assert_eq!(call_auth((AUTH_TLS, &[]), NONE), bad);
+        assert_eq!(call_auth((99, &[]), NONE), bad, "unknown flavor");
+        assert_eq!(call_auth((AUTH_SYS, &[]), NONE), bad, "empty AUTH_SYS");
+        assert_eq!(call_auth((AUTH_SYS, &sys_body(&[b'n'; 256], &[], 0, &[])), NONE), bad, "machine name of 256");
+        assert_eq!(call_auth((AUTH_SYS, &sys_body(b"c", &[0; 17], 17, &[])), NONE), bad, "17 groups");
+        assert_eq!(call_auth((AUTH_SYS, &sys_body(b"c", &[0; 2], 3, &[])), NONE), bad, "fewer groups than it says");
+        assert_eq!(call_auth((AUTH_SYS, &sys_body(b"c", &[0; 2], 2, &[0; 4])), NONE), bad, "goes on behind the groups");
+        assert_eq!(call_auth((AUTH_SYS, &[0; 401]), NONE), bad, "401 bytes");
+        assert_eq!(call_auth(NONE, (AUTH_NONE, &[0; 401])), bad, "verifier of 401 bytes");
+    }
+
+    #[test]
+    fn the_verifier_must_be_auth_none() {
+        assert_eq!(call_auth(NONE, (AUTH_SYS, &[])), Err(AuthStat::BadVerifier));
+        assert_eq!(call_auth(NONE, (AUTH_NONE, &[0; 4])), Err(AuthStat::BadVerifier));
+        assert_eq!(call_auth((AUTH_SYS, &sys_body(b"c", &[], 0, &[])), (6, &[1; 8])), Err(AuthStat::BadVerifier));
+    }
+
+    #[test]
+    fn an_end_inside_the_header_is_a_bad_credential() {
+        for len in 0..16 {
+            let bytes = vec![0; len];
+            let mut header = Decoder::new(View::from(&bytes[..]));
+            assert_eq!(authenticate(&mut header), Err(AuthStat::BadCredential), "{len} bytes");
+        }
+    }
+}
