@@ -4,10 +4,13 @@
 //! - `permission`: who may do what, as pure functions that every store asks.
 //! - `blocks`: the data of a file as a map of pages that are copied on write.
 //! - `memory`: a store that lives in memory.
+//! - `conformance`: what every store must do, as a test.
 //!
 //! May import: `buf`, `raw`, `time`, `counters`.
 
 pub mod blocks;
+#[cfg(test)]
+pub mod conformance;
 pub mod memory;
 pub mod permission;
 pub mod types;
