@@ -1,14 +1,24 @@
 //! Where files live. A `Store` answers `Operation`s; what it cannot answer at once it parks and completes later.
 //!
 //! - `types`: objects, attributes, operations, outcomes.
+//! - `permission`: who may do what, as pure functions that every store asks.
+//! - `blocks`: the data of a file as a map of pages that are copied on write.
+//! - `memory`: a store that lives in memory.
+//! - `conformance`: what every store must do, as a test.
 //!
 //! May import: `buf`, `raw`, `time`, `counters`.
 
+pub mod blocks;
+#[cfg(test)]
+pub mod conformance;
+pub mod memory;
+pub mod permission;
 pub mod types;
 
 pub use types::*;
 
 use crate::buf::Slice;
+use crate::counters::Counters;
 use crate::time::Instant;
 
 /// Names a parked operation to the core that started it. Chosen by the caller, given back by `poll_completion`.
@@ -46,4 +56,9 @@ pub trait Store: Send {
 
     /// Whether operations are parked: the caller's loop must keep polling (or sleep on the store's wake-up).
     fn parked(&self) -> usize;
+
+    /// What this handle counts, for the control plane; `None` if nothing.
+    fn counters(&self) -> Option<&dyn Counters> {
+        None
+    }
 }
