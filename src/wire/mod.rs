@@ -5,7 +5,7 @@
 //! form: `Repr::parse` takes a view and checks what the format demands, `emit` gives the bytes back. `emit` of fixed
 //! formats returns an array, so it has no buffer to overrun.
 //!
-//! - `ethernet`, `arp`, `ipv4`, `icmpv4`, `udp`: the formats.
+//! - `ethernet`, `arp`, `ipv4`, `icmpv4`, `udp`, `tcp`: the formats.
 //! - `checksum`: the Internet checksum over scattered pieces, pseudo-headers.
 //!
 //! May import: `buf`.
@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod ipv4;
+pub mod tcp;
 pub mod udp;
 
 /// The bytes are not what their format says: too short, a wrong length field, a wrong constant.
