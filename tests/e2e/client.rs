@@ -278,6 +278,9 @@ impl Rpc {
             whole.resize(start + length, 0);
             match self.stream.read_exact(&mut whole[start..]) {
                 Ok(()) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    bail!("a record of {length} bytes stops in its middle for {limit:?}");
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                     return Ok(Received::Closed);
                 }

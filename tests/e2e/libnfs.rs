@@ -16,14 +16,14 @@ use crate::server::{DEVICE, Setup};
 
 const LOSS_PERCENT: u32 = 1;
 /// A loss test in which nothing was lost is no test: below this many packets dropped in either direction it fails.
-const LOST_MIN: u64 = 5;
+const LOST_MIN: u64 = 3;
 
 /// (files in the tree, size of the large file)
 fn sizes(lossy: bool) -> (u32, u64) {
     match (full(), lossy) {
         (true, _) => (2_000, 2 << 30),
         (false, false) => (300, 256 << 20),
-        (false, true) => (150, 32 << 20),
+        (false, true) => (100, 128 << 20),
     }
 }
 
@@ -74,7 +74,11 @@ fn tool(bed: &Bed, program: &str, arguments: &[&str], limit: Duration) -> Result
 /// Paths as `nfs-ls -R` shows them, without the leading slash.
 pub fn list(bed: &Bed, path: &str) -> Result<BTreeSet<String>> {
     let listing = tool(bed, "nfs-ls", &["-R", &bed.url(path)], Duration::from_secs(120))?;
-    let names = listing.text().lines().filter_map(|line| line.split_whitespace().last().map(|name| name.trim_start_matches('/').to_owned())).collect();
+    let names = listing
+        .text()
+        .lines()
+        .filter_map(|line| line.split_whitespace().last().map(|name| name.trim_start_matches('/').to_owned()))
+        .collect();
     Ok(names)
 }
 

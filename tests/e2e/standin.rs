@@ -51,7 +51,7 @@ pub fn spawn(far: &Netns, folder: &Path) -> Result<Daemon> {
     // Its own /run and /var/lib/nfs, and a pid namespace: one kill ends rpcbind too.
     let script = format!(
         "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/nfs && mkdir -p /run/ganesha /var/lib/nfs/ganesha && \
-         rpcbind -f & sleep 0.3; exec ganesha.nfsd -F -x -f {} -L {} -N NIV_EVENT -p /run/ganesha.pid",
+         rpcbind -f & sleep 0.3; exec ganesha.nfsd -F -f {} -L {} -N NIV_EVENT -p /run/ganesha.pid",
         config.display(),
         folder.join("ganesha.log").display()
     );
