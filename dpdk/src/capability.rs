@@ -88,8 +88,7 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         tso_frame_within_mtu: false,
         tso_in_software: false,
     };
-    let mut segments =
-        |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
+    let mut segments = |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
     match driver {
         "net_i40e" | "net_i40e_vf" => segments(8, 255),
         "net_ice" | "net_ice_dcf" | "net_iavf" => segments(8, ANY),
@@ -130,11 +129,7 @@ impl TxLimits {
         let common = ring.min(MAX_CHAIN_PIECES + 1);
         let said = |limit: u16| if limit == 0 { ANY } else { usize::from(limit) };
         self.per_tso = self.per_tso.min(said(lim.nb_seg_max)).min(common);
-        self.per_packet = self
-            .per_packet
-            .min(said(lim.nb_mtu_seg_max))
-            .min(said(lim.nb_seg_max))
-            .min(common);
+        self.per_packet = self.per_packet.min(said(lim.nb_mtu_seg_max)).min(said(lim.nb_seg_max)).min(common);
         if !self.chains {
             (self.per_packet, self.per_tso) = (1, 1);
         }
@@ -147,20 +142,13 @@ mod tests {
     use super::*;
 
     fn said(nb_seg_max: u16, nb_mtu_seg_max: u16) -> sys::rte_eth_desc_lim {
-        sys::rte_eth_desc_lim {
-            nb_seg_max,
-            nb_mtu_seg_max,
-            ..Default::default()
-        }
+        sys::rte_eth_desc_lim { nb_seg_max, nb_mtu_seg_max, ..Default::default() }
     }
 
     #[test]
     fn the_smaller_of_table_device_and_ring_holds() {
         let vmxnet3 = tx_limits("net_vmxnet3", true).narrowed(&said(255, 16), 512);
-        assert_eq!(
-            (vmxnet3.per_packet, vmxnet3.per_tso),
-            (16, MAX_CHAIN_PIECES + 1)
-        );
+        assert_eq!((vmxnet3.per_packet, vmxnet3.per_tso), (16, MAX_CHAIN_PIECES + 1));
         let i40e = tx_limits("net_i40e", true).narrowed(&said(u16::MAX, u16::MAX), 1024);
         assert_eq!(i40e.per_packet, 8);
         let tiny = tx_limits("net_unknown", true).narrowed(&said(0, 0), 32);

@@ -127,11 +127,7 @@ impl TxOffload {
         if self.is_none() {
             return Ok(());
         }
-        let l3_min = if self.ipv6 {
-            IPV6_HEADER_BYTES
-        } else {
-            IPV4_HEADER_BYTES_MIN
-        };
+        let l3_min = if self.ipv6 { IPV6_HEADER_BYTES } else { IPV4_HEADER_BYTES_MIN };
         let tcp = self.tcp_checksum || self.tso_mss.is_some();
         let l4_min = match (tcp, self.udp_checksum) {
             (true, true) => return Err(TxRefused::OffloadInvalid),
@@ -139,8 +135,7 @@ impl TxOffload {
             (false, true) => UDP_HEADER_BYTES,
             (false, false) => 0,
         };
-        let lengths =
-            usize::from(self.l2_len) + usize::from(self.l3_len) + usize::from(self.l4_len);
+        let lengths = usize::from(self.l2_len) + usize::from(self.l3_len) + usize::from(self.l4_len);
         let valid = usize::from(self.l3_len) >= l3_min
             && usize::from(self.l4_len) >= l4_min
             && lengths <= header_bytes
@@ -149,11 +144,7 @@ impl TxOffload {
             && self.l3_len < 512
             && !(self.ipv6 && self.ip_checksum)
             && self.tso_mss != Some(0);
-        if valid {
-            Ok(())
-        } else {
-            Err(TxRefused::OffloadInvalid)
-        }
+        if valid { Ok(()) } else { Err(TxRefused::OffloadInvalid) }
     }
 }
 
@@ -201,39 +192,13 @@ mod tests {
 
     #[test]
     fn offload_lengths_must_lie_in_the_header() {
-        let tcp = TxOffload {
-            l2_len: 14,
-            l3_len: 20,
-            l4_len: 32,
-            tcp_checksum: true,
-            ..TxOffload::default()
-        };
+        let tcp = TxOffload { l2_len: 14, l3_len: 20, l4_len: 32, tcp_checksum: true, ..TxOffload::default() };
         assert_eq!(tcp.check(66), Ok(()));
         assert_eq!(tcp.check(65), Err(TxRefused::OffloadInvalid));
-        assert_eq!(
-            TxOffload { l4_len: 0, ..tcp }.check(66),
-            Err(TxRefused::OffloadInvalid)
-        );
-        assert_eq!(
-            TxOffload { ipv6: true, ..tcp }.check(66),
-            Err(TxRefused::OffloadInvalid)
-        );
-        assert_eq!(
-            TxOffload {
-                udp_checksum: true,
-                ..tcp
-            }
-            .check(66),
-            Err(TxRefused::OffloadInvalid)
-        );
-        assert_eq!(
-            TxOffload {
-                tso_mss: Some(0),
-                ..tcp
-            }
-            .check(66),
-            Err(TxRefused::OffloadInvalid)
-        );
+        assert_eq!(TxOffload { l4_len: 0, ..tcp }.check(66), Err(TxRefused::OffloadInvalid));
+        assert_eq!(TxOffload { ipv6: true, ..tcp }.check(66), Err(TxRefused::OffloadInvalid));
+        assert_eq!(TxOffload { udp_checksum: true, ..tcp }.check(66), Err(TxRefused::OffloadInvalid));
+        assert_eq!(TxOffload { tso_mss: Some(0), ..tcp }.check(66), Err(TxRefused::OffloadInvalid));
         assert_eq!(TxOffload::default().check(0), Ok(()));
     }
 }

@@ -101,20 +101,12 @@ impl EalOptions {
         if self.allow.is_empty() {
             arguments.push("--no-pci".to_owned());
         }
-        arguments.extend(
-            self.allow
-                .iter()
-                .flat_map(|address| ["-a".to_owned(), address.clone()]),
-        );
+        arguments.extend(self.allow.iter().flat_map(|address| ["-a".to_owned(), address.clone()]));
         arguments.extend(self.vdevs.iter().map(|device| format!("--vdev={device}")));
         if !self.telemetry {
             arguments.push("--no-telemetry".to_owned());
         }
-        arguments.extend(
-            self.log_level
-                .iter()
-                .map(|level| format!("--log-level={level}")),
-        );
+        arguments.extend(self.log_level.iter().map(|level| format!("--log-level={level}")));
         arguments.extend(self.extra_arguments.iter().cloned());
         Ok(arguments)
     }
@@ -143,9 +135,7 @@ impl Eal {
         let mut owned = Vec::with_capacity(arguments.len());
         for argument in &arguments {
             owned.push(
-                CString::new(argument.as_str()).map_err(|_| {
-                    Error::Invalid(format!("NUL byte in the argument {argument:?}"))
-                })?,
+                CString::new(argument.as_str()).map_err(|_| Error::Invalid(format!("NUL byte in the argument {argument:?}")))?,
             );
         }
         if STARTED.swap(true, Ordering::AcqRel) {
@@ -153,8 +143,7 @@ impl Eal {
         }
         // EAL permutes the array and keeps pointers into the strings: both live for the rest of the process.
         let pointers: Vec<*mut c_char> = owned.into_iter().map(CString::into_raw).collect();
-        let count = i32::try_from(pointers.len())
-            .map_err(|_| Error::Invalid("too many EAL arguments".to_owned()))?;
+        let count = i32::try_from(pointers.len()).map_err(|_| Error::Invalid("too many EAL arguments".to_owned()))?;
         let pointers = Vec::leak(pointers);
         let mut affinity = sys::nfsplice_affinity::default();
         // SAFETY: `affinity` is a plain buffer of the size the shim asserts.
@@ -166,18 +155,12 @@ impl Eal {
             unsafe { sys::nfsplice_affinity_restore(&affinity) };
         }
         if result < 0 {
-            return Err(Error::Initialise {
-                arguments: arguments.join(" "),
-                errno: Errno::current(),
-            });
+            return Err(Error::Initialise { arguments: arguments.join(" "), errno: Errno::current() });
         }
         // SAFETY: EAL is running.
         let (mode, hugepages) = unsafe { (sys::rte_eal_iova_mode(), sys::rte_eal_has_hugepages()) };
         Ok(Eal {
-            running: Arc::new(Running {
-                iova_is_virtual: mode == sys::rte_iova_mode_RTE_IOVA_VA,
-                hugepages: hugepages != 0,
-            }),
+            running: Arc::new(Running { iova_is_virtual: mode == sys::rte_iova_mode_RTE_IOVA_VA, hugepages: hugepages != 0 }),
         })
     }
 
@@ -235,17 +218,11 @@ pub struct RegisteredThread {
 pub fn register_thread() -> Result<RegisteredThread, Error> {
     // SAFETY: rte_lcore_id is a thread-local read.
     if unsafe { sys::nfsplice_lcore_known() } != 0 {
-        return Ok(RegisteredThread {
-            not_send: PhantomData,
-            registered: false,
-        });
+        return Ok(RegisteredThread { not_send: PhantomData, registered: false });
     }
     // SAFETY: callable from any thread; fails cleanly when EAL is not running or no lcore id is free.
     match unsafe { sys::rte_thread_register() } {
-        0 => Ok(RegisteredThread {
-            not_send: PhantomData,
-            registered: true,
-        }),
+        0 => Ok(RegisteredThread { not_send: PhantomData, registered: true }),
         _ => Err(Error::Thread(Errno::current())),
     }
 }
@@ -280,9 +257,7 @@ pub fn cycles_hz() -> u64 {
 /// DPDK's version, e.g. `DPDK 22.11.11`.
 pub fn version() -> String {
     // SAFETY: returns a static NUL-terminated string.
-    unsafe { std::ffi::CStr::from_ptr(sys::rte_version()) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { std::ffi::CStr::from_ptr(sys::rte_version()) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -291,32 +266,17 @@ mod tests {
 
     #[test]
     fn without_a_pci_address_the_pci_bus_is_left_alone() {
-        let mut options = EalOptions {
-            vdevs: vec!["net_ring0".to_owned()],
-            ..EalOptions::default()
-        };
-        assert!(
-            options
-                .arguments()
-                .unwrap()
-                .contains(&"--no-pci".to_owned())
-        );
+        let mut options = EalOptions { vdevs: vec!["net_ring0".to_owned()], ..EalOptions::default() };
+        assert!(options.arguments().unwrap().contains(&"--no-pci".to_owned()));
         options.allow.push("0000:00:04.0".to_owned());
         let arguments = options.arguments().unwrap();
         assert!(!arguments.contains(&"--no-pci".to_owned()));
-        assert!(
-            arguments
-                .windows(2)
-                .any(|pair| pair == ["-a", "0000:00:04.0"])
-        );
+        assert!(arguments.windows(2).any(|pair| pair == ["-a", "0000:00:04.0"]));
     }
 
     #[test]
     fn an_empty_lcore_list_is_refused() {
-        let options = EalOptions {
-            lcores: Vec::new(),
-            ..EalOptions::default()
-        };
+        let options = EalOptions { lcores: Vec::new(), ..EalOptions::default() };
         assert!(matches!(options.arguments(), Err(Error::Invalid(_))));
     }
 }

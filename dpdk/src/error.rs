@@ -85,11 +85,7 @@ impl Errno {
 
     /// From a call that returns a negative errno.
     pub(crate) fn from_return(value: i32) -> Errno {
-        if value == -1 {
-            Errno::current()
-        } else {
-            Errno(value.saturating_abs())
-        }
+        if value == -1 { Errno::current() } else { Errno(value.saturating_abs()) }
     }
 }
 

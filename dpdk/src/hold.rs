@@ -56,9 +56,7 @@ fn orphaned<H>() -> *mut Slot<H> {
 
 impl<H: Send + 'static> HoldList<H> {
     pub(crate) fn new(count: usize) -> HoldList<H> {
-        let slots = (0..count)
-            .map(|_| std::cell::UnsafeCell::new(MaybeUninit::uninit()))
-            .collect();
+        let slots = (0..count).map(|_| std::cell::UnsafeCell::new(MaybeUninit::uninit())).collect();
         let shared = NonNull::from(Box::leak(Box::new(Shared {
             returned: AtomicPtr::new(std::ptr::null_mut()),
             remaining: AtomicIsize::new(0),
@@ -89,9 +87,7 @@ impl<H: Send + 'static> HoldList<H> {
     pub(crate) fn take(&mut self) -> Option<Hold<'_, H>> {
         if self.free.is_null() {
             // SAFETY: the shared part lives as long as its owner. Acquire: the returners' writes are seen.
-            self.free = unsafe { self.shared.as_ref() }
-                .returned
-                .swap(std::ptr::null_mut(), Ordering::Acquire);
+            self.free = unsafe { self.shared.as_ref() }.returned.swap(std::ptr::null_mut(), Ordering::Acquire);
         }
         let slot = NonNull::new(self.free)?;
         // SAFETY: a free slot, reachable by the owner only.
@@ -104,9 +100,7 @@ impl<H: Send + 'static> HoldList<H> {
         // SAFETY: as in `take`.
         let shared = unsafe { self.shared.as_ref() };
         let (own, _) = walk(self.free);
-        let list = shared
-            .returned
-            .swap(std::ptr::null_mut(), Ordering::Acquire);
+        let list = shared.returned.swap(std::ptr::null_mut(), Ordering::Acquire);
         let (returned, last) = walk(list);
         if let Some(last) = NonNull::new(last) {
             // SAFETY: a free slot that only the owner reaches now; joined in front of its list.
@@ -317,9 +311,7 @@ mod tests {
             }
             // Some are still on their way back: the owner leaves first.
             drop((list, sender));
-            threads
-                .into_iter()
-                .for_each(|thread| thread.join().expect("no panic"));
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
             assert_eq!(Arc::strong_count(&piece), 1);
         }
     }

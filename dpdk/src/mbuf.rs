@@ -47,17 +47,12 @@ impl Mbuf {
     /// Bytes of each segment in order.
     #[inline]
     pub fn segments(&self) -> Segments<'_> {
-        Segments {
-            next: Some(self.descriptor()),
-        }
+        Segments { next: Some(self.descriptor()) }
     }
 
     /// Bytes in all segments.
     #[inline]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a length in bytes, not a collection"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a length in bytes, not a collection")]
     pub fn len(&self) -> usize {
         self.descriptor().pkt_len as usize
     }
@@ -81,10 +76,7 @@ impl Mbuf {
             first.next = std::ptr::null_mut();
             first.nb_segs = 1;
             first.pkt_len = u32::from(first.data_len);
-            Some(Mbuf {
-                raw: rest,
-                owned: PhantomData,
-            })
+            Some(Mbuf { raw: rest, owned: PhantomData })
         }
     }
 
@@ -148,10 +140,7 @@ unsafe fn segment_data(segment: &sys::rte_mbuf) -> &[u8] {
     }
     // SAFETY: data_off and data_len lie within the buffer: set by the driver, or by the shim for external data.
     unsafe {
-        let start = segment
-            .buf_addr
-            .cast::<u8>()
-            .add(usize::from(segment.data_off));
+        let start = segment.buf_addr.cast::<u8>().add(usize::from(segment.data_off));
         std::slice::from_raw_parts(start, usize::from(segment.data_len))
     }
 }
@@ -177,9 +166,6 @@ impl<'a> Iterator for Segments<'a> {
 
 impl std::fmt::Debug for Segments<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_list()
-            .entries(self.clone().map(<[u8]>::len))
-            .finish()
+        formatter.debug_list().entries(self.clone().map(<[u8]>::len)).finish()
     }
 }

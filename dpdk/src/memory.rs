@@ -50,31 +50,16 @@ unsafe impl Sync for Zone {}
 impl Zone {
     /// Reserves `bytes` on NUMA node `socket` (−1: any), aligned to `align` bytes (a power of two up to 1 GiB).
     /// `name` is for DPDK's lists; it is cut and numbered to be unique.
-    pub fn reserve(
-        eal: &Eal,
-        name: &str,
-        bytes: usize,
-        align: usize,
-        socket: i32,
-    ) -> Result<Zone, Error> {
+    pub fn reserve(eal: &Eal, name: &str, bytes: usize, align: usize, socket: i32) -> Result<Zone, Error> {
         if bytes == 0 || !align.is_power_of_two() || align > ALIGN_BYTES_MAX {
-            return Err(Error::Invalid(format!(
-                "a zone of {bytes} bytes aligned to {align} bytes"
-            )));
+            return Err(Error::Invalid(format!("a zone of {bytes} bytes aligned to {align} bytes")));
         }
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let short: String = name
-            .chars()
-            .filter(char::is_ascii_graphic)
-            .take(16)
-            .collect();
-        let unique = CString::new(format!("{short}_{serial}"))
-            .map_err(|_| Error::Invalid("a zone name with NUL".to_owned()))?;
+        let short: String = name.chars().filter(char::is_ascii_graphic).take(16).collect();
+        let unique = CString::new(format!("{short}_{serial}")).map_err(|_| Error::Invalid("a zone name with NUL".to_owned()))?;
         // SAFETY: EAL is running (`eal`); the name is a valid string shorter than RTE_MEMZONE_NAMESIZE.
-        let raw = unsafe {
-            sys::rte_memzone_reserve_aligned(unique.as_ptr(), bytes, socket, 0, align as u32)
-        };
+        let raw = unsafe { sys::rte_memzone_reserve_aligned(unique.as_ptr(), bytes, socket, 0, align as u32) };
         let refused = || Error::Memory {
             what: format!("memory zone {name}"),
             wanted_bytes: bytes,
@@ -88,14 +73,7 @@ impl Zone {
             ((*zone).__bindgen_anon_1.addr, (*zone).hugepage_sz as usize)
         };
         let address = NonNull::new(address.cast::<u8>()).ok_or_else(refused)?;
-        let mut zone = Zone {
-            raw,
-            address,
-            bytes,
-            page_bytes,
-            page_iovas: Vec::new(),
-            _running: Arc::clone(&eal.running),
-        };
+        let mut zone = Zone { raw, address, bytes, page_bytes, page_iovas: Vec::new(), _running: Arc::clone(&eal.running) };
         if !eal.iova_is_virtual() {
             zone.page_iovas = zone.look_up_pages()?;
         }
@@ -109,12 +87,9 @@ impl Zone {
             .step_by(self.page_bytes)
             .map(|page| {
                 // SAFETY: an address lookup in EAL's tables; NULL when unknown.
-                let segment =
-                    unsafe { sys::rte_mem_virt2memseg(page as *const _, std::ptr::null()) };
+                let segment = unsafe { sys::rte_mem_virt2memseg(page as *const _, std::ptr::null()) };
                 if segment.is_null() {
-                    return Err(Error::Invalid(
-                        "a zone page that DPDK has no IOVA for".to_owned(),
-                    ));
+                    return Err(Error::Invalid("a zone page that DPDK has no IOVA for".to_owned()));
                 }
                 // SAFETY: non-null, valid while the zone holds the page; packed, so fields are copied.
                 let (iova, at) = unsafe { ((*segment).iova, (*segment).__bindgen_anon_1.addr_64) };
@@ -141,11 +116,7 @@ impl Zone {
 
     /// The address at which devices see the byte at `offset`. Panics when `offset` is outside the zone.
     pub fn iova_of(&self, offset: usize) -> u64 {
-        assert!(
-            offset < self.bytes,
-            "offset {offset} outside a zone of {} bytes",
-            self.bytes
-        );
+        assert!(offset < self.bytes, "offset {offset} outside a zone of {} bytes", self.bytes);
         let address = self.address.as_ptr() as usize + offset;
         if self.page_iovas.is_empty() {
             return address as u64;
@@ -173,21 +144,12 @@ pub struct ZoneSet {
 impl ZoneSet {
     /// Reserves `bytes` (rounded up to whole blocks) in as few zones as possible, each a multiple of `block_bytes`
     /// and aligned to it. `block_bytes` is a power of two up to 1 GiB.
-    pub fn reserve(
-        eal: &Eal,
-        name: &str,
-        bytes: usize,
-        block_bytes: usize,
-        socket: i32,
-    ) -> Result<ZoneSet, Error> {
+    pub fn reserve(eal: &Eal, name: &str, bytes: usize, block_bytes: usize, socket: i32) -> Result<ZoneSet, Error> {
         if bytes == 0 || !block_bytes.is_power_of_two() || block_bytes > ALIGN_BYTES_MAX {
-            return Err(Error::Invalid(format!(
-                "{bytes} bytes of memory in blocks of {block_bytes}"
-            )));
+            return Err(Error::Invalid(format!("{bytes} bytes of memory in blocks of {block_bytes}")));
         }
-        let wanted = bytes
-            .checked_next_multiple_of(block_bytes)
-            .ok_or_else(|| Error::Invalid(format!("{bytes} bytes of memory")))?;
+        let wanted =
+            bytes.checked_next_multiple_of(block_bytes).ok_or_else(|| Error::Invalid(format!("{bytes} bytes of memory")))?;
         let smallest = PIECE_BYTES_MIN.max(block_bytes);
         let mut set = ZoneSet { zones: Vec::new() };
         let (mut left, mut piece) = (wanted, wanted);

@@ -59,37 +59,17 @@ impl Pool {
     /// Takes an unused pool of this shape or makes one.
     pub(crate) fn take(what: &str, shape: Shape) -> Result<Pool, Error> {
         let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = registry
-            .iter_mut()
-            .find(|entry| !entry.in_use && entry.shape == shape)
-        {
+        if let Some(entry) = registry.iter_mut().find(|entry| !entry.in_use && entry.shape == shape) {
             entry.in_use = true;
-            return Ok(Pool {
-                raw: entry.raw,
-                shape,
-            });
+            return Ok(Pool { raw: entry.raw, shape });
         }
         // DPDK wants cache × 1.5 ≤ buffers; a quarter leaves most of a small pool for the other threads.
         let cache = (shape.buffers / 4).min(CACHE_BUFFERS_MAX);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let name = CString::new(format!("nfsplice_{serial}"))
-            .map_err(|_| Error::Invalid("a pool name with NUL".to_owned()))?;
-        let data_room = if shape.room == 0 {
-            0
-        } else {
-            shape.room + HEADROOM
-        };
+        let name = CString::new(format!("nfsplice_{serial}")).map_err(|_| Error::Invalid("a pool name with NUL".to_owned()))?;
+        let data_room = if shape.room == 0 { 0 } else { shape.room + HEADROOM };
         // SAFETY: a valid name; plain numbers otherwise. EAL is running: callers come through Port::open(&Eal).
-        let raw = unsafe {
-            sys::rte_pktmbuf_pool_create(
-                name.as_ptr(),
-                shape.buffers,
-                cache,
-                0,
-                data_room,
-                shape.socket,
-            )
-        };
+        let raw = unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), shape.buffers, cache, 0, data_room, shape.socket) };
         let Some(raw) = NonNull::new(raw) else {
             let per_buffer = usize::from(data_room) + size_of::<sys::rte_mbuf>() + 64;
             return Err(Error::Memory {
@@ -99,11 +79,7 @@ impl Pool {
                 errno: Errno::current(),
             });
         };
-        registry.push(Entry {
-            shape,
-            raw,
-            in_use: true,
-        });
+        registry.push(Entry { shape, raw, in_use: true });
         Ok(Pool { raw, shape })
     }
 
@@ -135,15 +111,10 @@ impl Drop for Pool {
 pub(crate) fn all_home() -> bool {
     let registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: pools are never freed while EAL runs.
-    registry
-        .iter()
-        .all(|entry| unsafe { sys::rte_mempool_in_use_count(entry.raw.as_ptr()) } == 0)
+    registry.iter().all(|entry| unsafe { sys::rte_mempool_in_use_count(entry.raw.as_ptr()) } == 0)
 }
 
 /// Called just before EAL goes away, with all pools home and none lent.
 pub(crate) fn forget_all() {
-    REGISTRY
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clear();
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }

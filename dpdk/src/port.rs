@@ -175,22 +175,14 @@ impl<H: TxPayload> Port<H> {
             }
         };
         let mut port = Port {
-            rx: (0..options.rx_queues)
-                .map(|queue| Some(RxQueue::new(Arc::clone(&open), queue)))
-                .collect(),
-            tx: (0..options.tx_queues)
-                .map(|queue| Some(TxQueue::new(Arc::clone(&open), queue)))
-                .collect(),
+            rx: (0..options.rx_queues).map(|queue| Some(RxQueue::new(Arc::clone(&open), queue))).collect(),
+            tx: (0..options.tx_queues).map(|queue| Some(TxQueue::new(Arc::clone(&open), queue))).collect(),
             open,
             payload: PhantomData,
         };
         if options.rx_interrupts == Wanted::On && !port.capabilities().rx_interrupts {
             port.rx.clear();
-            return Err(unsupported(
-                &port.open.name,
-                &port.open.driver,
-                "no receive interrupts",
-            ));
+            return Err(unsupported(&port.open.name, &port.open.driver, "no receive interrupts"));
         }
         Ok(port)
     }
@@ -236,9 +228,7 @@ impl<H: TxPayload> Port<H> {
     pub fn xstats(&self) -> Vec<(String, u64)> {
         let id = self.open.id;
         // SAFETY: with no room given, the call only tells how many there are.
-        let count = unsafe {
-            sys::rte_eth_xstats_get_names_by_id(id, std::ptr::null_mut(), 0, std::ptr::null_mut())
-        };
+        let count = unsafe { sys::rte_eth_xstats_get_names_by_id(id, std::ptr::null_mut(), 0, std::ptr::null_mut()) };
         let Ok(count) = usize::try_from(count) else {
             return Vec::new();
         };
@@ -246,26 +236,11 @@ impl<H: TxPayload> Port<H> {
         let mut values = vec![0; count];
         // SAFETY: room for `count` names and values; without ids the calls give all of them in the same order.
         let filled = unsafe {
-            let named = sys::rte_eth_xstats_get_names_by_id(
-                id,
-                names.as_mut_ptr(),
-                count as u32,
-                std::ptr::null_mut(),
-            );
-            let valued = sys::rte_eth_xstats_get_by_id(
-                id,
-                std::ptr::null(),
-                values.as_mut_ptr(),
-                count as u32,
-            );
+            let named = sys::rte_eth_xstats_get_names_by_id(id, names.as_mut_ptr(), count as u32, std::ptr::null_mut());
+            let valued = sys::rte_eth_xstats_get_by_id(id, std::ptr::null(), values.as_mut_ptr(), count as u32);
             usize::try_from(named.min(valued)).unwrap_or(0).min(count)
         };
-        names
-            .iter()
-            .zip(values)
-            .take(filled)
-            .map(|(name, value)| (text(&name.name), value))
-            .collect()
+        names.iter().zip(values).take(filled).map(|(name, value)| (text(&name.name), value)).collect()
     }
 
     /// One of the driver's own counters.
@@ -285,11 +260,7 @@ impl<H: TxPayload> Port<H> {
         let mut raw = sys::rte_eth_link::default();
         // SAFETY: an open port; room for the result. On failure the link reads as down.
         unsafe { sys::rte_eth_link_get_nowait(self.open.id, &mut raw) };
-        Link {
-            up: raw.link_status() != 0,
-            speed_mbit: raw.link_speed,
-            full_duplex: raw.link_duplex() != 0,
-        }
+        Link { up: raw.link_status() != 0, speed_mbit: raw.link_speed, full_duplex: raw.link_duplex() != 0 }
     }
 
     /// Receive buffers of queue `queue` that are with the program or the driver. Slow; for statistics and tests.
@@ -300,10 +271,7 @@ impl<H: TxPayload> Port<H> {
 
 impl<H: TxPayload> std::fmt::Debug for Port<H> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Port")
-            .field("capabilities", &self.open.capabilities)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Port").field("capabilities", &self.open.capabilities).finish_non_exhaustive()
     }
 }
 
@@ -324,11 +292,7 @@ impl OpenPort {
         {
             return Err(TxRefused::OffloadUnavailable);
         }
-        let mut flags = if offload.ipv6 {
-            sys::RTE_MBUF_F_TX_IPV6
-        } else {
-            sys::RTE_MBUF_F_TX_IPV4
-        };
+        let mut flags = if offload.ipv6 { sys::RTE_MBUF_F_TX_IPV6 } else { sys::RTE_MBUF_F_TX_IPV4 };
         if ip {
             flags |= sys::RTE_MBUF_F_TX_IP_CKSUM;
         }
@@ -362,24 +326,17 @@ impl OpenPort {
                 return too_many(segments, can.max_segments_per_packet);
             }
             if bytes > can.max_frame_bytes as usize {
-                return Err(TxRefused::FrameTooLong {
-                    bytes,
-                    limit: can.max_frame_bytes as usize,
-                });
+                return Err(TxRefused::FrameTooLong { bytes, limit: can.max_frame_bytes as usize });
             }
             return Ok(());
         };
         let mss = usize::from(mss);
-        let headers =
-            usize::from(offload.l2_len) + usize::from(offload.l3_len) + usize::from(offload.l4_len);
+        let headers = usize::from(offload.l2_len) + usize::from(offload.l3_len) + usize::from(offload.l4_len);
         if headers + mss > can.max_tso_frame_bytes as usize {
-            return Err(TxRefused::FrameTooLong {
-                bytes: headers + mss,
-                limit: can.max_tso_frame_bytes as usize,
-            });
+            return Err(TxRefused::FrameTooLong { bytes: headers + mss, limit: can.max_tso_frame_bytes as usize });
         }
-        let limit = (can.max_tso_bytes as usize + usize::from(offload.l2_len))
-            .min(headers + mss * usize::from(can.max_tso_frames));
+        let limit =
+            (can.max_tso_bytes as usize + usize::from(offload.l2_len)).min(headers + mss * usize::from(can.max_tso_frames));
         if bytes > limit {
             return Err(TxRefused::FrameTooLong { bytes, limit });
         }
@@ -432,31 +389,19 @@ struct Setup<'a> {
 impl<'a> Setup<'a> {
     fn new(id: u16, name: &'a str, options: &'a PortOptions) -> Result<Setup<'a>, Error> {
         if options.rx_queues == 0 || options.tx_queues == 0 {
-            return Err(Error::Invalid(format!(
-                "port {name}: at least one queue each way is needed"
-            )));
+            return Err(Error::Invalid(format!("port {name}: at least one queue each way is needed")));
         }
         let mut info = sys::rte_eth_dev_info::default();
         // SAFETY: a port DPDK knows; room for the result.
-        check(name, "rte_eth_dev_info_get", unsafe {
-            sys::rte_eth_dev_info_get(id, &mut info)
-        })?;
+        check(name, "rte_eth_dev_info_get", unsafe { sys::rte_eth_dev_info_get(id, &mut info) })?;
         // SAFETY: the driver's name is a static string.
-        let driver = unsafe { CStr::from_ptr(info.driver_name) }
-            .to_string_lossy()
-            .into_owned();
+        let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
         if options.rx_queues > info.max_rx_queues || options.tx_queues > info.max_tx_queues {
-            let what = format!(
-                "it has {} rx and {} tx queues at most",
-                info.max_rx_queues, info.max_tx_queues
-            );
+            let what = format!("it has {} rx and {} tx queues at most", info.max_rx_queues, info.max_tx_queues);
             return Err(unsupported(name, &driver, &what));
         }
         if options.mtu < info.min_mtu || options.mtu > info.max_mtu {
-            let what = format!(
-                "an MTU from {} to {} is possible, not {}",
-                info.min_mtu, info.max_mtu, options.mtu
-            );
+            let what = format!("an MTU from {} to {} is possible, not {}", info.min_mtu, info.max_mtu, options.mtu);
             return Err(unsupported(name, &driver, &what));
         }
         // SAFETY: a port DPDK knows.
@@ -511,8 +456,7 @@ impl<'a> Setup<'a> {
                 self.tx_offloads |= tso | (tx & sums);
             }
         }
-        self.rx_offloads |=
-            self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
+        self.rx_offloads |= self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
         self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_SCATTER);
         let spread = self.info.flow_type_rss_offloads & rss_types() != 0;
         self.rss = options.rss != Wanted::Off && options.rx_queues > 1 && spread;
@@ -525,23 +469,12 @@ impl<'a> Setup<'a> {
         Ok(())
     }
 
-    fn choose(
-        &self,
-        wanted: Wanted,
-        auto: bool,
-        offered: u64,
-        bit: u32,
-        what: &str,
-    ) -> Result<u64, Error> {
+    fn choose(&self, wanted: Wanted, auto: bool, offered: u64, bit: u32, what: &str) -> Result<u64, Error> {
         let offered = offered & u64::from(bit);
         match wanted {
             Wanted::Off => Ok(0),
             Wanted::Auto => Ok(if auto { offered } else { 0 }),
-            Wanted::On if offered == 0 => Err(unsupported(
-                self.name,
-                &self.driver,
-                &format!("{what}: not offered"),
-            )),
+            Wanted::On if offered == 0 => Err(unsupported(self.name, &self.driver, &format!("{what}: not offered"))),
             Wanted::On => Ok(offered),
         }
     }
@@ -555,9 +488,7 @@ impl<'a> Setup<'a> {
             Err(error) => return Err(error),
         };
         let (rx_pools, tx_pools) = pools;
-        let narrowed = self
-            .limits
-            .narrowed(&self.info.tx_desc_lim, self.tx_descriptors);
+        let narrowed = self.limits.narrowed(&self.info.tx_desc_lim, self.tx_descriptors);
         let capabilities = self.capabilities(narrowed)?;
         let mut open = OpenPort {
             id: self.id,
@@ -600,17 +531,10 @@ impl<'a> Setup<'a> {
             };
         }
         // SAFETY: a stopped port that this process has opened; `conf` outlives the call, its key the process.
-        let result =
-            unsafe { sys::rte_eth_dev_configure(id, options.rx_queues, options.tx_queues, &conf) };
+        let result = unsafe { sys::rte_eth_dev_configure(id, options.rx_queues, options.tx_queues, &conf) };
         check(name, "rte_eth_dev_configure", result)?;
         // SAFETY: as above; both counts are in and out.
-        let result = unsafe {
-            sys::rte_eth_dev_adjust_nb_rx_tx_desc(
-                id,
-                &mut self.rx_descriptors,
-                &mut self.tx_descriptors,
-            )
-        };
+        let result = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut self.rx_descriptors, &mut self.tx_descriptors) };
         check(name, "rte_eth_dev_adjust_nb_rx_tx_desc", result)?;
         if let Some(bytes) = options.mac {
             let mut mac = sys::rte_ether_addr { addr_bytes: bytes };
@@ -618,17 +542,11 @@ impl<'a> Setup<'a> {
             let result = unsafe { sys::rte_eth_dev_default_mac_addr_set(id, &mut mac) };
             check(name, "rte_eth_dev_default_mac_addr_set", result)?;
         }
-        let rx_pools = (0..options.rx_queues)
-            .map(|queue| self.set_up_rx(queue))
-            .collect::<Result<_, _>>()?;
-        let tx_pools = (0..options.tx_queues)
-            .map(|queue| self.set_up_tx(queue))
-            .collect::<Result<_, _>>()?;
+        let rx_pools = (0..options.rx_queues).map(|queue| self.set_up_rx(queue)).collect::<Result<_, _>>()?;
+        let tx_pools = (0..options.tx_queues).map(|queue| self.set_up_tx(queue)).collect::<Result<_, _>>()?;
         self.set_mtu()?;
         // SAFETY: a configured port with all its queues set up.
-        check(name, "rte_eth_dev_start", unsafe {
-            sys::rte_eth_dev_start(id)
-        })?;
+        check(name, "rte_eth_dev_start", unsafe { sys::rte_eth_dev_start(id) })?;
         if options.promiscuous {
             // SAFETY: a started port. Devices that cannot are those that get every frame anyway.
             unsafe { sys::rte_eth_promiscuous_enable(id) };
@@ -645,11 +563,7 @@ impl<'a> Setup<'a> {
         // SAFETY: a configured, stopped port.
         let result = unsafe { sys::rte_eth_dev_set_mtu(self.id, self.options.mtu) };
         // Devices without the call (net_ring, net_null) have no MTU.
-        if result == -ENOTSUP {
-            Ok(())
-        } else {
-            check(self.name, "rte_eth_dev_set_mtu", result)
-        }
+        if result == -ENOTSUP { Ok(()) } else { check(self.name, "rte_eth_dev_set_mtu", result) }
     }
 
     fn set_up_rx(&self, queue: u16) -> Result<Pool, Error> {
@@ -659,28 +573,16 @@ impl<'a> Setup<'a> {
         if !scatter {
             room = room.max(frame);
         }
-        let room =
-            u16::try_from(room.min(u32::from(u16::MAX - HEADROOM))).unwrap_or(u16::MAX - HEADROOM);
+        let room = u16::try_from(room.min(u32::from(u16::MAX - HEADROOM))).unwrap_or(u16::MAX - HEADROOM);
         let bound = u32::from(self.rx_descriptors) + CACHED_BUFFERS;
-        let shape = Shape {
-            buffers: self.options.rx_pool_mbufs.max(bound),
-            room,
-            socket: self.socket,
-        };
+        let shape = Shape { buffers: self.options.rx_pool_mbufs.max(bound), room, socket: self.socket };
         let pool = Pool::take("receive", shape)?;
         let mut conf = self.info.default_rxconf;
         conf.offloads = self.rx_offloads;
         // SAFETY: a configured port; the pool outlives it; `conf` outlives the call.
         let result = unsafe {
             let socket = self.socket as u32;
-            sys::rte_eth_rx_queue_setup(
-                self.id,
-                queue,
-                self.rx_descriptors,
-                socket,
-                &conf,
-                pool.as_ptr(),
-            )
+            sys::rte_eth_rx_queue_setup(self.id, queue, self.rx_descriptors, socket, &conf, pool.as_ptr())
         };
         check(self.name, "rte_eth_rx_queue_setup", result)?;
         Ok(pool)
@@ -692,41 +594,18 @@ impl<'a> Setup<'a> {
         let copy_room = if self.limits.chains {
             self.options.copy_room
         } else {
-            self.options
-                .copy_room
-                .max(self.options.mtu.saturating_add(ETHERNET_VLAN_BYTES as u16))
+            self.options.copy_room.max(self.options.mtu.saturating_add(ETHERNET_VLAN_BYTES as u16))
         };
-        let take = |what, buffers, room| {
-            Pool::take(
-                what,
-                Shape {
-                    buffers,
-                    room,
-                    socket: self.socket,
-                },
-            )
-        };
+        let take = |what, buffers, room| Pool::take(what, Shape { buffers, room, socket: self.socket });
         let pools = TxPools {
-            header: take(
-                "header",
-                self.options.tx_pool_mbufs.unwrap_or(in_flight),
-                self.options.header_room.max(64),
-            )?,
+            header: take("header", self.options.tx_pool_mbufs.unwrap_or(in_flight), self.options.header_room.max(64))?,
             piece: take("payload", pieces, 0)?,
             copy: take("copy", pieces, copy_room.clamp(256, u16::MAX - HEADROOM))?,
         };
         let mut conf = self.info.default_txconf;
         conf.offloads = self.tx_offloads;
         // SAFETY: a configured port; `conf` outlives the call.
-        let result = unsafe {
-            sys::rte_eth_tx_queue_setup(
-                self.id,
-                queue,
-                self.tx_descriptors,
-                self.socket as u32,
-                &conf,
-            )
-        };
+        let result = unsafe { sys::rte_eth_tx_queue_setup(self.id, queue, self.tx_descriptors, self.socket as u32, &conf) };
         check(self.name, "rte_eth_tx_queue_setup", result)?;
         Ok(pools)
     }
@@ -736,27 +615,18 @@ impl<'a> Setup<'a> {
         let mut mtu = self.options.mtu;
         // SAFETY: an open port; room for the results.
         unsafe {
-            check(
-                self.name,
-                "rte_eth_macaddr_get",
-                sys::rte_eth_macaddr_get(self.id, &mut mac),
-            )?;
+            check(self.name, "rte_eth_macaddr_get", sys::rte_eth_macaddr_get(self.id, &mut mac))?;
             sys::rte_eth_dev_get_mtu(self.id, &mut mtu);
         }
         let tx = |bit: u32| self.tx_offloads & u64::from(bit) != 0;
         let rx = |bit: u32| self.rx_offloads & u64::from(bit) != 0;
         let wire = u32::from(mtu) + ETHERNET_VLAN_BYTES;
-        let tso_frame = if limits.tso_frame_within_mtu {
-            0
-        } else {
-            ETHERNET_BYTES
-        };
+        let tso_frame = if limits.tso_frame_within_mtu { 0 } else { ETHERNET_BYTES };
         Ok(PortCapabilities {
             mac: mac.addr_bytes,
             mtu,
             tso: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) && limits.chains,
-            tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO)
-                != 0,
+            tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0,
             tx_ip_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_IPV4_CKSUM),
             tx_tcp_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_CKSUM),
             tx_udp_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
@@ -765,13 +635,7 @@ impl<'a> Setup<'a> {
             rx_udp_checksum: rx(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM),
             max_segments_per_packet: limits.per_packet,
             max_segments_tso: limits.per_tso,
-            max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| {
-                if bytes == u32::MAX {
-                    bytes
-                } else {
-                    bytes.min(wire)
-                }
-            }),
+            max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| if bytes == u32::MAX { bytes } else { bytes.min(wire) }),
             max_tso_bytes: IP_PACKET_BYTES_MAX,
             max_tso_frames: limits.tso_frames,
             max_tso_frame_bytes: u32::from(mtu) + tso_frame,
@@ -803,19 +667,11 @@ fn check(port: &str, call: &'static str, result: i32) -> Result<(), Error> {
     if result >= 0 {
         return Ok(());
     }
-    Err(Error::Port {
-        port: port.to_owned(),
-        call,
-        errno: Errno::from_return(result),
-    })
+    Err(Error::Port { port: port.to_owned(), call, errno: Errno::from_return(result) })
 }
 
 fn unsupported(port: &str, driver: &str, what: &str) -> Error {
-    Error::Unsupported {
-        port: port.to_owned(),
-        driver: driver.to_owned(),
-        what: what.to_owned(),
-    }
+    Error::Unsupported { port: port.to_owned(), driver: driver.to_owned(), what: what.to_owned() }
 }
 
 /// The port with this name, or with this PCI address in domain 0000.
@@ -830,10 +686,7 @@ fn find(name: &str) -> Result<u16, Error> {
             return Ok(id);
         }
     }
-    Err(Error::NoSuchPort {
-        name: name.to_owned(),
-        known: names().join(", "),
-    })
+    Err(Error::NoSuchPort { name: name.to_owned(), known: names().join(", ") })
 }
 
 /// Names of all ports DPDK knows.
@@ -857,10 +710,6 @@ pub(crate) fn names() -> Vec<String> {
 
 /// A C string in a fixed array.
 fn text(chars: &[c_char]) -> String {
-    let bytes: Vec<u8> = chars
-        .iter()
-        .take_while(|&&byte| byte != 0)
-        .map(|&byte| byte as u8)
-        .collect();
+    let bytes: Vec<u8> = chars.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

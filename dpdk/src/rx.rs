@@ -42,18 +42,8 @@ pub struct RxQueue {
 
 impl RxQueue {
     pub(crate) fn new(port: Arc<OpenPort>, queue: u16) -> RxQueue {
-        let wake = if port.interrupts_configured {
-            Wake::find(&port, queue)
-        } else {
-            Wake::None
-        };
-        RxQueue {
-            port,
-            queue,
-            wake,
-            counters: RxCounters::default(),
-            _not_sync: std::marker::PhantomData,
-        }
+        let wake = if port.interrupts_configured { Wake::find(&port, queue) } else { Wake::None };
+        RxQueue { port, queue, wake, counters: RxCounters::default(), _not_sync: std::marker::PhantomData }
     }
 
     /// Appends up to [`RX_BURST`] received packets to `out` and returns how many. Does not allocate as long as `out`
@@ -61,10 +51,7 @@ impl RxQueue {
     #[inline]
     pub fn receive(&mut self, out: &mut Vec<Mbuf>) -> usize {
         out.reserve(RX_BURST);
-        let spare = out
-            .spare_capacity_mut()
-            .as_mut_ptr()
-            .cast::<*mut sys::rte_mbuf>();
+        let spare = out.spare_capacity_mut().as_mut_ptr().cast::<*mut sys::rte_mbuf>();
         // SAFETY: room for RX_BURST pointers was reserved and Mbuf is a transparent non-null pointer; the queue is
         // set up and this value is the only one polling it (&mut self, not Clone). The packets become ours.
         let count = unsafe {
@@ -110,11 +97,7 @@ impl RxQueue {
             Wake::Armed(_) => {
                 // SAFETY: a started port and one of its queues.
                 let result = unsafe { sys::rte_eth_dev_rx_intr_enable(self.port.id, self.queue) };
-                if result == 0 {
-                    Ok(())
-                } else {
-                    Err(InterruptUnsupported)
-                }
+                if result == 0 { Ok(()) } else { Err(InterruptUnsupported) }
             }
         }
     }
@@ -154,20 +137,9 @@ impl Wake {
         // SAFETY: just made, nobody else has it.
         let epoll = unsafe { OwnedFd::from_raw_fd(raw) };
         // SAFETY: registers the queue's descriptor in `epoll`; removed in Drop before it is closed.
-        let added = unsafe {
-            sys::rte_eth_dev_rx_intr_ctl_q(
-                port.id,
-                queue,
-                raw,
-                sys::RTE_INTR_EVENT_ADD as i32,
-                std::ptr::null_mut(),
-            )
-        };
-        if added == 0 {
-            Wake::Armed(epoll)
-        } else {
-            Wake::None
-        }
+        let added =
+            unsafe { sys::rte_eth_dev_rx_intr_ctl_q(port.id, queue, raw, sys::RTE_INTR_EVENT_ADD as i32, std::ptr::null_mut()) };
+        if added == 0 { Wake::Armed(epoll) } else { Wake::None }
     }
 }
 
@@ -202,10 +174,6 @@ impl Drop for RxQueue {
 
 impl std::fmt::Debug for RxQueue {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("RxQueue")
-            .field("port", &self.port.name)
-            .field("queue", &self.queue)
-            .finish()
+        formatter.debug_struct("RxQueue").field("port", &self.port.name).field("queue", &self.queue).finish()
     }
 }

@@ -47,8 +47,7 @@ unsafe impl<H: TxPayload> Send for TxQueue<H> {}
 
 impl<H: TxPayload> TxQueue<H> {
     pub(crate) fn new(port: Arc<OpenPort>, queue: u16) -> TxQueue<H> {
-        let holds =
-            HoldList::new(port.tx_pools[usize::from(queue)].header.shape().buffers as usize);
+        let holds = HoldList::new(port.tx_pools[usize::from(queue)].header.shape().buffers as usize);
         TxQueue {
             port,
             queue,
@@ -63,12 +62,7 @@ impl<H: TxPayload> TxQueue<H> {
 
     /// Queues `header` (copied) and `payload` (by reference) as one packet for the next [`TxQueue::flush`]. Empty pieces
     /// are released at once. On refusal everything given is released and nothing is queued.
-    pub fn push(
-        &mut self,
-        header: &[u8],
-        payload: impl IntoIterator<Item = H>,
-        offload: &TxOffload,
-    ) -> Result<(), TxRefused> {
+    pub fn push(&mut self, header: &[u8], payload: impl IntoIterator<Item = H>, offload: &TxOffload) -> Result<(), TxRefused> {
         let result = self.queue_chain(header, payload, offload, How::ByReference);
         self.count_refusal(result)
     }
@@ -111,18 +105,12 @@ impl<H: TxPayload> TxQueue<H> {
         let pools = &self.port.tx_pools[usize::from(self.queue)];
         let header_room = usize::from(how.header_room(pools));
         if header.len() > header_room {
-            return Err(TxRefused::HeaderTooLong {
-                bytes: header.len(),
-                limit: header_room,
-            });
+            return Err(TxRefused::HeaderTooLong { bytes: header.len(), limit: header_room });
         }
 
         self.pieces.clear();
         let mut payload_bytes = 0;
-        let mut payload = payload
-            .into_iter()
-            .filter(|piece| !piece.is_empty())
-            .peekable();
+        let mut payload = payload.into_iter().filter(|piece| !piece.is_empty()).peekable();
         let mut hold = match payload.peek() {
             Some(_) => Some(self.holds.take().ok_or(TxRefused::NoBuffer)?),
             None => None,
@@ -133,28 +121,18 @@ impl<H: TxPayload> TxQueue<H> {
             if bytes > MAX_PIECE_BYTES {
                 return Err(TxRefused::PieceTooLong { bytes });
             }
-            let too_many = TxRefused::TooManySegments {
-                segments: MAX_CHAIN_PIECES + 2,
-                limit: MAX_CHAIN_PIECES + 1,
-            };
+            let too_many = TxRefused::TooManySegments { segments: MAX_CHAIN_PIECES + 2, limit: MAX_CHAIN_PIECES + 1 };
             let held = hold.add(piece).map_err(|_| too_many)?;
-            self.pieces.push(sys::nfsplice_piece {
-                address: held.as_ptr().cast(),
-                iova: held.iova(),
-                length: bytes as u32,
-            });
+            self.pieces.push(sys::nfsplice_piece { address: held.as_ptr().cast(), iova: held.iova(), length: bytes as u32 });
             payload_bytes += bytes;
         }
 
         let segments = match how {
             How::ByReference => self.pieces.len() + 1,
-            How::Copied => (header.len() + payload_bytes)
-                .div_ceil(usize::from(pools.copy.shape().room))
-                .max(1),
+            How::Copied => (header.len() + payload_bytes).div_ceil(usize::from(pools.copy.shape().room)).max(1),
         };
         let lengths = self.pieces.iter().map(|piece| piece.length as usize);
-        self.port
-            .check_shape(segments, header.len() + payload_bytes, lengths, offload)?;
+        self.port.check_shape(segments, header.len() + payload_bytes, lengths, offload)?;
 
         let count = self.pieces.len() as u16;
         let request = sys::nfsplice_offload {
@@ -164,9 +142,7 @@ impl<H: TxPayload> TxQueue<H> {
             l4_len: u16::from(offload.l4_len),
             tso_segsz: offload.tso_mss.unwrap_or(0),
         };
-        let info = hold
-            .as_mut()
-            .map_or(std::ptr::null_mut(), |hold| hold.info());
+        let info = hold.as_mut().map_or(std::ptr::null_mut(), |hold| hold.info());
         // SAFETY: the pools live as long as the process uses DPDK; the header fits its room; `pieces` describes bytes
         // that the hold keeps valid by TxPayload's contract, each 1..=65535 long; `info` is the hold's own and non-null
         // when there are pieces. Nothing of it is kept when NULL comes back.
@@ -225,13 +201,11 @@ impl<H: TxPayload> TxQueue<H> {
             let burst = self.backlog[at..at + count].as_mut_ptr();
             // SAFETY: `count` chains owned by this value; those the driver takes are its own from here on and are
             // taken off the backlog below. The queue is set up and fed by this value alone.
-            let sent =
-                unsafe { sys::nfsplice_tx_burst(self.port.id, self.queue, burst, count as u16) };
+            let sent = unsafe { sys::nfsplice_tx_burst(self.port.id, self.queue, burst, count as u16) };
             let sent = usize::from(sent);
             if sent > 0 {
                 let segments = &self.backlog_segments[at..at + sent];
-                self.counters.segments +=
-                    segments.iter().map(|&count| u64::from(count)).sum::<u64>();
+                self.counters.segments += segments.iter().map(|&count| u64::from(count)).sum::<u64>();
                 self.counters.chains += sent as u64;
                 self.counters.bursts += 1;
             }
@@ -255,12 +229,7 @@ impl<H: TxPayload> TxQueue<H> {
             segments += usize::from(count);
             segments <= MAX_BURST_SEGMENTS
         };
-        self.backlog_segments[at..]
-            .iter()
-            .take(MAX_BURST_CHAINS)
-            .take_while(fits)
-            .count()
-            .max(1)
+        self.backlog_segments[at..].iter().take(MAX_BURST_CHAINS).take_while(fits).count().max(1)
     }
 
     /// Lets the driver check and complete the chains up to `end`. False when it refused one: that one is released and
@@ -268,14 +237,7 @@ impl<H: TxPayload> TxQueue<H> {
     fn prepare(&mut self, end: usize) -> bool {
         let burst = &mut self.backlog[self.prepared..end];
         // SAFETY: chains owned by this value; the driver edits headers in their first segments, which were copied in.
-        let passed = unsafe {
-            sys::nfsplice_tx_prepare(
-                self.port.id,
-                self.queue,
-                burst.as_mut_ptr(),
-                burst.len() as u16,
-            )
-        };
+        let passed = unsafe { sys::nfsplice_tx_prepare(self.port.id, self.queue, burst.as_mut_ptr(), burst.len() as u16) };
         self.prepared += usize::from(passed).min(burst.len());
         if self.prepared == end {
             return true;
@@ -314,11 +276,7 @@ impl<H: TxPayload> TxQueue<H> {
     /// Buffers of this queue's pools that are not home: (header, payload, copy). Slow; for statistics and tests.
     pub fn buffers_in_use(&self) -> (u32, u32, u32) {
         let pools = &self.port.tx_pools[usize::from(self.queue)];
-        (
-            pools.header.in_use(),
-            pools.piece.in_use(),
-            pools.copy.in_use(),
-        )
+        (pools.header.in_use(), pools.piece.in_use(), pools.copy.in_use())
     }
 
     /// This queue's number.

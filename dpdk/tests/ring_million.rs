@@ -50,9 +50,6 @@ fn a_million_chains_leave_no_reference() {
         drop(sender);
     });
     assert_eq!(tx.counters().chains, CHAINS as u64);
-    assert_eq!(
-        (memory.live(), tx.holds_outstanding(), tx.buffers_in_use()),
-        (0, 0, (0, 0, 0))
-    );
+    assert_eq!((memory.live(), tx.holds_outstanding(), tx.buffers_in_use()), (0, 0, (0, 0, 0)));
     assert_eq!(tx.counters().payload_bytes_copied, 0);
 }

@@ -5,11 +5,6 @@
 //! into, and `rte_errno` is thread-local, read with `nfsplice_errno()`.
 
 #![allow(non_camel_case_types, non_snake_case, non_upper_case_globals)]
-#![allow(
-    clippy::all,
-    clippy::undocumented_unsafe_blocks,
-    unsafe_op_in_unsafe_fn,
-    dead_code
-)]
+#![allow(clippy::all, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn, dead_code)]
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));

@@ -50,30 +50,17 @@ impl Memory {
             // SAFETY: inside the zone, before anything else knows it.
             unsafe { zone.as_ptr().add(at).write(pattern(at)) };
         }
-        Memory {
-            zone: Arc::new(zone),
-            live: Arc::default(),
-        }
+        Memory { zone: Arc::new(zone), live: Arc::default() }
     }
 
     pub fn piece(&self, offset: usize, length: usize) -> Piece {
         assert!(offset + length.max(1) <= self.zone.len());
         self.live.fetch_add(1, Ordering::SeqCst);
-        Piece {
-            zone: Arc::clone(&self.zone),
-            offset,
-            length,
-            live: Arc::clone(&self.live),
-        }
+        Piece { zone: Arc::clone(&self.zone), offset, length, live: Arc::clone(&self.live) }
     }
 
     /// `count` pieces of `length` bytes, one behind the other, `stride` apart.
-    pub fn pieces(
-        &self,
-        count: usize,
-        length: usize,
-        stride: usize,
-    ) -> impl Iterator<Item = Piece> {
+    pub fn pieces(&self, count: usize, length: usize, stride: usize) -> impl Iterator<Item = Piece> {
         (0..count).map(move |at| self.piece(at * stride, length))
     }
 
@@ -93,15 +80,8 @@ pub fn pattern(at: usize) -> u8 {
 /// Starts DPDK without hugepages, on the first CPU this process may use.
 pub fn eal(name: &str, vdevs: &[&str]) -> Eal {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let allowed = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        .expect("a CPU list");
-    let first: String = allowed
-        .trim()
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a CPU list");
+    let first: String = allowed.trim().chars().take_while(char::is_ascii_digit).collect();
     Eal::init(&EalOptions {
         lcores: vec![first.parse().expect("a CPU number")],
         hugepages: false,
