@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod reload;
 pub mod report;
 pub mod signals;
 pub mod stats;

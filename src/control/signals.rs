@@ -112,4 +112,15 @@ mod tests {
         assert_eq!(flag.request(), Stop::Now);
         assert_eq!(seen_elsewhere.get(), Stop::Now);
     }
+
+    #[test]
+    fn threads_started_afterwards_do_not_take_sighup() {
+        let blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGHUP);
+        let server = move || {
+            assert!(!blocked());
+            wait_for_hangups(|| ()).unwrap();
+            (blocked(), std::thread::spawn(blocked).join().unwrap())
+        };
+        assert_eq!(std::thread::spawn(server).join().unwrap(), (true, true));
+    }
 }

@@ -142,7 +142,7 @@ impl<T: TryFrom<u64>> Rule for Number<T> {
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok()?;
         let fits = match self.step {
             Step::Any => true,
-            Step::MultipleOf(unit) => number.is_multiple_of(unit),
+            Step::MultipleOf(unit) => number % unit == 0,
             Step::PowerOfTwo => number.is_power_of_two(),
         };
         (fits && self.range.contains(&number)).then(|| T::try_from(number).ok())?
