@@ -211,3 +211,14 @@ impl Drop for TempDir {
         FOLDERS.lock().expect("no holder panics").retain(|folder| *folder != self.0);
     }
 }
+
+pub fn wait_for_file(path: &Path, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !path.exists() {
+        if Instant::now() > deadline {
+            bail!("{} did not appear within {limit:?}", path.display());
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
