@@ -8,8 +8,11 @@
 //! May import: `wire`, `buf`, `time`, `counters`.
 
 pub mod device;
+pub mod interface;
 pub mod memory_link;
 pub mod memory_offload;
 pub mod neighbour;
+pub mod udp;
 
 pub use device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
+pub use interface::{Ingress, Interface, InterfaceOptions, OutgoingPacket, SendRefused, UdpDatagram};
