@@ -152,7 +152,7 @@ fn foreign_thread(memory: &Memory, tx: &mut dpdk::TxQueue<common::Piece>, rx: &m
         while rx.receive(&mut received) > 0 {}
         assert_eq!((received.len(), memory.live()), (30, 480));
         let packets = std::mem::take(&mut received);
-        let (half, other) = (packets.into_iter().map(Mbuf::into_segments).flatten())
+        let (half, other) = (packets.into_iter().flat_map(Mbuf::into_segments))
             .enumerate()
             .partition::<Vec<_>, _>(|(at, _)| at % 2 == 0);
         let start = Barrier::new(2);
