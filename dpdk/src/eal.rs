@@ -198,8 +198,13 @@ impl Drop for Running {
         std::thread::sleep(GRACE);
         if pool::all_home() {
             pool::forget_all();
+            // SAFETY: EAL is running; a NUL-terminated string that lives as long.
+            let folder = unsafe { std::ffi::CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
+            let folder = folder.to_string_lossy().into_owned();
             // SAFETY: no port, zone or buffer made by this crate is left; STARTED forbids any new use.
             unsafe { sys::rte_eal_cleanup() };
+            // DPDK leaves its files (some MiB of /run per file prefix) behind; nobody else may use this prefix.
+            let _ = std::fs::remove_dir_all(folder);
         }
     }
 }

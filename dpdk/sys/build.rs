@@ -17,11 +17,12 @@ To build the library without the NIC side: cargo build --no-default-features
 /// The libraries whose exported functions are allow-listed below or used by the shim's inline calls.
 const LIBRARIES: [&str; 4] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
 
-const FUNCTIONS: [&str; 48] = [
+const FUNCTIONS: [&str; 49] = [
     "rte_eal_init",
     "rte_eal_cleanup",
     "rte_eal_iova_mode",
     "rte_eal_has_hugepages",
+    "rte_eal_get_runtime_dir",
     "rte_strerror",
     "rte_version",
     "rte_thread_register",
