@@ -213,7 +213,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
         }
         work += self.rpc.poll_completions(now, &mut self.programs);
         // Connections that may be read again; each at most once a turn, so that none keeps the others waiting.
-        for _ in 0..self.rpc.resumable() {
+        for _ in 0..self.rpc.resumable_len() {
             let Some(key) = self.rpc.poll_resumable() else { break };
             self.read_records(now, id_of(key));
             work += 1;
