@@ -77,7 +77,9 @@ impl std::ops::BitOrAssign for Flags {
 impl fmt::Debug for Flags {
     /// As tcpdump writes them: `S.`, `P.`, `F.`, `R`, `.`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (bit, letter) in [(0x02, 'S'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U'), (0x40, 'E'), (0x80, 'W'), (0x10, '.')] {
+        for (bit, letter) in
+            [(0x02, 'S'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U'), (0x40, 'E'), (0x80, 'W'), (0x10, '.')]
+        {
             if self.0 & bit != 0 {
                 write!(f, "{letter}")?;
             }
