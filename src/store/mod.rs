@@ -5,6 +5,7 @@
 //! - `blocks`: the data of a file as a map of pages that are copied on write.
 //! - `memory`: a store that lives in memory.
 //! - `conformance`: what every store must do, as a test.
+//! - `model`: random operations compared with a model, as a test.
 //!
 //! May import: `buf`, `raw`, `time`, `counters`.
 
@@ -12,6 +13,8 @@ pub mod blocks;
 #[cfg(test)]
 pub mod conformance;
 pub mod memory;
+#[cfg(test)]
+pub mod model;
 pub mod permission;
 pub mod types;
 
