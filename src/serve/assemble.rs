@@ -71,7 +71,7 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
         send_queue_bytes_max: limits.send_queue_bytes_max.into(),
         // A datagram is never fragmented on its way out: it must fit the narrowest port.
         datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),
-        drc: rpc::DrcOptions {
+        drc: rpc::drc::DrcOptions {
             entries: limits.duplicate_request_cache_entries,
             expiry: seconds(limits.duplicate_request_cache_s),
             seed: drc_seed,

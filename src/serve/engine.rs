@@ -15,7 +15,7 @@ use super::state::{StateDirectory, random};
 use super::stores::Stores;
 use super::{assemble, clock};
 use crate::buf::{FragmentArena, PagePool, Slice};
-use crate::control::config::{Bus, Config, LogLevel, Machine, Port as PortConfig, Transmit, Tso};
+use crate::control::config::{Bus, Config, LogLevel, Machine, Port as PortConfig, Store as StoreConfig, Transmit, Tso};
 use crate::control::metrics::{Board, LayoutBuilder, PUBLISH_INTERVAL_MS, Publisher};
 use crate::control::reload::ExportRules;
 use crate::control::signals::{Stop, StopFlag};
@@ -204,7 +204,11 @@ impl Engine {
         self.publish();
         let Some(shard) = &mut self.shard else { return };
         if let Some(exports) = seed.rules.changed(&mut self.rules_seen) {
-            shard.programs_mut().set_exports(self.stores.export_table(&exports));
+            match self.stores.export_table(&exports) {
+                Ok(table) => shard.programs_mut().set_exports(table),
+                // The configuration was checked; if the table sees more than that, the old rules stay.
+                Err(error) => tracing::error!("the new export rules are not used: {error:#}"),
+            }
         }
         for lane in shard.lanes_mut() {
             while let Some(InterfaceEvent::AddressConflict { address, mac }) = lane.interface.poll_event() {
@@ -323,7 +327,7 @@ fn port_counters(lane: &mut Lane<DpdkDevice>, port: &Port<Slice>) -> PortCounter
 
 fn eal_options(config: &Config) -> EalOptions {
     let of_bus = |bus: Bus| config.ports.iter().filter(move |port| port.device.bus == bus).map(|port| port.device.to_string());
-    let memory_stores: u32 = config.exports.iter().map(|export| export.store.memory_mib()).sum();
+    let memory_stores: u32 = config.exports.iter().map(|export| memory_mib(&export.store)).sum();
     EalOptions {
         lcores: vec![config.cores.engine[0] as u16],
         hugepages: config.memory.hugepages,
@@ -331,8 +335,24 @@ fn eal_options(config: &Config) -> EalOptions {
         file_prefix: file_prefix(config),
         vdevs: of_bus(Bus::Vdev).collect(),
         allow: of_bus(Bus::Pci).collect(),
-        log_level: Some(if config.server.log_level >= LogLevel::Debug { "info" } else { "error" }.to_owned()),
+        log_level: Some(dpdk_log_level(config.server.log_level).to_owned()),
         ..EalOptions::default()
+    }
+}
+
+fn memory_mib(store: &StoreConfig) -> u32 {
+    match store {
+        StoreConfig::Memory { mib } => *mib,
+        StoreConfig::Directory(_) => 0,
+    }
+}
+
+/// DPDK writes to stderr by itself, and its notices at a normal start would bury the server's own lines.
+fn dpdk_log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Trace => "debug",
+        LogLevel::Debug => "info",
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => "error",
     }
 }
 
