@@ -84,7 +84,7 @@ pub const PORT: u16 = 2049;
 
 impl Side {
     fn new(options: Options, ip: &str, key: u8) -> Side {
-        let pool = PagePool::anonymous(8192, 4096).unwrap();
+        let pool = PagePool::anonymous(1500, 4096).unwrap();
         let mut endpoint = Endpoint::new(options, [key; 16]);
         endpoint.set_copy_out(FragmentArena::new(pool.clone()).unwrap());
         Side {
@@ -379,7 +379,8 @@ fn simulate(seed: u64) {
             segments_per_packet_max: [2, 3, 8, 64][random.below(4) as usize],
             segments_tso_max: [2, 17, 255][random.below(3) as usize],
         };
-        let len = random.below([0, 2_000, 200_000, 400_000][random.below(4) as usize] + 1) as usize;
+        let most = [0, 2_000, 200_000, 400_000][random.below(4) as usize];
+        let len = random.below(most + 1) as usize;
         side.script = script(seed, len);
         side.appetite = [usize::MAX, 700][random.below(2) as usize];
     }
