@@ -1,1 +1,71 @@
-fn main() {}
+//! The command line: serve, check-config, stats.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use mimalloc::MiMalloc;
+use nfsplice::control::cli::{Cli, Command, Exit};
+use nfsplice::control::config::{Config, Machine, Problems};
+use nfsplice::control::{report, stats};
+
+/// The allocator of everything outside the data path, which does not allocate: a server runs for months and should not fragment.
+#[global_allocator]
+static GLOBAL: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match cli.command {
+        Command::Serve { config } => serve(&config),
+        Command::CheckConfig { config, elsewhere } => check_config(&config, elsewhere),
+        Command::Stats { socket, json, watch } => show_stats(&socket, json, watch),
+    };
+    exit.into()
+}
+
+fn serve(file: &Path) -> Exit {
+    // Before EAL starts: it pins this thread to one CPU.
+    let machine = Machine::this();
+    match Config::load(file, Some(&machine)) {
+        Err(problems) => refuse(&problems),
+        Ok(config) => done(nfsplice::serve::run(config, file, machine)),
+    }
+}
+
+fn check_config(file: &Path, elsewhere: bool) -> Exit {
+    let machine = (!elsewhere).then(Machine::this);
+    match Config::load(file, machine.as_ref()) {
+        Err(problems) => refuse(&problems),
+        Ok(config) => done(print(&config.to_toml())),
+    }
+}
+
+fn show_stats(socket: &Path, json: bool, watch: Option<u32>) -> Exit {
+    done(report::show(&mut std::io::stdout().lock(), &|| stats::fetch(socket), json, watch))
+}
+
+fn refuse(problems: &Problems) -> Exit {
+    eprintln!("{problems}");
+    Exit::Usage
+}
+
+fn done(result: anyhow::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Success,
+        // The reader of our output has seen enough: `nfsplice stats | head`.
+        Err(error) if is_broken_pipe(&error) => Exit::Success,
+        Err(error) => {
+            eprintln!("nfsplice: {error:#}");
+            Exit::Failure
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}

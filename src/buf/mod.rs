@@ -11,7 +11,7 @@ mod rx;
 
 pub use crate::raw::{Fragment, PageMut, PagePool, Slice};
 pub use arena::FragmentArena;
-pub use rx::{RxBuf, RxChain, RxPacket, View};
+pub use rx::{Checksum, RxBuf, RxChain, RxPacket, View};
 
 /// Total bytes of a gather list.
 pub fn gather_len(gather: &[Slice]) -> usize {

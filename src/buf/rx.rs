@@ -81,6 +81,16 @@ impl Deref for RxBuf {
     }
 }
 
+/// Whether somebody below has already verified a checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// Nobody looked: verify in software.
+    #[default]
+    Unknown,
+    Good,
+    Bad,
+}
+
 /// What one received frame (or one coalesced train of frames) brought: the headers are contiguous in `first`.
 pub struct RxPacket {
     pub first: RxBuf,

@@ -5,15 +5,7 @@
 
 use crate::buf::{RxPacket, Slice};
 
-/// Whether somebody below has already verified a checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Checksum {
-    /// Nobody looked: verify in software.
-    #[default]
-    Unknown,
-    Good,
-    Bad,
-}
+pub use crate::buf::Checksum;
 
 /// One received Ethernet frame, without its FCS.
 pub struct RxFrame {

@@ -1,7 +1,18 @@
-//! Between a device and the transports. Written in the commits that follow; `device` is the contract with what is below.
+//! Between a device and the transports.
+//!
+//! - `device`: the contract with what is below; `memory_link` (with `memory_offload`) and `dpdk_device` fulfil it.
+//! - `interface`: one port's IP layer: addresses, ARP, IPv4, ICMP; frames in, transport packets out, and back.
+//! - `neighbour`: the table behind ARP.
+//! - `udp`: datagrams through an interface.
 //!
 //! May import: `wire`, `buf`, `time`, `counters`.
 
 pub mod device;
+pub mod interface;
+pub mod memory_link;
+pub mod memory_offload;
+pub mod neighbour;
+pub mod udp;
 
 pub use device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
+pub use interface::{Ingress, Interface, InterfaceOptions, OutgoingPacket, SendRefused, UdpDatagram};

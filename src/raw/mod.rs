@@ -1,6 +1,7 @@
 //! The one room of this crate where `unsafe` is allowed.
 //!
 //! - `page`: blocks of DMA-able memory, their reference counts, and the views through which the rest of the crate sees them.
+//! - `dma`: page pools in DPDK's memory, slices as transmit payload.
 //!
 //! The rules the types here enforce, so that nobody else has to think about them:
 //! 1. Bytes that a `Slice` covers never change while that `Slice`, or any clone of it, lives. A NIC holds clones.
@@ -10,6 +11,8 @@
 //!
 //! Imports nothing of this crate.
 
+#[cfg(feature = "dpdk")]
+mod dma;
 mod page;
 
 pub use page::{Fragment, PageMut, PagePool, Region, Slice};

@@ -436,21 +436,6 @@ impl Drop for Fragment {
     }
 }
 
-#[cfg(feature = "dpdk")]
-// SAFETY: `address`/`iova` name `len` bytes of one block of a pool whose memory came from DPDK; rule 1 of this room keeps
-// them valid and unchanged until the `Slice` is dropped.
-unsafe impl dpdk::chain::TxPayload for Slice {
-    fn as_ptr(&self) -> *const u8 {
-        self.address() as *const u8
-    }
-    fn len(&self) -> usize {
-        self.len as usize
-    }
-    fn iova(&self) -> u64 {
-        Slice::iova(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

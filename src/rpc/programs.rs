@@ -113,8 +113,8 @@ pub enum Disposition {
 
 /// The programs of a server, as one value that a core owns.
 pub trait Programs {
-    /// The lowest and the highest version served; `None`: PROG_UNAVAIL.
-    fn versions(&self, program: u32) -> Option<RangeInclusive<u32>>;
+    /// The lowest and the highest version served over `transport`; `None`: PROG_UNAVAIL.
+    fn versions(&self, program: u32, transport: Transport) -> Option<RangeInclusive<u32>>;
 
     /// `None`: PROC_UNAVAIL. Only called with a version in the range of `versions`; a version inside the range that is not
     /// served at all answers `None` as well.

@@ -1,7 +1,10 @@
 //! Instants of the caller's clock. Nothing here, and nothing that imports this, reads a clock: only the shard does.
 
+mod wheel;
+
 use std::ops::{Add, AddAssign, Sub};
 pub use std::time::Duration;
+pub use wheel::TimerWheel;
 
 /// Nanoseconds since an origin that the owner of the clock chose. Wraps after 584 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -9,6 +12,8 @@ pub struct Instant(u64);
 
 impl Instant {
     pub const ZERO: Instant = Instant(0);
+    /// Later than every deadline: a timer that is not armed.
+    pub const FAR_FUTURE: Instant = Instant(u64::MAX);
 
     pub const fn from_nanos(nanos: u64) -> Instant {
         Instant(nanos)

@@ -1,0 +1,25 @@
+# One command each. `make run` and `make test` are all that a fresh Debian 12 machine with git and a Rust toolchain needs.
+.PHONY: help build run test fmt lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## install what is missing and build the release binary
+	@scripts/install.sh run
+	cargo build --release
+
+run: ## serve ./export in the network namespace nfsplice (Ctrl-C stops)
+	@scripts/run.sh
+
+test: ## install what is missing and run every test (NFSPLICE_E2E=full for the long sizes)
+	@scripts/test.sh
+
+fmt: ## format the sources
+	cargo fmt --all
+
+lint: ## check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,166 @@
+//! What a port can do: what DPDK says, corrected by a table of what it does not say (read in, or measured with, the
+//! drivers of 22.11).
+
+use dpdk_sys as sys;
+
+use crate::chain::MAX_CHAIN_PIECES;
+
+/// What was negotiated with a port. Sizes in bytes, segments counted with the header's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortCapabilities {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Bytes of an IP packet.
+    pub mtu: u16,
+    /// `tso_mss` may be set.
+    pub tso: bool,
+    /// The device offers TSO, whether or not it is switched on.
+    pub tso_offered: bool,
+    /// `ip_checksum` may be set.
+    pub tx_ip_checksum: bool,
+    /// `tcp_checksum` may be set.
+    pub tx_tcp_checksum: bool,
+    /// `udp_checksum` may be set.
+    pub tx_udp_checksum: bool,
+    /// Received IPv4 headers are verified.
+    pub rx_ip_checksum: bool,
+    /// Received TCP segments are verified.
+    pub rx_tcp_checksum: bool,
+    /// Received UDP datagrams are verified.
+    pub rx_udp_checksum: bool,
+    /// Segments of a packet without TSO; with TSO, of any one MSS of it.
+    pub max_segments_per_packet: usize,
+    /// Segments of a TSO chain.
+    pub max_segments_tso: usize,
+    /// Bytes of a frame without TSO, Ethernet header included. `u32::MAX` on devices without a wire.
+    pub max_frame_bytes: u32,
+    /// Bytes of a TSO chain's IP packet.
+    pub max_tso_bytes: u32,
+    /// Frames one TSO chain may become.
+    pub max_tso_frames: u16,
+    /// l2_len + l3_len + l4_len + tso_mss may not pass this.
+    pub max_tso_frame_bytes: u32,
+    /// Payload by reference works. False: use `push_copy`, every frame in one buffer.
+    pub accepts_chains: bool,
+    /// An idle receive queue can be slept on.
+    pub rx_interrupts: bool,
+    /// DPDK's driver name.
+    pub driver_name: String,
+    /// Receive queues set up.
+    pub rx_queues: u16,
+    /// Transmit queues set up.
+    pub tx_queues: u16,
+    /// Descriptors per receive queue, after the device's limits.
+    pub rx_descriptors: u16,
+    /// Descriptors per transmit queue, after the device's limits.
+    pub tx_descriptors: u16,
+    /// Packets are spread over the receive queues by a symmetric RSS hash.
+    pub rss: bool,
+    /// NUMA node, −1 when unknown.
+    pub socket: i32,
+}
+
+/// What a driver takes per transmitted packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TxLimits {
+    pub per_packet: usize,
+    pub per_tso: usize,
+    /// None: MTU + Ethernet header + VLAN tag.
+    pub frame_bytes: Option<u32>,
+    pub chains: bool,
+    pub tso_frames: u16,
+    /// The driver counts the Ethernet header into the MTU when it cuts TSO chains.
+    pub tso_frame_within_mtu: bool,
+    /// TSO in this driver is software of its own; the stack's own segmentation is as good and has no such limits.
+    pub tso_in_software: bool,
+}
+
+const ANY: usize = usize::MAX;
+
+/// The table. Unknown drivers get what DPDK says.
+pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
+    let mut limits = TxLimits {
+        per_packet: ANY,
+        per_tso: ANY,
+        frame_bytes: None,
+        chains: multi_segs_offered,
+        tso_frames: u16::MAX,
+        tso_frame_within_mtu: false,
+        tso_in_software: false,
+    };
+    let mut segments = |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
+    match driver {
+        "net_i40e" | "net_i40e_vf" => segments(8, 255),
+        "net_ice" | "net_ice_dcf" | "net_iavf" => segments(8, ANY),
+        "net_ixgbe" | "net_ixgbe_vf" => segments(40, 40),
+        "net_e1000_em" | "net_e1000_igb" | "net_e1000_igb_vf" => segments(255, 255),
+        // The driver drops nb_segs >= its 17-entry list.
+        "net_ena" => segments(16, 16),
+        "net_vmxnet3" => segments(16, 255),
+        "net_hns3" | "net_hns3_vf" => segments(8, 63),
+        "net_enic" => segments(64, 64),
+        // 2 to 58, depending on how much the driver inlines; what its defaults leave with room to spare.
+        "mlx5_pci" => segments(16, 16),
+        _ => {}
+    }
+    match driver {
+        // No wire: frames of any size. net_null does not claim MULTI_SEGS, but frees whatever chain it gets.
+        "net_null" | "net_ring" => (limits.chains, limits.frame_bytes) = (true, Some(u32::MAX)),
+        // Not claimed either; measured: longer chains are cut short in the file.
+        "net_pcap" => (limits.chains, limits.frame_bytes) = (true, Some(16_128)),
+        // Reads pkt_len bytes from the first segment, past its end.
+        "net_af_xdp" => limits.chains = false,
+        "net_tap" => {
+            limits.tso_frames = 64;
+            limits.tso_frame_within_mtu = true;
+            limits.tso_in_software = true;
+        }
+        _ => {}
+    }
+    limits
+}
+
+impl TxLimits {
+    /// Takes the smaller of the table's, the device's and the queue's own limits.
+    pub(crate) fn narrowed(mut self, lim: &sys::rte_eth_desc_lim, tx_descriptors: u16) -> TxLimits {
+        // Room for context descriptors, and for the one that some rings keep empty.
+        const SPARE_DESCRIPTORS: u16 = 4;
+        let ring = usize::from(tx_descriptors.saturating_sub(SPARE_DESCRIPTORS)).max(1);
+        let common = ring.min(MAX_CHAIN_PIECES + 1);
+        let said = |limit: u16| if limit == 0 { ANY } else { usize::from(limit) };
+        self.per_tso = self.per_tso.min(said(lim.nb_seg_max)).min(common);
+        self.per_packet = self.per_packet.min(said(lim.nb_mtu_seg_max)).min(said(lim.nb_seg_max)).min(common);
+        if !self.chains {
+            (self.per_packet, self.per_tso) = (1, 1);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(nb_seg_max: u16, nb_mtu_seg_max: u16) -> sys::rte_eth_desc_lim {
+        sys::rte_eth_desc_lim { nb_seg_max, nb_mtu_seg_max, ..Default::default() }
+    }
+
+    #[test]
+    fn the_smaller_of_table_device_and_ring_holds() {
+        let vmxnet3 = tx_limits("net_vmxnet3", true).narrowed(&said(255, 16), 512);
+        assert_eq!((vmxnet3.per_packet, vmxnet3.per_tso), (16, MAX_CHAIN_PIECES + 1));
+        let i40e = tx_limits("net_i40e", true).narrowed(&said(u16::MAX, u16::MAX), 1024);
+        assert_eq!(i40e.per_packet, 8);
+        let tiny = tx_limits("net_unknown", true).narrowed(&said(0, 0), 32);
+        assert_eq!((tiny.per_packet, tiny.per_tso), (28, 28));
+    }
+
+    #[test]
+    fn drivers_that_would_read_past_a_segment_get_single_buffers() {
+        let xdp = tx_limits("net_af_xdp", true).narrowed(&said(u16::MAX, u16::MAX), 1024);
+        assert!(!xdp.chains);
+        assert_eq!((xdp.per_packet, xdp.per_tso), (1, 1));
+        assert!(tx_limits("net_null", false).chains);
+        assert!(!tx_limits("net_unknown", false).chains);
+    }
+}

@@ -1,0 +1,155 @@
+/* See shim.h. */
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+/* Enough for the longest chain the Rust side may ask for (MAX_CHAIN_PIECES there is lower, and asserted). */
+#define CHAIN_MBUFS_MAX 256
+
+int nfsplice_errno(void)
+{
+	return rte_errno;
+}
+
+int nfsplice_lcore_known(void)
+{
+	return rte_lcore_id() != LCORE_ID_ANY;
+}
+
+uint16_t nfsplice_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t count)
+{
+	return rte_eth_rx_burst(port, queue, out, count);
+}
+
+uint16_t nfsplice_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **chains, uint16_t count)
+{
+	return rte_eth_tx_prepare(port, queue, chains, count);
+}
+
+uint16_t nfsplice_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **chains, uint16_t count)
+{
+	return rte_eth_tx_burst(port, queue, chains, count);
+}
+
+static inline void set_offload(struct rte_mbuf *m, const struct nfsplice_offload *offload)
+{
+	m->ol_flags |= offload->flags;
+	m->tx_offload = 0;
+	m->l2_len = offload->l2_len;
+	m->l3_len = offload->l3_len;
+	m->l4_len = offload->l4_len;
+	m->tso_segsz = offload->tso_segsz;
+}
+
+struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_mempool *piece_pool,
+				    const void *header, uint16_t header_length,
+				    const struct nfsplice_piece *pieces, uint16_t count,
+				    struct rte_mbuf_ext_shared_info *shared,
+				    const struct nfsplice_offload *offload)
+{
+	struct rte_mbuf *mbufs[CHAIN_MBUFS_MAX];
+	struct rte_mbuf *head, *last;
+	uint32_t total = header_length;
+	uint16_t i;
+
+	if (unlikely(count > CHAIN_MBUFS_MAX))
+		return NULL;
+	head = rte_pktmbuf_alloc(header_pool);
+	if (unlikely(head == NULL))
+		return NULL;
+	if (count > 0) {
+		if (unlikely(rte_pktmbuf_alloc_bulk(piece_pool, mbufs, count) != 0)) {
+			rte_pktmbuf_free(head);
+			return NULL;
+		}
+		/* A plain store: nobody else can reach this object yet. */
+		shared->refcnt = count;
+	}
+	memcpy(rte_pktmbuf_mtod(head, void *), header, header_length);
+	last = head;
+	for (i = 0; i < count; i++) {
+		struct rte_mbuf *m = mbufs[i];
+
+		/* The cast drops const: DPDK has no read-only buffers. Nothing on the transmit side writes here:
+		 * header edits by drivers stay in the first segment. */
+		rte_pktmbuf_attach_extbuf(m, (void *)(uintptr_t)pieces[i].address, pieces[i].iova,
+					  (uint16_t)pieces[i].length, shared);
+		m->data_len = (uint16_t)pieces[i].length;
+		m->pkt_len = pieces[i].length;
+		total += pieces[i].length;
+		last->next = m;
+		last = m;
+	}
+	head->data_len = header_length;
+	head->pkt_len = total;
+	head->nb_segs = (uint16_t)(count + 1);
+	set_offload(head, offload);
+	return head;
+}
+
+struct rte_mbuf *nfsplice_chain_copy(struct rte_mempool *pool, uint16_t room, const void *header,
+				     uint16_t header_length, const struct nfsplice_piece *pieces,
+				     uint16_t count, const struct nfsplice_offload *offload)
+{
+	struct rte_mbuf *mbufs[CHAIN_MBUFS_MAX];
+	uint32_t total = header_length;
+	uint16_t i, at = 0, segments;
+
+	for (i = 0; i < count; i++)
+		total += pieces[i].length;
+	segments = (uint16_t)RTE_MAX((total + room - 1) / room, 1u);
+	if (unlikely(header_length > room || segments > CHAIN_MBUFS_MAX ||
+		     rte_pktmbuf_alloc_bulk(pool, mbufs, segments) != 0))
+		return NULL;
+	memcpy(rte_pktmbuf_mtod(mbufs[0], void *), header, header_length);
+	mbufs[0]->data_len = header_length;
+	for (i = 0; i < count; i++) {
+		const uint8_t *from = pieces[i].address;
+		uint32_t left = pieces[i].length;
+
+		while (left > 0) {
+			struct rte_mbuf *m = mbufs[at];
+			uint32_t step = RTE_MIN(left, (uint32_t)(room - m->data_len));
+
+			if (step == 0) {
+				at++;
+				continue;
+			}
+			memcpy(rte_pktmbuf_mtod_offset(m, void *, m->data_len), from, step);
+			m->data_len = (uint16_t)(m->data_len + step);
+			from += step;
+			left -= step;
+		}
+	}
+	for (i = 0; i + 1 < segments; i++)
+		mbufs[i]->next = mbufs[i + 1];
+	mbufs[0]->pkt_len = total;
+	mbufs[0]->nb_segs = segments;
+	set_offload(mbufs[0], offload);
+	return mbufs[0];
+}
+
+void nfsplice_mbuf_free(struct rte_mbuf *chain)
+{
+	rte_pktmbuf_free(chain);
+}
+
+int nfsplice_epoll_create(void)
+{
+	return epoll_create1(EPOLL_CLOEXEC);
+}
+
+int nfsplice_affinity_save(struct nfsplice_affinity *out)
+{
+	_Static_assert(sizeof(cpu_set_t) <= sizeof(out->words), "a CPU mask fits");
+	memset(out, 0, sizeof(*out));
+	return sched_getaffinity(0, sizeof(cpu_set_t), (cpu_set_t *)out->words);
+}
+
+int nfsplice_affinity_restore(const struct nfsplice_affinity *saved)
+{
+	return sched_setaffinity(0, sizeof(cpu_set_t), (const cpu_set_t *)saved->words);
+}

@@ -1,0 +1,118 @@
+//! The command line: what `nfsplice` is asked to do.
+//!
+//! Only the definition; `main` carries the commands out. Exit codes are [`Exit`].
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::config::DEFAULT_STATS_SOCKET;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command did what it was asked.
+    Success = 0,
+    /// Something failed while running: no such server, a port that does not start.
+    Failure = 1,
+    /// The command line or the configuration is wrong; nothing was started.
+    Usage = 2,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  nfsplice check-config /etc/nfsplice/appliance.toml   Is the file right? Print every setting that will be used.
+  nfsplice serve /etc/nfsplice/appliance.toml          Serve until SIGTERM or Ctrl-C.
+  nfsplice stats                                       Counters of the running server.
+  nfsplice stats --watch 5                             The same every 5 seconds, with rates.
+  nfsplice stats --json | jq .counters                 For a monitoring system.
+
+A client mounts an export with:
+  mount -t nfs -o vers=3,nolock 10.77.0.2:/export /mnt
+
+Exit codes:
+  0  done   1  failed while running   2  wrong command line or configuration, nothing was started";
+
+/// A network file server (NFS version 3) with its own TCP/IP stack: it drives network cards directly through DPDK and sends
+/// file data from its cache without copying it.
+#[derive(Debug, Parser)]
+#[command(name = "nfsplice", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve the exports of a configuration file until stopped.
+    ///
+    /// SIGTERM or Ctrl-C finishes the calls in progress and stops; a second one stops at once. SIGHUP reads the configuration
+    /// again (in a terminal: stops, because the terminal is going away).
+    Serve {
+        /// The configuration file; config/appliance.toml explains every key.
+        #[arg(value_name = "CONFIG.toml")]
+        config: PathBuf,
+    },
+    /// Check a configuration file and print the effective configuration, every default filled in.
+    ///
+    /// Problems go to stderr, one a line: file, line, column, key, what was found, what is allowed.
+    CheckConfig {
+        /// The configuration file.
+        #[arg(value_name = "CONFIG.toml")]
+        config: PathBuf,
+        /// The file is for another machine: do not look for its CPUs, network cards and directories here.
+        #[arg(long)]
+        elsewhere: bool,
+    },
+    /// Show the counters of a running server.
+    Stats {
+        /// The server's stats_socket.
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_STATS_SOCKET)]
+        socket: PathBuf,
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+        /// Repeat every so many seconds, counters as rates per second; stop with Ctrl-C.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        watch: Option<u32>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_and_options_are_read() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args).map(|cli| cli.command);
+        let serve = Command::Serve { config: "a.toml".into() };
+        assert_eq!(parse(&["nfsplice", "serve", "a.toml"]).ok(), Some(serve));
+        let check = Command::CheckConfig { config: "a.toml".into(), elsewhere: true };
+        assert_eq!(parse(&["nfsplice", "check-config", "--elsewhere", "a.toml"]).ok(), Some(check));
+        let stats = Command::Stats { socket: "/run/nfsplice.sock".into(), json: true, watch: Some(5) };
+        assert_eq!(parse(&["nfsplice", "stats", "--json", "--watch", "5"]).ok(), Some(stats));
+        assert!(parse(&["nfsplice", "stats", "--watch", "0"]).is_err());
+        assert!(parse(&["nfsplice", "serve"]).is_err());
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_the_documented_code() {
+        let error = Cli::try_parse_from(["nfsplice", "server"]).map(|_| ()).unwrap_err();
+        assert_eq!(error.exit_code(), Exit::Usage as i32);
+    }
+}

@@ -1,0 +1,286 @@
+//! Rules across keys, and the rules that need the machine: CPUs, directories, PCI devices.
+//!
+//! Each check speaks only when the keys it looks at were readable, so that one mistake is reported once.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use super::source::Document;
+use super::{Bus, Config, Cores, Export, Limits, Memory, Port, Server, Store};
+
+/// A call's RPC header, credential, verifier and NFS arguments besides a WRITE's data: 400 bytes each for credential and verifier
+/// (RFC 5531 section 8.2), a handle, and room.
+const CALL_HEADER_BYTES: u32 = 4096;
+/// A reply's marker, header, attributes and padding besides a READ's data.
+const REPLY_HEADER_BYTES: u32 = 4096;
+/// The page cache holds at least this many blocks whatever the limits say.
+const PAGE_CACHE_BLOCKS_MIN: u64 = 64;
+
+/// What the configuration is checked against besides itself.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// CPUs this process may run on. Taken before EAL starts, because EAL pins its caller to one.
+    pub cpus: Vec<usize>,
+    /// Where the kernel lists PCI devices.
+    pub pci_devices: PathBuf,
+}
+
+impl Machine {
+    /// This machine, as this thread may use it.
+    pub fn this() -> Self {
+        let cpus = core_affinity::get_core_ids().unwrap_or_default();
+        Self { cpus: cpus.into_iter().map(|core| core.id).collect(), pci_devices: PathBuf::from("/sys/bus/pci/devices") }
+    }
+}
+
+/// A configuration whose ports and exports may have holes where they could not be read.
+pub struct Draft {
+    pub server: Server,
+    pub cores: Cores,
+    pub memory: Memory,
+    pub ports: Vec<Option<Port>>,
+    pub exports: Vec<Option<Export>>,
+    pub limits: Limits,
+}
+
+impl Draft {
+    /// The configuration, when nothing is missing.
+    pub fn into_config(self) -> Option<Config> {
+        Some(Config {
+            server: self.server,
+            cores: self.cores,
+            memory: self.memory,
+            ports: self.ports.into_iter().collect::<Option<_>>()?,
+            exports: self.exports.into_iter().collect::<Option<_>>()?,
+            limits: self.limits,
+        })
+    }
+
+    /// Everything that can be told from the file alone.
+    pub fn check(&self, document: &mut Document<'_>) {
+        self.check_counts(document);
+        self.check_cores(document);
+        self.check_ports(document);
+        self.check_exports(document);
+        self.check_limits(document);
+        self.check_page_cache(document);
+    }
+
+    fn check_counts(&self, document: &mut Document<'_>) {
+        for (key, count, max) in
+            [("port", self.ports.len(), super::PORTS_MAX), ("export", self.exports.len(), super::EXPORTS_MAX)]
+        {
+            if !(1..=max).contains(&count) && document.sound(&[key]) {
+                let found = if count == 0 { "none".to_owned() } else { count.to_string() };
+                document.refuse_found(key, &found, &format!("1 to {max} tables [[{key}]]"));
+            }
+        }
+    }
+
+    fn check_cores(&self, document: &mut Document<'_>) {
+        for (key, list) in [("cores.engine", &self.cores.engine), ("cores.io", &self.cores.io)] {
+            if let Some(repeated) = first_repeated(list) {
+                document.refuse_found(key, &format!("CPU {repeated} twice"), "each CPU once");
+            }
+        }
+    }
+
+    fn check_ports(&self, document: &mut Document<'_>) {
+        for (index, port) in present(&self.ports) {
+            check_addresses(document, index, port);
+            let key = format!("port[{index}].queues");
+            let engines = self.cores.engine.len();
+            if usize::from(port.queues) > engines && document.sound(&[&key, "cores.engine"]) {
+                document.refuse(&key, &format!("1..={engines}: each queue needs its own core in cores.engine"));
+            }
+        }
+        let ports = || present(&self.ports);
+        unique(document, "port", "device", ports().map(|(index, port)| (index, port.device.name.clone())));
+        unique(document, "port", "address", ports().map(|(index, port)| (index, port.address.address)));
+        unique(document, "port", "mac", ports().filter_map(|(index, port)| Some((index, port.mac?))));
+    }
+
+    fn check_exports(&self, document: &mut Document<'_>) {
+        let exports = || present(&self.exports);
+        unique(document, "export", "name", exports().map(|(index, export)| (index, export.name.clone())));
+        unique(document, "export", "id", exports().map(|(index, export)| (index, export.id)));
+        for (index, export) in exports() {
+            let Store::Directory(path) = &export.store else {
+                continue;
+            };
+            // The key that signs file handles must not be readable through an export.
+            if self.server.state_dir.starts_with(path) && document.sound(&["server.state_dir"]) {
+                document.refuse_found(
+                    &format!("export[{index}].path"),
+                    &format!("{path:?} around server.state_dir {:?}", self.server.state_dir),
+                    "a directory that does not contain server.state_dir",
+                );
+            }
+        }
+    }
+
+    fn check_limits(&self, document: &mut Document<'_>) {
+        let limits = &self.limits;
+        at_least(
+            document,
+            ("limits.record_bytes_max", limits.record_bytes_max),
+            ("limits.write_bytes_max", limits.write_bytes_max, CALL_HEADER_BYTES),
+        );
+        at_least(
+            document,
+            ("limits.send_queue_bytes_max", limits.send_queue_bytes_max),
+            ("limits.read_bytes_max", limits.read_bytes_max, REPLY_HEADER_BYTES),
+        );
+        at_least(
+            document,
+            ("limits.connections_max", limits.connections_max),
+            ("limits.connections_unauthenticated_max", limits.connections_unauthenticated_max, 0),
+        );
+    }
+
+    /// Enough blocks for the largest READ and WRITE at once with reading ahead, or the cache would evict what it is reading.
+    fn check_page_cache(&self, document: &mut Document<'_>) {
+        let keys = [
+            "memory.page_cache_mib",
+            "memory.block_kib",
+            "limits.read_bytes_max",
+            "limits.write_bytes_max",
+            "limits.readahead_blocks",
+        ];
+        let block = u64::from(self.memory.block_bytes());
+        let blocks = u64::from(self.limits.read_bytes_max).div_ceil(block)
+            + u64::from(self.limits.write_bytes_max).div_ceil(block)
+            + u64::from(self.limits.readahead_blocks);
+        let needed_mib = (2 * blocks).max(PAGE_CACHE_BLOCKS_MIN).saturating_mul(block).div_ceil(1 << 20);
+        if u64::from(self.memory.page_cache_mib) < needed_mib && document.sound(&keys) {
+            document.refuse_found(
+                "memory.page_cache_mib",
+                &self.memory.page_cache_mib.to_string(),
+                &format!(
+                    "at least {needed_mib} with block_kib = {}, read_bytes_max = {}, write_bytes_max = {}, readahead_blocks = {}",
+                    self.memory.block_kib, self.limits.read_bytes_max, self.limits.write_bytes_max, self.limits.readahead_blocks
+                ),
+            );
+        }
+    }
+
+    /// What only this machine can tell.
+    pub fn check_machine(&self, document: &mut Document<'_>, machine: &Machine) {
+        for (key, list) in [("cores.engine", &self.cores.engine), ("cores.io", &self.cores.io)] {
+            for cpu in list {
+                if !machine.cpus.contains(&(*cpu as usize)) {
+                    document.refuse_found(
+                        key,
+                        &format!("CPU {cpu}"),
+                        &format!("CPUs that this process may run on: {}", ranges(&machine.cpus)),
+                    );
+                }
+            }
+        }
+        for (index, port) in present(&self.ports) {
+            if port.device.bus == Bus::Pci && !machine.pci_devices.join(&port.device.name).exists() {
+                let allowed = format!("a device listed in {}", machine.pci_devices.display());
+                document.refuse(&format!("port[{index}].device"), &allowed);
+            }
+        }
+        for (index, export) in present(&self.exports) {
+            if let Store::Directory(path) = &export.store {
+                self.check_directory(document, &format!("export[{index}].path"), path);
+            }
+        }
+    }
+
+    fn check_directory(&self, document: &mut Document<'_>, key: &str, path: &Path) {
+        if let Err(error) = std::fs::read_dir(path) {
+            document.refuse_found(key, &format!("{path:?}: {error}"), "a directory that the server can read");
+            return;
+        }
+        // The same rule as in check_exports, now with symbolic links and relative paths followed.
+        let (Ok(export), Ok(state)) = (path.canonicalize(), self.server.state_dir.canonicalize()) else {
+            return;
+        };
+        if state.starts_with(&export) && !self.server.state_dir.starts_with(path) {
+            document.refuse_found(
+                key,
+                &format!("{export:?} around server.state_dir {state:?}"),
+                "a directory that does not contain server.state_dir",
+            );
+        }
+    }
+}
+
+fn check_addresses(document: &mut Document<'_>, index: usize, port: &Port) {
+    let (address_key, gateway_key) = (format!("port[{index}].address"), format!("port[{index}].gateway"));
+    let network = port.address.network();
+    // RFC 3021: a network of two or one addresses has no network or broadcast address.
+    let has_special = port.address.prefix_length < 31;
+    let special = [network.address, port.address.last_address()];
+    if has_special && special.contains(&port.address.address) {
+        let allowed = format!("a host address between {} and {}", special[0], special[1]);
+        document.refuse(&address_key, &allowed);
+    }
+    let Some(gateway) = port.gateway else { return };
+    if gateway == port.address.address {
+        document.refuse(&gateway_key, "a router's address, not the port's own");
+    } else if !network.contains(gateway) {
+        document.refuse(&gateway_key, &format!("an address in {network}, the network of {address_key}"));
+    } else if has_special && special.contains(&gateway) {
+        document.refuse(&gateway_key, &format!("a host address between {} and {}", special[0], special[1]));
+    }
+}
+
+/// The tables of a list that could be read, with their indexes in the file.
+fn present<T>(tables: &[Option<T>]) -> impl Iterator<Item = (usize, &T)> {
+    tables.iter().enumerate().filter_map(|(index, table)| Some((index, table.as_ref()?)))
+}
+
+/// Refuses every value of `table[..].key` that an earlier table already has.
+fn unique<T: PartialEq + Display>(document: &mut Document<'_>, table: &str, key: &str, values: impl Iterator<Item = (usize, T)>) {
+    let mut seen: Vec<(usize, T)> = Vec::new();
+    for (index, value) in values {
+        if let Some((first, _)) = seen.iter().find(|(_, other)| *other == value) {
+            let earlier = format!("{table}[{first}]");
+            let line = document.line(&format!("{earlier}.{key}")).or_else(|| document.line(&earlier)).unwrap_or(0);
+            let allowed = format!("one that {earlier} (line {line}) does not have");
+            document.refuse_found(&format!("{table}[{index}].{key}"), &value.to_string(), &allowed);
+        } else {
+            seen.push((index, value));
+        }
+    }
+}
+
+/// Refuses `large` when it is smaller than `small` with its `room`.
+fn at_least(document: &mut Document<'_>, large: (&str, u32), small: (&str, u32, u32)) {
+    let needed = small.1.saturating_add(small.2);
+    if large.1 < needed && document.sound(&[large.0, small.0]) {
+        let allowed = match small.2 {
+            0 => format!("at least {needed}, which is {}", small.0),
+            room => format!("at least {needed}, which is {} + {room}", small.0),
+        };
+        // The mistake may be in either key: point at the one that stands in the file.
+        let key = if document.line(large.0).is_none() && document.line(small.0).is_some() { small.0 } else { large.0 };
+        if key == large.0 {
+            document.refuse_found(key, &large.1.to_string(), &allowed);
+        } else {
+            let allowed = format!("at most {}, which fits into {} = {}", large.1 - small.2, large.0, large.1);
+            document.refuse_found(key, &small.1.to_string(), &allowed);
+        }
+    }
+}
+
+fn first_repeated(list: &[u32]) -> Option<u32> {
+    list.iter().enumerate().find(|(index, value)| list[..*index].contains(value)).map(|(_, value)| *value)
+}
+
+/// `0-3, 8`: how the kernel writes lists of CPUs.
+fn ranges(cpus: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for cpu in cpus {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == *cpu => *last = *cpu,
+            _ => parts.push((*cpu, *cpu)),
+        }
+    }
+    let parts: Vec<String> = parts.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}

@@ -1,0 +1,464 @@
+//! The configuration file: TOML in, one validated [`Config`] out.
+//!
+//! [`Config::load`] reads a file and checks it against this machine, [`Config::parse`] only reads a text. Both report every
+//! problem they can find at once, each with file, line, column, key, what was found and what is allowed. [`Config::to_toml`]
+//! writes the effective configuration, all defaults filled in, such that it parses back to the same value.
+//!
+//! Inside: `source` (positions, problems, unknown keys), `value` (types and rules of single values), `limits` (`[limits]`),
+//! `check` (rules across keys, and against the machine). The annotated list of all keys is `config/appliance.toml`.
+//! Not here: the `Options` of the layers. They do not know this file; the wiring translates.
+
+mod check;
+mod limits;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+pub use check::Machine;
+pub use limits::Limits;
+pub use source::{Problem, Problems};
+pub use value::{Bus, Cidr, Device, MacAddress};
+
+use source::{Document, Section};
+use value::{Bool, ClientNetworks, Toml, list, number, one_of, path, words};
+
+/// Largest configuration file that is read, in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most ports: DPDK's RTE_MAX_ETHPORTS.
+pub const PORTS_MAX: usize = 32;
+/// Most exports.
+pub const EXPORTS_MAX: usize = 256;
+/// Most engine cores: DPDK's RTE_MAX_LCORE.
+pub const ENGINE_CORES_MAX: usize = 128;
+/// Most I/O threads.
+pub const IO_THREADS_MAX: u32 = 64;
+
+words! {
+    /// How much the log tells.
+    pub enum LogLevel {
+        /// Only what stops the server or loses data.
+        Error = "error",
+        /// What an operator should look at.
+        Warn = "warn",
+        /// Start, stop, reload, link changes.
+        Info = "info",
+        /// Each connection.
+        Debug = "debug",
+        /// Everything; for developers.
+        Trace = "trace",
+    }
+}
+
+words! {
+    /// How the data of a READ gets into the packets.
+    pub enum Transmit {
+        /// By reference from the page cache.
+        Splice = "splice",
+        /// Copied into fresh buffers: the baseline for measurements.
+        Copy = "copy",
+    }
+}
+
+words! {
+    /// Whether the NIC cuts large TCP segments.
+    pub enum Tso {
+        /// When the NIC can.
+        Auto = "auto",
+        /// Always; a NIC that cannot is an error at start.
+        On = "on",
+        /// Never: segments are cut by the server.
+        Off = "off",
+    }
+}
+
+words! {
+    /// Whose rights a caller loses.
+    pub enum Squash {
+        /// Nobody's: root on the client is root on the export.
+        None = "none",
+        /// uid 0 and gid 0 become anonuid and anongid.
+        Root = "root",
+        /// Everybody becomes anonuid and anongid.
+        All = "all",
+    }
+}
+
+words! {
+    /// Where an export's files are: the key `store`.
+    pub enum StoreKind {
+        /// A directory of the host.
+        Directory = "directory",
+        /// Memory; gone after a restart.
+        Memory = "memory",
+    }
+}
+
+/// The whole configuration, valid in itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[cores]`
+    pub cores: Cores,
+    /// `[memory]`
+    pub memory: Memory,
+    /// `[[port]]`, at least one.
+    pub ports: Vec<Port>,
+    /// `[[export]]`, at least one.
+    pub exports: Vec<Export>,
+    /// `[limits]`
+    pub limits: Limits,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Directory of the state that outlives a restart: file-handle key, boot verifier.
+    pub state_dir: PathBuf,
+    /// Unix socket that `nfsplice stats` talks to.
+    pub stats_socket: PathBuf,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// Zero copy, or copies for comparison.
+    pub transmit: Transmit,
+}
+
+/// `[cores]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// CPUs of the packet loops, one each, always busy. Not empty, no repeats.
+    pub engine: Vec<u32>,
+    /// CPUs of the I/O threads, dealt out in turn; empty: wherever no engine runs.
+    pub io: Vec<u32>,
+    /// Number of I/O threads.
+    pub io_threads: u32,
+}
+
+/// `[memory]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Whether DPDK's memory is made of hugepages.
+    pub hugepages: bool,
+    /// Memory for packet buffers and drivers, in MiB; the page cache comes on top.
+    pub eal_mib: u32,
+    /// The page cache's budget, in MiB.
+    pub page_cache_mib: u32,
+    /// Size of one page-cache block, in KiB.
+    pub block_kib: u32,
+}
+
+impl Memory {
+    /// The page cache's budget in bytes.
+    pub fn page_cache_bytes(&self) -> u64 {
+        u64::from(self.page_cache_mib) << 20
+    }
+
+    /// Size of one page-cache block in bytes.
+    pub fn block_bytes(&self) -> u32 {
+        self.block_kib << 10
+    }
+
+    /// What EAL is asked for in all (`-m`), in MiB.
+    pub fn eal_total_mib(&self) -> u32 {
+        self.eal_mib + self.page_cache_mib
+    }
+}
+
+/// `[[port]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The NIC or virtual device.
+    pub device: Device,
+    /// Ethernet address; none: the device's own.
+    pub mac: Option<MacAddress>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// The server's address on this port and its network.
+    pub address: Cidr,
+    /// Router for everything outside that network.
+    pub gateway: Option<IpAddr>,
+    /// Receive/transmit queue pairs.
+    pub queues: u16,
+    /// Segmentation offload.
+    pub tso: Tso,
+}
+
+/// `[[export]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Path under which clients mount it.
+    pub name: String,
+    /// Where the files are.
+    pub store: Store,
+    /// Number of the export in file handles; unique, and the same after each restart.
+    pub id: u32,
+    /// Refuse every change with NFS3ERR_ROFS.
+    pub read_only: bool,
+    /// Whose rights a caller loses.
+    pub squash: Squash,
+    /// uid of squashed callers.
+    pub anonuid: u32,
+    /// gid of squashed callers.
+    pub anongid: u32,
+    /// Networks that may use the export. Never empty.
+    pub clients: Vec<Cidr>,
+}
+
+/// Where an export's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A directory of the host; a relative path starts at the server's working directory.
+    Directory(PathBuf),
+    /// Memory of at most so many MiB.
+    Memory {
+        /// Limit in MiB.
+        mib: u32,
+    },
+}
+
+impl Export {
+    /// Whether a client at `address` may use this export.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.clients.iter().any(|network| network.contains(address))
+    }
+}
+
+impl Config {
+    /// Reads `file` and checks it, also against `machine` when one is given. All problems at once.
+    pub fn load(file: &Path, machine: Option<&Machine>) -> Result<Config, Problems> {
+        let name = file.display().to_string();
+        let text = read_file(file)
+            .map_err(|message| Problems(vec![Problem { file: name.clone(), position: None, key: String::new(), message }]))?;
+        Config::parse(&name, &text, machine)
+    }
+
+    /// Reads `text`; `file` names it in the problems.
+    pub fn parse(file: &str, text: &str, machine: Option<&Machine>) -> Result<Config, Problems> {
+        let mut document = Document::new(file, text);
+        Config::read(&mut document, machine)
+    }
+
+    fn read(document: &mut Document<'_>, machine: Option<&Machine>) -> Result<Config, Problems> {
+        let table = document.syntax()?;
+        let mut root = Section::root(document, table.get_ref());
+        let server = root.table("server", Server::read);
+        let cores = root.table("cores", Cores::read);
+        let memory = root.table("memory", Memory::read);
+        let ports = root.tables("port", |section, _| Port::read(section));
+        // Without `clients` an export is for the server's own networks: never for the whole Internet by omission.
+        let mut own_networks: Vec<Cidr> = Vec::new();
+        for port in ports.iter().flatten() {
+            if !own_networks.contains(&port.address.network()) {
+                own_networks.push(port.address.network());
+            }
+        }
+        let exports = root.tables("export", |section, _| Export::read(section, &own_networks));
+        let limits = root.table("limits", Limits::read);
+        root.finish();
+        let draft = check::Draft { server, cores, memory, ports, exports, limits };
+        draft.check(document);
+        if let Some(machine) = machine {
+            draft.check_machine(document, machine);
+        }
+        match draft.into_config() {
+            Some(config) if document.is_clean() => Ok(config),
+            _ => Err(document.take_problems()),
+        }
+    }
+
+    /// The effective configuration as TOML, every key written out.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        self.server.write(&mut out);
+        self.cores.write(&mut out);
+        self.memory.write(&mut out);
+        self.ports.iter().for_each(|port| port.write(&mut out));
+        self.exports.iter().for_each(|export| export.write(&mut out));
+        out.push_str("\n[limits]\n");
+        self.limits.write(&mut out);
+        out
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(cannot)?;
+    opened.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
+        return Err(format!("found more than {CONFIG_FILE_BYTES_MAX} bytes, allowed at most {CONFIG_FILE_BYTES_MAX}"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        format!("found a byte that is not UTF-8 at offset {}, allowed UTF-8 text", error.utf8_error().valid_up_to())
+    })
+}
+
+fn key(out: &mut String, name: &str, value: &dyn Toml) {
+    let _ = writeln!(out, "{name} = {}", value.toml());
+}
+
+impl Server {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            state_dir: section.or("state_dir", path(), PathBuf::from("/var/lib/nfsplice")),
+            stats_socket: section.or("stats_socket", value::socket_path(), PathBuf::from(DEFAULT_STATS_SOCKET)),
+            log_level: section.or("log_level", one_of(), LogLevel::Info),
+            transmit: section.or("transmit", one_of(), Transmit::Splice),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("[server]\n");
+        key(out, "state_dir", &self.state_dir);
+        key(out, "stats_socket", &self.stats_socket);
+        key(out, "log_level", &self.log_level);
+        key(out, "transmit", &self.transmit);
+    }
+}
+
+/// Where `nfsplice stats` looks when nothing else is said.
+pub const DEFAULT_STATS_SOCKET: &str = "/run/nfsplice.sock";
+
+impl Cores {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        let cpu = || number::<u32>(0..=1023);
+        Self {
+            engine: section.or("engine", list(cpu(), 1..=ENGINE_CORES_MAX), vec![0]),
+            io: section.or("io", list(cpu(), 0..=IO_THREADS_MAX as usize), Vec::new()),
+            io_threads: section.or("io_threads", number(1..=IO_THREADS_MAX), 4),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[cores]\n");
+        key(out, "engine", &self.engine);
+        key(out, "io", &self.io);
+        key(out, "io_threads", &self.io_threads);
+    }
+}
+
+impl Memory {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            hugepages: section.or("hugepages", Bool, true),
+            eal_mib: section.or("eal_mib", number(64..=65_536), 256),
+            page_cache_mib: section.or("page_cache_mib", number(16..=16_777_216), 1024),
+            block_kib: section.or("block_kib", number(4..=1024).power_of_two(), 64),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[memory]\n");
+        key(out, "hugepages", &self.hugepages);
+        key(out, "eal_mib", &self.eal_mib);
+        key(out, "page_cache_mib", &self.page_cache_mib);
+        key(out, "block_kib", &self.block_kib);
+    }
+}
+
+impl Port {
+    /// None when a key that it cannot do without is missing or refused.
+    fn read(section: &mut Section<'_, '_>) -> Option<Self> {
+        let device = section.required("device", value::device());
+        let mac = section.optional("mac", value::mac_address());
+        // 576 is what every host must take (RFC 1122 section 3.3.3); 9702 is the largest that common NICs take.
+        let mtu = section.or("mtu", number(576..=9702), 1500);
+        let address = section.required("address", value::interface_address());
+        let gateway = section.optional("gateway", value::gateway());
+        let queues = section.or("queues", number(1..=64), 1);
+        let tso = section.or("tso", one_of(), Tso::Auto);
+        Some(Self { device: device?, mac, mtu, address: address?, gateway, queues, tso })
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[[port]]\n");
+        key(out, "device", &self.device);
+        if let Some(mac) = &self.mac {
+            key(out, "mac", mac);
+        }
+        key(out, "mtu", &self.mtu);
+        key(out, "address", &self.address);
+        if let Some(gateway) = &self.gateway {
+            key(out, "gateway", gateway);
+        }
+        key(out, "queues", &self.queues);
+        key(out, "tso", &self.tso);
+    }
+}
+
+impl Export {
+    /// None when a key that it cannot do without is missing or refused.
+    fn read(section: &mut Section<'_, '_>, own_networks: &[Cidr]) -> Option<Self> {
+        let name = section.required("name", value::export_name());
+        let store = Self::read_store(section);
+        let id = section.optional("id", number(1..=u32::MAX));
+        let read_only = section.or("read_only", Bool, false);
+        let squash = section.or("squash", one_of(), Squash::Root);
+        let anonuid = section.or("anonuid", number(0..=u32::MAX - 1), 65_534);
+        let anongid = section.or("anongid", number(0..=u32::MAX - 1), 65_534);
+        let clients = section.optional("clients", ClientNetworks).unwrap_or_else(|| own_networks.to_vec());
+        let name = name?;
+        let id = id.unwrap_or_else(|| id_from_name(&name));
+        Some(Self { name, store: store?, id, read_only, squash, anonuid, anongid, clients })
+    }
+
+    fn read_store(section: &mut Section<'_, '_>) -> Option<Store> {
+        match section.or("store", one_of(), StoreKind::Directory) {
+            // Which of the other keys belong to it cannot be told.
+            _ if section.refused("store") => {
+                section.optional("path", path());
+                section.optional("memory_mib", number::<u32>(1..=MEMORY_STORE_MIB_MAX));
+                None
+            }
+            StoreKind::Directory => {
+                section.forbidden("memory_mib", number::<u32>(1..=MEMORY_STORE_MIB_MAX), "only with store = \"memory\"");
+                section.required("path", path()).map(Store::Directory)
+            }
+            StoreKind::Memory => {
+                section.forbidden("path", path(), "only with store = \"directory\"");
+                let mib = section.or("memory_mib", number(1..=MEMORY_STORE_MIB_MAX), 256);
+                Some(Store::Memory { mib })
+            }
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[[export]]\n");
+        key(out, "name", &self.name);
+        match &self.store {
+            Store::Directory(path) => {
+                key(out, "store", &StoreKind::Directory);
+                key(out, "path", path);
+            }
+            Store::Memory { mib } => {
+                key(out, "store", &StoreKind::Memory);
+                key(out, "memory_mib", mib);
+            }
+        }
+        key(out, "id", &self.id);
+        key(out, "read_only", &self.read_only);
+        key(out, "squash", &self.squash);
+        key(out, "anonuid", &self.anonuid);
+        key(out, "anongid", &self.anongid);
+        key(out, "clients", &self.clients);
+    }
+}
+
+/// Largest memory export, in MiB.
+const MEMORY_STORE_MIB_MAX: u32 = 16_777_216;
+
+/// The id of an export that was given none: FNV-1a of its name, with the top bit set so that it stays clear of the small
+/// numbers people choose. It depends on nothing but the name, so exports may be reordered, added and removed; an export
+/// that is to be renamed without its clients' handles going stale needs an explicit id.
+fn id_from_name(name: &str) -> u32 {
+    const OFFSET_BASIS: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    let hash = name.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME));
+    hash | 0x8000_0000
+}

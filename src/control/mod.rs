@@ -1,0 +1,18 @@
+//! The control plane: everything that happens outside the cores' loops.
+//!
+//! `config` (the TOML file), `cli` (the command line), `logging`, `signals`, `threads` (names and CPUs of non-EAL threads),
+//! `metrics` (counters out of the cores), `stats` (the socket that gives them away), `report` (how `nfsplice stats` shows
+//! them), `reload` (SIGHUP).
+//!
+//! Imports: `counters` and nothing else of the data path. No room below knows this one; `serve` translates the
+//! configuration into each layer's `Options`.
+
+pub mod cli;
+pub mod config;
+pub mod logging;
+pub mod metrics;
+pub mod reload;
+pub mod report;
+pub mod signals;
+pub mod stats;
+pub mod threads;

@@ -1,0 +1,126 @@
+//! Signals: finish, stop now, read the configuration again.
+//!
+//! `ctrlc` (feature `termination`) takes SIGINT, SIGTERM and SIGHUP with one handler that cannot tell them apart. For SIGINT and
+//! SIGTERM that is right: the first one drains, the second one stops at once. SIGHUP means two things:
+//! - The server has a controlling terminal, which went away: drain, like ctrlc does.
+//! - The server is a daemon without one: read the configuration again. Then SIGHUP is blocked, in this thread and in those it
+//!   starts from now on, so that ctrlc's handler never runs for it, and one thread waits for it with sigwait(3).
+//!
+//! `nix` is what ctrlc is built on; its sigmask is the safe one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// What the signals so far ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stop {
+    /// Go on.
+    No = 0,
+    /// Take no new calls, finish those in progress, then stop.
+    Drain = 1,
+    /// Stop now.
+    Now = 2,
+}
+
+/// Whether to stop: set by signals or by the server itself, read by every loop. Clones share one state.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicU8>);
+
+impl StopFlag {
+    /// What is asked for; cheap enough for each turn of a loop.
+    pub fn get(&self) -> Stop {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Stop::No,
+            1 => Stop::Drain,
+            _ => Stop::Now,
+        }
+    }
+
+    /// One more request to stop: the first one drains, the next one stops at once.
+    pub fn request(&self) -> Stop {
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| Some(state.saturating_add(1).min(2)));
+        match before {
+            Ok(0) => Stop::Drain,
+            _ => Stop::Now,
+        }
+    }
+}
+
+/// What SIGHUP does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hangup {
+    /// The terminal went away: drain.
+    Drains,
+    /// Read the configuration again.
+    Reloads,
+}
+
+impl Hangup {
+    /// By whether this process has a controlling terminal.
+    pub fn of_this_process() -> Self {
+        // tty(4): opening /dev/tty fails with ENXIO when the process has no controlling terminal.
+        if std::fs::File::open("/dev/tty").is_ok() { Self::Drains } else { Self::Reloads }
+    }
+}
+
+/// Installs the handlers. Call once, early on the main thread: with [`Hangup::Reloads`] the threads started before it would
+/// still let SIGHUP through to ctrlc.
+///
+/// `on_stop` runs on ctrlc's thread after each SIGINT or SIGTERM, `on_hangup` on its own thread after each SIGHUP.
+pub fn install(
+    stop: StopFlag,
+    hangup: Hangup,
+    on_stop: impl Fn(Stop) + Send + 'static,
+    on_hangup: impl FnMut() + Send + 'static,
+) -> io::Result<()> {
+    if hangup == Hangup::Reloads {
+        wait_for_hangups(on_hangup)?;
+    }
+    ctrlc::set_handler(move || on_stop(stop.request())).map_err(io::Error::other)
+}
+
+fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut hangup = SigSet::empty();
+    hangup.add(Signal::SIGHUP);
+    hangup.thread_block()?;
+    let body = move || {
+        // sigwait fails only for a set that it does not know.
+        while hangup.wait().is_ok() {
+            on_hangup();
+        }
+    };
+    std::thread::Builder::new().name("sighup".to_owned()).spawn(body)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_request_drains_and_the_second_stops() {
+        let flag = StopFlag::default();
+        let seen_elsewhere = flag.clone();
+        assert_eq!(flag.get(), Stop::No);
+        assert_eq!(flag.request(), Stop::Drain);
+        assert_eq!(seen_elsewhere.get(), Stop::Drain);
+        assert_eq!(flag.request(), Stop::Now);
+        assert_eq!(flag.request(), Stop::Now);
+        assert_eq!(seen_elsewhere.get(), Stop::Now);
+    }
+
+    #[test]
+    fn threads_started_afterwards_do_not_take_sighup() {
+        let blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGHUP);
+        let server = move || {
+            assert!(!blocked());
+            wait_for_hangups(|| ()).unwrap();
+            (blocked(), std::thread::spawn(blocked).join().unwrap())
+        };
+        assert_eq!(std::thread::spawn(server).join().unwrap(), (true, true));
+    }
+}

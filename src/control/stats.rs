@@ -1,0 +1,337 @@
+//! The stats socket: a running server's counters for `nfsplice stats` and for monitoring systems.
+//!
+//! One exchange per connection: the client sends [`REQUEST`], the server answers with one JSON object ([`Report`]) and closes.
+//! The socket's mode is 0600: who may read it may see the clients' habits. A peer that sends too much, too slowly or nothing, or does not
+//! read, is cut off after [`EXCHANGE_MS_MAX`]; peers are served one after the other.
+//!
+//! Deliberately not here: how the text form looks (`report.rs`), how values are collected (`metrics.rs`).
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+
+use super::metrics::Board;
+use super::threads::{self, Placement};
+use crate::counters::Kind;
+
+/// What a client sends.
+pub const REQUEST: &[u8] = b"stats\n";
+/// Longest request that is read, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64;
+/// Longest answer that a client takes, in bytes.
+pub const ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// Longest time for one exchange, in milliseconds.
+pub const EXCHANGE_MS_MAX: u64 = 2000;
+/// How often the thread looks whether it should end, in milliseconds.
+const STOP_POLL_MS: i64 = 100;
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// About the server itself.
+    pub server: About,
+    /// Every value by its name, `layer.field`, summed over the cores.
+    pub counters: BTreeMap<String, u64>,
+    /// Which of them are levels; all others only grow.
+    pub gauges: Vec<String>,
+}
+
+/// About a running server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of the program.
+    pub version: String,
+    /// The configuration file as given.
+    pub config: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+}
+
+/// A running stats socket. Ends, and removes its socket, when dropped.
+#[derive(Debug)]
+pub struct StatsServer {
+    path: PathBuf,
+    /// Device and inode of the socket, so that only our own is removed.
+    identity: Option<(u64, u64)>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StatsServer {
+    /// Binds `path` and answers on a thread of its own.
+    ///
+    /// # Errors
+    /// When another server answers on `path`, or something that is not a socket is there.
+    pub fn start(path: &Path, config: &str, board: Arc<Board>, placement: Placement) -> io::Result<Self> {
+        let listener = bind(path)?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let answering =
+            Answering { listener, board, config: config.to_owned(), started: Instant::now(), stop: Arc::clone(&stop) };
+        let thread = threads::spawn("stats", placement, move || answering.run())?;
+        Ok(Self { path: path.to_owned(), identity: identity(path), stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for StatsServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Binds under a temporary name, sets the mode and renames: nobody can connect before the mode is right, and a dead server's
+/// socket is replaced in one step.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            let text = format!("{}: exists and is not a socket; remove it or set another stats_socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            let text = format!("{}: another server answers there; set another stats_socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        _ => {}
+    }
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary).map_err(explain)?;
+    let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = placed {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(explain(error));
+    }
+    Ok(listener)
+}
+
+/// What the stats thread owns.
+struct Answering {
+    listener: UnixListener,
+    board: Arc<Board>,
+    config: String,
+    started: Instant,
+    stop: Arc<AtomicBool>,
+}
+
+impl Answering {
+    fn run(&self) {
+        let tick = Timespec { tv_sec: 0, tv_nsec: STOP_POLL_MS * 1_000_000 };
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
+            if !matches!(poll(&mut waiting, Some(&tick)), Ok(1..)) {
+                continue;
+            }
+            if let Ok((peer, _)) = self.listener.accept() {
+                // A peer that misbehaves has only itself to blame; there is nobody to tell.
+                let _ = self.answer(peer);
+            }
+        }
+    }
+
+    fn answer(&self, mut peer: UnixStream) -> io::Result<()> {
+        let deadline = Deadline::start();
+        peer.set_nonblocking(false)?;
+        let mut request = [0; REQUEST_BYTES_MAX];
+        let mut length = 0;
+        while !request[..length].ends_with(b"\n") {
+            if length == request.len() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            peer.set_read_timeout(Some(deadline.left()?))?;
+            match peer.read(&mut request[length..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => length += more,
+            }
+        }
+        if &request[..length] != REQUEST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let answer = serde_json::to_vec(&self.report())?;
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            peer.set_write_timeout(Some(deadline.left()?))?;
+            match peer.write(rest)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => rest = &rest[written..],
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let values = self.board.read();
+        let gauges = values.iter().filter(|(metric, _)| metric.kind == Kind::Gauge);
+        Report {
+            server: About {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                config: self.config.clone(),
+                pid: std::process::id(),
+                uptime_s: self.started.elapsed().as_secs(),
+            },
+            gauges: gauges.map(|(metric, _)| metric.name.clone()).collect(),
+            counters: values.iter().map(|(metric, value)| (metric.name.clone(), *value)).collect(),
+        }
+    }
+}
+
+/// The time one exchange may still take.
+struct Deadline(Instant);
+
+impl Deadline {
+    fn start() -> Self {
+        Self(Instant::now() + Duration::from_millis(EXCHANGE_MS_MAX))
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+/// Asks the server at `path` for its report.
+pub fn fetch(path: &Path) -> io::Result<Report> {
+    let explain = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "no server has this stats_socket",
+            io::ErrorKind::ConnectionRefused => "its server is gone",
+            io::ErrorKind::PermissionDenied => "only the server's user and root may ask",
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer",
+            _ => "cannot ask the server",
+        };
+        io::Error::new(error.kind(), format!("{}: {hint} ({error})", path.display()))
+    };
+    let exchange = || {
+        // The server serves one peer after the other, so an answer may have to wait for others' exchanges.
+        let patience = Some(Duration::from_millis(3 * EXCHANGE_MS_MAX));
+        let mut server = UnixStream::connect(path)?;
+        server.set_read_timeout(patience)?;
+        server.set_write_timeout(patience)?;
+        server.write_all(REQUEST)?;
+        let mut answer = Vec::new();
+        server.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
+    };
+    exchange().map_err(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::metrics::LayoutBuilder;
+
+    crate::counters! {
+        /// A layer.
+        struct Tcp {
+            /// Segments.
+            segments_in,
+        }
+        gauges {
+            /// Open.
+            connections_open,
+        }
+    }
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("nfsplice-stats-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+        fn socket(&self) -> PathBuf {
+            self.0.join("s.sock")
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn start(path: &Path) -> io::Result<StatsServer> {
+        let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(1);
+        board.publisher(0).unwrap().publish(&[&Tcp { segments_in: 7, connections_open: 2 }]);
+        let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
+        StatsServer::start(path, "tap.toml", board, Placement::Any(cpus))
+    }
+
+    #[test]
+    fn a_client_gets_the_report_and_the_socket_goes_with_the_server() {
+        let directory = Directory::new("report");
+        let server = start(&directory.socket()).unwrap();
+        let mode = std::fs::metadata(directory.socket()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let report = fetch(&directory.socket()).unwrap();
+        assert_eq!(report.server.config, "tap.toml");
+        assert_eq!(report.counters["tcp.segments_in"], 7);
+        assert_eq!(report.gauges, ["tcp.connections_open"]);
+        drop(server);
+        assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 0);
+        let error = fetch(&directory.socket()).unwrap_err().to_string();
+        assert!(error.contains("no server has this stats_socket"), "{error}");
+    }
+
+    #[test]
+    fn a_dead_servers_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = Directory::new("stale");
+        drop(UnixListener::bind(directory.socket()).unwrap());
+        assert!(fetch(&directory.socket()).unwrap_err().to_string().contains("its server is gone"));
+        let live = start(&directory.socket()).unwrap();
+        let error = start(&directory.socket()).unwrap_err();
+        assert!(error.to_string().contains("another server answers there"), "{error}");
+        assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 2);
+        drop(live);
+        std::fs::write(directory.socket(), "precious").unwrap();
+        let error = start(&directory.socket()).unwrap_err();
+        assert!(error.to_string().contains("is not a socket"), "{error}");
+        assert_eq!(std::fs::read(directory.socket()).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn bad_and_slow_peers_are_cut_off_and_others_are_served() {
+        let directory = Directory::new("slow");
+        let _server = start(&directory.socket()).unwrap();
+        let mut long = UnixStream::connect(directory.socket()).unwrap();
+        long.write_all(&[b'x'; REQUEST_BYTES_MAX]).unwrap();
+        let mut wrong = UnixStream::connect(directory.socket()).unwrap();
+        wrong.write_all(b"reboot\n").unwrap();
+        let mut silent = UnixStream::connect(directory.socket()).unwrap();
+        // Waits behind the silent one's deadline at most.
+        assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 2);
+        for peer in [&mut long, &mut wrong, &mut silent] {
+            peer.set_read_timeout(Some(Duration::from_millis(4 * EXCHANGE_MS_MAX))).unwrap();
+            let mut answer = Vec::new();
+            // A reset is as good as an end: what counts is that there is no answer and no waiting.
+            let _ = peer.read_to_end(&mut answer);
+            assert!(answer.is_empty(), "{answer:?}");
+        }
+    }
+}

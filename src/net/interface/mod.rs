@@ -1,0 +1,265 @@
+//! One port's IP layer: frames in, transport packets out, and back. Sans-IO: the device and the clock are handed in.
+//!
+//! Read first: RFC 1122 section 3 (what a host's IP layer owes), RFC 826 and RFC 5227 (ARP), RFC 1812 section 4.3.2
+//! (ICMP errors).
+//!
+//! A turn of the core's loop: `handle_frame` for each received frame, `handle_timeout` when `poll_timeout` is due, `send`
+//! for what the transports have, `poll_transmit` for what the interface itself has to say, then `Device::flush`;
+//! `poll_event` for what a person should read.
+//!
+//! - `options`: what it is configured with, what it counts.
+//! - `receive`: the checks a frame passes, in order. - `arp`: neighbours, announcements, conflicts.
+//! - `icmp`: echo, errors received and sent. - `send`: route, neighbour, headers, checksums.
+//!
+//! Deliberately not here: forwarding, reassembly (fragments are counted and dropped: RFC 1122 asks for it, but a peer that
+//! respects our MSS never needs it, and it is memory that strangers fill), multicast, IPv6 (addresses are generic; the
+//! options refuse it until neighbour discovery exists).
+
+mod arp;
+mod icmp;
+mod options;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::device::{Checksum, Device};
+use super::neighbour::{NeighbourCounters, NeighbourTable};
+use crate::buf::{FragmentArena, RxPacket};
+use crate::time::Instant;
+use crate::wire::ethernet::Address;
+
+use icmp::TokenBucket;
+pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
+use send::{Control, ParkedPacket};
+pub use send::{OutgoingPacket, SendRefused};
+
+/// Octets of an IPv4 header with all options, and of what an ICMP error must quote behind it.
+const QUOTED_HEADERS_MAX: usize = 60 + 8;
+
+/// Events that wait for `poll_event`; more are counted and lost.
+const EVENTS_MAX: usize = 16;
+
+/// What a frame turned out to be.
+pub enum Ingress {
+    /// A TCP segment, from its TCP header to the end of its payload. Its checksum is verified by `tcp` if `Unknown`.
+    Tcp {
+        src: IpAddr,
+        dst: IpAddr,
+        packet: RxPacket,
+        checksum: Checksum,
+        /// The two ECN bits of the IP header (RFC 3168 section 5).
+        ecn: u8,
+    },
+    Udp(UdpDatagram),
+    /// An ICMP error about a packet of ours.
+    IcmpError(IcmpError),
+    /// Nothing for the layers above: answered, learned from, or dropped and counted.
+    Consumed,
+}
+
+/// A UDP datagram with good length and checksum.
+pub struct UdpDatagram {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    /// The payload.
+    pub packet: RxPacket,
+    /// The headers it came with, for an ICMP error to quote.
+    headers: QuotedHeaders,
+}
+
+struct QuotedHeaders {
+    bytes: [u8; QUOTED_HEADERS_MAX],
+    len: u8,
+}
+
+/// What a router or the peer says about a packet we sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    pub kind: IcmpErrorKind,
+    /// Who says so. Anybody can: `tcp` checks `tcp_sequence` against its window before it acts (RFC 5927 section 4).
+    pub reporter: IpAddr,
+    /// The packet's source, one of our addresses.
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// The packet's protocol: `wire::protocol`.
+    pub protocol: u8,
+    /// The segment's sequence number if the protocol is TCP.
+    pub tcp_sequence: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpErrorKind {
+    /// Codes: `wire::icmpv4::unreachable`.
+    Unreachable {
+        code: u8,
+    },
+    /// The largest packet, in bytes with its IP header, that will pass; at least 68. Estimated by RFC 1191 section 7 if
+    /// the router does not tell.
+    FragmentationNeeded {
+        mtu: u16,
+    },
+    TimeExceeded,
+    ParameterProblem,
+}
+
+/// What a person should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceEvent {
+    /// Another station uses one of our addresses (RFC 5227 section 2.4). Told at most once per defence interval and address.
+    AddressConflict { address: IpAddr, mac: Address },
+}
+
+struct LocalAddress {
+    address: Ipv4Addr,
+    prefix: u8,
+    /// When we last announced it because somebody else used it.
+    defended: Option<Instant>,
+}
+
+/// See the head of this file for the order of calls.
+pub struct Interface {
+    options: InterfaceOptions,
+    mac: Address,
+    addresses: Vec<LocalAddress>,
+    gateway: Option<Ipv4Addr>,
+    neighbours: NeighbourTable<ParkedPacket>,
+    /// What `poll_transmit` sends.
+    control: VecDeque<Control>,
+    /// Where the payload of our own ICMP messages lies.
+    arena: FragmentArena,
+    icmp_errors: TokenBucket,
+    /// When the next announcement is due and how many are left (RFC 5227 section 2.3).
+    announcements: Option<(Instant, u32)>,
+    events: VecDeque<InterfaceEvent>,
+    counters: InterfaceCounters,
+}
+
+impl Interface {
+    /// Announces its addresses at the first `handle_timeout`. `arena` holds its own ICMP messages until they are sent.
+    pub fn new(options: InterfaceOptions, arena: FragmentArena, now: Instant) -> Result<Interface, InterfaceError> {
+        let (addresses, gateway) = options.check()?;
+        Ok(Interface {
+            mac: Address(options.mac),
+            addresses: addresses.into_iter().map(|(address, prefix)| LocalAddress { address, prefix, defended: None }).collect(),
+            gateway,
+            neighbours: NeighbourTable::new(options.neighbours.clone()),
+            control: VecDeque::new(),
+            arena,
+            icmp_errors: TokenBucket::new(options.icmp_errors_per_second, options.icmp_errors_burst, now),
+            announcements: (options.announcements > 0).then_some((now, options.announcements)),
+            events: VecDeque::new(),
+            counters: InterfaceCounters::default(),
+            options,
+        })
+    }
+
+    /// When `handle_timeout` is due; may be earlier than needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let announcement = self.announcements.map(|(at, _)| at);
+        [announcement, self.neighbours.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Announces, asks again, forgets. `poll_transmit` sends what comes of it.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.announce_if_due(now);
+        self.neighbours.handle_timeout(now);
+    }
+
+    /// Whether `poll_transmit` has something to send: also after it stopped because the device was full.
+    pub fn has_transmit(&self) -> bool {
+        !self.control.is_empty() || self.neighbours.has_ready() || self.neighbours.has_solicitation()
+    }
+
+    /// Sends what the interface itself has to say, and packets whose neighbour has been found, until there is nothing or
+    /// the device is full. Returns the frames queued; the caller flushes.
+    pub fn poll_transmit<D: Device + ?Sized>(&mut self, now: Instant, device: &mut D) -> usize {
+        let mut sent = 0;
+        while let Some(packet) = self.neighbours.next_ready() {
+            match self.send(now, device, &packet.as_outgoing()) {
+                Ok(()) => sent += 1,
+                Err(SendRefused::Full) => {
+                    self.neighbours.return_ready(packet);
+                    return sent;
+                }
+                Err(_) => self.counters.own_packets_refused += 1,
+            }
+        }
+        while let Some(solicitation) = self.neighbours.poll_solicitation() {
+            self.queue_solicitation(solicitation);
+        }
+        while let Some(control) = self.control.pop_front() {
+            let result = match &control {
+                Control::Arp { dst, packet } => self.send_arp(device, *dst, packet),
+                Control::Ip(packet) => self.send(now, device, &packet.as_outgoing()),
+            };
+            match result {
+                Ok(()) => sent += 1,
+                Err(SendRefused::Full) => {
+                    self.control.push_front(control);
+                    return sent;
+                }
+                Err(_) => self.counters.own_packets_refused += 1,
+            }
+        }
+        sent
+    }
+
+    /// The next thing a person should know.
+    pub fn poll_event(&mut self) -> Option<InterfaceEvent> {
+        self.events.pop_front()
+    }
+
+    pub fn counters(&self) -> &InterfaceCounters {
+        &self.counters
+    }
+
+    pub fn neighbour_counters(&self) -> &NeighbourCounters {
+        self.neighbours.counters()
+    }
+
+    /// The MAC address known for a neighbour.
+    pub fn neighbour(&self, address: IpAddr) -> Option<Address> {
+        self.neighbours.get(address)
+    }
+
+    /// Whether this is one of the interface's addresses.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(address) if self.is_own_v4(address))
+    }
+
+    /// Largest IP packet, bytes.
+    pub fn mtu(&self) -> u16 {
+        self.options.mtu
+    }
+
+    fn is_own_v4(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|local| local.address == address)
+    }
+
+    /// Whether packets to it go directly, not through the gateway.
+    fn is_on_link(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|local| options::same_subnet(local.address, address, local.prefix))
+    }
+
+    /// 255.255.255.255, or the broadcast address, new style or old, of a subnet of ours (RFC 1122 section 3.2.1.3).
+    fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        address.is_broadcast()
+            || self.addresses.iter().any(|local| options::is_subnet_broadcast(local.address, address, local.prefix))
+    }
+
+    pub(super) fn count_udp_too_long(&mut self) {
+        self.counters.udp_too_long += 1;
+    }
+
+    fn queue_control(&mut self, control: Control) {
+        if self.control.len() >= self.options.control_packets_max {
+            self.counters.control_overflow += 1;
+            return;
+        }
+        self.control.push_back(control);
+    }
+}

@@ -1,0 +1,296 @@
+//! The way down: route, neighbour, headers, checksums.
+//!
+//! Read first: RFC 1122 section 3.3.1 (routing), RFC 6864 section 4 (the identification field), RFC 1191 section 3 (DF),
+//! `device::TxOffload` (who fills in what).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::Interface;
+use crate::buf::{Slice, gather_len};
+use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
+use crate::net::neighbour::Lookup;
+use crate::time::Instant;
+use crate::wire::checksum::{Sum, transport_field_offset, udp_field};
+use crate::wire::ethernet::{self, Address, ethertype};
+use crate::wire::{arp, ipv4, protocol};
+
+/// Octets of the longest transport header: TCP with all options.
+pub(super) const TRANSPORT_HEADER_MAX: usize = 60;
+
+/// Octets of the longest header in front of a payload.
+const HEADERS_MAX: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + TRANSPORT_HEADER_MAX;
+
+/// A transport's packet on its way out.
+#[derive(Clone, Copy)]
+pub struct OutgoingPacket<'a> {
+    /// One of the interface's addresses.
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    /// `wire::protocol`.
+    pub protocol: u8,
+    /// Differentiated services and ECN: the byte of the IP header.
+    pub traffic_class: u8,
+    /// TCP or UDP: with a checksum field of any value, it is filled in. ICMP: with its checksum. At most 60 bytes.
+    pub transport_header: &'a [u8],
+    pub payload: &'a [Slice],
+    /// Ask the device to cut the TCP payload into pieces of this many bytes; only if it offers that (`tso_bytes_max`).
+    pub tso_mss: Option<u16>,
+}
+
+/// Why a packet was not taken. Nothing of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendRefused {
+    /// Try again after the next flush.
+    #[error("the device is full")]
+    Full,
+    /// Neither on the link nor behind a gateway, not an address to send to, or not sent from one of our addresses.
+    #[error("no route to the destination")]
+    NoRoute,
+    /// The next hop did not answer a moment ago.
+    #[error("the next hop does not answer")]
+    NeighbourUnreachable,
+    /// Beyond the MTU, or what the device can cut: a planning error above.
+    #[error("the packet is too long")]
+    TooLong,
+    /// Beyond the device's buffers per packet: a planning error above.
+    #[error("the packet has too many pieces")]
+    TooManySegments,
+}
+
+impl From<TxRefused> for SendRefused {
+    fn from(refused: TxRefused) -> SendRefused {
+        match refused {
+            TxRefused::Full => SendRefused::Full,
+            TxRefused::TooManySegments => SendRefused::TooManySegments,
+            TxRefused::TooLong => SendRefused::TooLong,
+        }
+    }
+}
+
+/// A packet that waits, for a neighbour or for its turn: the same as an `OutgoingPacket`, but owned.
+pub(super) struct ParkedPacket {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    traffic_class: u8,
+    header: [u8; TRANSPORT_HEADER_MAX],
+    header_len: u8,
+    payload: Vec<Slice>,
+    tso_mss: Option<u16>,
+}
+
+impl ParkedPacket {
+    /// `header`: at most TRANSPORT_HEADER_MAX bytes.
+    pub(super) fn new(src: IpAddr, dst: IpAddr, protocol: u8, header: &[u8], payload: Vec<Slice>) -> ParkedPacket {
+        let header_len = header.len().min(TRANSPORT_HEADER_MAX);
+        let mut bytes = [0; TRANSPORT_HEADER_MAX];
+        bytes[..header_len].copy_from_slice(&header[..header_len]);
+        ParkedPacket { src, dst, protocol, traffic_class: 0, header: bytes, header_len: header_len as u8, payload, tso_mss: None }
+    }
+
+    fn of(packet: &OutgoingPacket<'_>) -> ParkedPacket {
+        ParkedPacket {
+            traffic_class: packet.traffic_class,
+            tso_mss: packet.tso_mss,
+            ..ParkedPacket::new(packet.src, packet.dst, packet.protocol, packet.transport_header, packet.payload.to_vec())
+        }
+    }
+
+    pub(super) fn as_outgoing(&self) -> OutgoingPacket<'_> {
+        OutgoingPacket {
+            src: self.src,
+            dst: self.dst,
+            protocol: self.protocol,
+            traffic_class: self.traffic_class,
+            transport_header: &self.header[..usize::from(self.header_len)],
+            payload: &self.payload,
+            tso_mss: self.tso_mss,
+        }
+    }
+}
+
+/// What the interface itself has to say.
+pub(super) enum Control {
+    Arp { dst: Address, packet: arp::Repr },
+    Ip(ParkedPacket),
+}
+
+/// Headers as they go on the wire, and what the device shall do with them.
+struct Headers {
+    bytes: [u8; HEADERS_MAX],
+    len: usize,
+    offload: TxOffload,
+}
+
+impl Interface {
+    /// Sends a packet, or keeps it (its slices, by reference) until its neighbour has told its MAC address.
+    pub fn send<D: Device + ?Sized>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        packet: &OutgoingPacket<'_>,
+    ) -> Result<(), SendRefused> {
+        let result = self.try_send(now, device, packet);
+        match result {
+            Ok(()) => {}
+            Err(SendRefused::Full) => self.counters.device_full += 1,
+            Err(SendRefused::NoRoute) => self.counters.no_route += 1,
+            Err(SendRefused::NeighbourUnreachable) => self.counters.neighbour_unreachable += 1,
+            Err(SendRefused::TooLong) => self.counters.too_long += 1,
+            Err(SendRefused::TooManySegments) => self.counters.too_many_segments += 1,
+        }
+        result
+    }
+
+    fn try_send<D: Device + ?Sized>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        packet: &OutgoingPacket<'_>,
+    ) -> Result<(), SendRefused> {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) else { return Err(SendRefused::NoRoute) };
+        let octets = packet.transport_header.len() + gather_len(packet.payload);
+        self.check_length(device.capabilities(), packet, octets)?;
+        let next_hop = IpAddr::V4(self.next_hop(src, dst).ok_or(SendRefused::NoRoute)?);
+        let mac = match self.neighbours.lookup(now, next_hop) {
+            Lookup::Resolved(mac) => mac,
+            Lookup::Unresolved => {
+                self.neighbours.park(next_hop, ParkedPacket::of(packet));
+                return Ok(());
+            }
+            Lookup::Failed => return Err(SendRefused::NeighbourUnreachable),
+        };
+        let headers = self.headers(device.capabilities(), mac, (src, dst), packet, octets);
+        // `headers` never writes past its array.
+        device.transmit(headers.bytes.get(..headers.len).unwrap_or(&[]), packet.payload, &headers.offload)?;
+        self.counters.packets_out += 1;
+        Ok(())
+    }
+
+    fn check_length(
+        &self,
+        capabilities: &DeviceCapabilities,
+        packet: &OutgoingPacket<'_>,
+        octets: usize,
+    ) -> Result<(), SendRefused> {
+        let header = packet.transport_header.len();
+        let mtu = usize::from(self.options.mtu.min(capabilities.mtu));
+        let fits_device = match packet.tso_mss {
+            None => ipv4::HEADER_LEN + octets <= mtu,
+            Some(mss) => {
+                packet.protocol == protocol::TCP
+                    && mss > 0
+                    && ipv4::HEADER_LEN + header + usize::from(mss) <= mtu
+                    && octets <= header + capabilities.tso_bytes_max as usize
+                    && capabilities.tso_bytes_max > 0
+            }
+        };
+        // A header too short for its checksum field is a planning error too: no transport makes one.
+        let header_min = transport_field_offset(packet.protocol).map_or(0, |at| at + 2);
+        // The IP total length has 16 bits, also for a packet that only the device sees whole.
+        let fits = fits_device
+            && header >= header_min
+            && header <= TRANSPORT_HEADER_MAX
+            && ipv4::HEADER_LEN + octets <= usize::from(u16::MAX);
+        if fits { Ok(()) } else { Err(SendRefused::TooLong) }
+    }
+
+    /// RFC 1122 section 3.3.1.1: on the link, or through the gateway.
+    fn next_hop(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Option<Ipv4Addr> {
+        if !self.is_own_v4(src) || self.is_own_v4(dst) || !super::options::is_host(dst) || self.is_broadcast(dst) {
+            return None;
+        }
+        if self.is_on_link(dst) { Some(dst) } else { self.gateway }
+    }
+
+    /// `octets`: transport header and payload.
+    fn headers(
+        &mut self,
+        capabilities: &DeviceCapabilities,
+        mac: Address,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        packet: &OutgoingPacket<'_>,
+        octets: usize,
+    ) -> Headers {
+        let link = ethernet::Repr { dst: mac, src: self.mac, ethertype: ethertype::IPV4 }.emit();
+        let repr = ipv4::Repr {
+            src,
+            dst,
+            protocol: packet.protocol,
+            traffic_class: packet.traffic_class,
+            // RFC 6864 section 4.1: a packet that must not be fragmented may carry any value; 0 tells nobody how much we send.
+            identification: 0,
+            // RFC 1191 section 3 for TCP; the rest fits the MTU and is not worth a reassembly either.
+            dont_fragment: true,
+            time_to_live: self.options.time_to_live,
+            // At most 65,535 - 20 by `check_length`.
+            payload_len: octets as u16,
+        };
+        let tso = packet.tso_mss.is_some();
+        let mut offload =
+            TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum || tso, ..TxOffload::default() };
+        let ip = if offload.ip_checksum { repr.emit_without_checksum() } else { repr.emit() };
+        let mut transport = [0; TRANSPORT_HEADER_MAX];
+        let transport_len = packet.transport_header.len().min(TRANSPORT_HEADER_MAX);
+        let transport = &mut transport[..transport_len];
+        transport.copy_from_slice(&packet.transport_header[..transport_len]);
+        self.transport_checksum(capabilities, packet, octets, transport, &mut offload);
+        if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
+            offload.l2_len = link.len() as u8;
+            offload.l3_len = ip.len() as u8;
+            offload.l4_len = transport_len as u8;
+        }
+        let mut headers = Headers { bytes: [0; HEADERS_MAX], len: 0, offload };
+        for part in [&link[..], &ip[..], transport] {
+            headers.bytes[headers.len..headers.len + part.len()].copy_from_slice(part);
+            headers.len += part.len();
+        }
+        headers
+    }
+
+    /// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
+    fn transport_checksum(
+        &mut self,
+        capabilities: &DeviceCapabilities,
+        packet: &OutgoingPacket<'_>,
+        octets: usize,
+        header: &mut [u8],
+        offload: &mut TxOffload,
+    ) {
+        let Some(at) = transport_field_offset(packet.protocol) else { return };
+        offload.tcp_checksum = packet.protocol == protocol::TCP && (capabilities.tcp_checksum || offload.tso_mss.is_some());
+        offload.udp_checksum = packet.protocol == protocol::UDP && capabilities.udp_checksum;
+        let field = if offload.tso_mss.is_some() {
+            Sum::pseudo_header_without_length(packet.src, packet.dst, packet.protocol).partial()
+        } else if offload.tcp_checksum || offload.udp_checksum {
+            Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets).partial()
+        } else {
+            if let Some(field) = header.get_mut(at..at + 2) {
+                field.fill(0);
+            }
+            let mut sum = Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets);
+            sum.add(header);
+            sum.add_slices(packet.payload);
+            self.counters.software_checksum_octets += octets as u64;
+            if packet.protocol == protocol::UDP { udp_field(&sum) } else { sum.finish() }
+        };
+        // `check_length` has refused headers in which the field is missing.
+        if let Some(bytes) = header.get_mut(at..at + 2) {
+            bytes.copy_from_slice(&field.to_be_bytes());
+        }
+    }
+
+    pub(super) fn send_arp<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        dst: Address,
+        packet: &arp::Repr,
+    ) -> Result<(), SendRefused> {
+        let mut frame = [0; ethernet::HEADER_LEN + arp::PACKET_LEN];
+        frame[..ethernet::HEADER_LEN].copy_from_slice(&ethernet::Repr { dst, src: self.mac, ethertype: ethertype::ARP }.emit());
+        frame[ethernet::HEADER_LEN..].copy_from_slice(&packet.emit());
+        device.transmit(&frame, &[], &TxOffload::default())?;
+        self.counters.arp_out += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,605 @@
+//! Two in-memory devices with a faulty cable between them, for tests and the simulator.
+//!
+//! Everything that happens on the link follows from its options, its seed and the calls made: the same run again is the
+//! same bytes at the same instants. The clock is handed in (`MemoryLink::set_now`).
+//!
+//! A frame's bytes are copied when it is put on the wire, at `flush`, and its slices released, as a NIC does after DMA. An end can
+//! be told to record where the slices lay (to show that nothing was copied above it) and to hold them longer, as lazy
+//! drivers do; what changed meanwhile is found when they are let go.
+//!
+//! Deliberately not here: what a NIC does to a frame on request (`memory_offload`); threads (an end is not `Send`).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
+use super::memory_offload;
+use crate::buf::{RxPacket, Slice};
+use crate::time::{Duration, Instant};
+use crate::wire::ethernet;
+
+/// Frames one `receive` hands over at most.
+const RECEIVE_BURST: usize = 32;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and good enough to lose packets with.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `bound`; 0 if that is 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next().checked_rem(bound).unwrap_or(0)
+    }
+
+    /// True in `ppm` of a million calls. Draws a number in any case, so that changing one rate does not shift the others.
+    pub fn chance(&mut self, ppm: u32) -> bool {
+        self.below(1_000_000) < u64::from(ppm)
+    }
+}
+
+/// What one direction of the link does to frames. Rates are in parts per million of the frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Impairments {
+    /// Frames lost, each for itself.
+    pub loss_ppm: u32,
+    /// Frames at which a burst of loss begins; within it every frame is lost.
+    pub burst_start_ppm: u32,
+    /// Frames of a burst at which it ends: the mean length is 1,000,000 / this. 0 with a start: the link goes dead.
+    pub burst_end_ppm: u32,
+    pub duplicate_ppm: u32,
+    /// Frames in which one bit is flipped.
+    pub corrupt_ppm: u32,
+    /// Frames that take `reorder_delay` longer and so may be overtaken.
+    pub reorder_ppm: u32,
+    pub reorder_delay: Duration,
+    pub delay: Duration,
+    /// 0: infinite.
+    pub rate_bits_per_second: u64,
+    /// Frames waiting for the rate, bytes; more are dropped. 0: no limit.
+    pub queue_bytes_max: u64,
+}
+
+/// One end: the device it pretends to be.
+#[derive(Clone, Copy, Debug)]
+pub struct EndOptions {
+    pub capabilities: DeviceCapabilities,
+    /// The device verifies checksums of what it receives and says so.
+    pub rx_checksums: bool,
+    /// Frames between two flushes.
+    pub ring_frames: usize,
+}
+
+impl EndOptions {
+    /// A NIC that can do nothing but send chains of buffers.
+    pub fn plain(mac: [u8; 6], mtu: u16) -> EndOptions {
+        let capabilities = DeviceCapabilities {
+            mac,
+            mtu,
+            ip_checksum: false,
+            tcp_checksum: false,
+            udp_checksum: false,
+            tso_bytes_max: 0,
+            segments_per_packet_max: 64,
+            segments_tso_max: 64,
+        };
+        EndOptions { capabilities, rx_checksums: false, ring_frames: 1024 }
+    }
+
+    /// A NIC that can do everything.
+    pub fn offloading(mac: [u8; 6], mtu: u16) -> EndOptions {
+        let mut options = EndOptions::plain(mac, mtu);
+        options.rx_checksums = true;
+        let capabilities = &mut options.capabilities;
+        capabilities.ip_checksum = true;
+        capabilities.tcp_checksum = true;
+        capabilities.udp_checksum = true;
+        capabilities.tso_bytes_max = 65_000;
+        capabilities.segments_tso_max = 256;
+        options
+    }
+}
+
+crate::counters! {
+    /// What one direction of a link did.
+    pub struct LinkCounters {
+        /// Frames put on the wire.
+        sent,
+        /// Frames handed to the other end.
+        delivered,
+        /// Bytes of those.
+        delivered_octets,
+        /// Frames lost at random or in a burst.
+        lost,
+        /// Frames dropped because the queue before the rate was full.
+        queue_dropped,
+        /// Frames dropped by a test's filter.
+        filtered,
+        /// Frames delivered twice.
+        duplicated,
+        /// Frames with a flipped bit.
+        corrupted,
+        /// Frames held back.
+        reordered,
+    }
+}
+
+/// A test's say over each frame: false drops it.
+pub type Filter = Box<dyn FnMut(&[u8]) -> bool>;
+
+struct Direction {
+    impairments: Impairments,
+    random: Random,
+    in_burst: bool,
+    /// When the last bit of what was sent so far has left.
+    busy_until: Instant,
+    /// By arrival, then by order of sending.
+    in_flight: BTreeMap<(Instant, u64), Vec<u8>>,
+    serial: u64,
+    filter: Option<Filter>,
+    counters: LinkCounters,
+}
+
+struct Wire {
+    now: Instant,
+    directions: [Direction; 2],
+}
+
+/// The cable: the clock and the faults. Sides are 0 and 1; direction `n` is what side `n` sends.
+pub struct MemoryLink {
+    wire: Rc<RefCell<Wire>>,
+}
+
+impl MemoryLink {
+    /// A link and its two ends, side 0 first.
+    pub fn new(seed: u64, impairments: [Impairments; 2], ends: [EndOptions; 2]) -> (MemoryLink, MemoryEnd, MemoryEnd) {
+        let direction = |side: u64, impairments| Direction {
+            impairments,
+            random: Random::new(Random::new(seed ^ side).next()),
+            in_burst: false,
+            busy_until: Instant::ZERO,
+            in_flight: BTreeMap::new(),
+            serial: 0,
+            filter: None,
+            counters: LinkCounters::default(),
+        };
+        let [a, b] = impairments;
+        let wire = Rc::new(RefCell::new(Wire { now: Instant::ZERO, directions: [direction(0, a), direction(1, b)] }));
+        let end = |side, options| MemoryEnd {
+            wire: wire.clone(),
+            side,
+            options,
+            queued: Vec::new(),
+            recorded: None,
+            held: None,
+            payload_octets: 0,
+        };
+        let [a, b] = ends;
+        let (a, b) = (end(0, a), end(1, b));
+        (MemoryLink { wire }, a, b)
+    }
+
+    /// A perfect link between two plain ends with MAC addresses 02:..:01 and 02:..:02.
+    pub fn perfect(mtu: u16) -> (MemoryLink, MemoryEnd, MemoryEnd) {
+        let ends = [EndOptions::plain([2, 0, 0, 0, 0, 1], mtu), EndOptions::plain([2, 0, 0, 0, 0, 2], mtu)];
+        MemoryLink::new(0, [Impairments::default(); 2], ends)
+    }
+
+    /// Moves the clock. It never goes back.
+    pub fn set_now(&self, now: Instant) {
+        let mut wire = self.wire.borrow_mut();
+        wire.now = wire.now.max(now);
+    }
+
+    /// When the next frame arrives at either end.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let wire = self.wire.borrow();
+        wire.directions.iter().filter_map(|direction| direction.in_flight.keys().next()).map(|(at, _)| *at).min()
+    }
+
+    /// Frames on their way, both directions.
+    pub fn in_flight(&self) -> usize {
+        self.wire.borrow().directions.iter().map(|direction| direction.in_flight.len()).sum()
+    }
+
+    /// Changes what happens to the frames that `side` sends from now on.
+    ///
+    /// # Panics
+    /// If `side` is not 0 or 1; so do the next two.
+    pub fn set_impairments(&self, side: usize, impairments: Impairments) {
+        self.wire.borrow_mut().directions[side].impairments = impairments;
+    }
+
+    /// Lets a test drop chosen frames that `side` sends, before anything else happens to them. It must not touch the link.
+    pub fn set_filter(&self, side: usize, filter: Option<Filter>) {
+        self.wire.borrow_mut().directions[side].filter = filter;
+    }
+
+    pub fn counters(&self, side: usize) -> LinkCounters {
+        self.wire.borrow().directions[side].counters
+    }
+}
+
+impl Direction {
+    /// A frame leaves; what becomes of it.
+    fn send(&mut self, now: Instant, mut frame: Vec<u8>) {
+        self.counters.sent += 1;
+        if let Some(filter) = &mut self.filter {
+            if !filter(&frame) {
+                self.counters.filtered += 1;
+                return;
+            }
+        }
+        let Impairments { delay, reorder_delay, .. } = self.impairments;
+        let Some(left_at) = self.serialise(now, frame.len()) else {
+            self.counters.queue_dropped += 1;
+            return;
+        };
+        if self.is_lost() {
+            self.counters.lost += 1;
+            return;
+        }
+        if self.random.chance(self.impairments.corrupt_ppm) {
+            let bit = self.random.below(frame.len() as u64 * 8) as usize;
+            if let Some(byte) = frame.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+                self.counters.corrupted += 1;
+            }
+        }
+        let mut arrives = left_at + delay;
+        if self.random.chance(self.impairments.reorder_ppm) {
+            self.counters.reordered += 1;
+            arrives += reorder_delay;
+        }
+        if self.random.chance(self.impairments.duplicate_ppm) {
+            self.counters.duplicated += 1;
+            self.fly(arrives, frame.clone());
+        }
+        self.fly(arrives, frame);
+    }
+
+    fn fly(&mut self, arrives: Instant, frame: Vec<u8>) {
+        self.serial += 1;
+        self.in_flight.insert((arrives, self.serial), frame);
+    }
+
+    /// When the frame's last bit has left; `None` if there is no room to wait for that.
+    fn serialise(&mut self, now: Instant, len: usize) -> Option<Instant> {
+        let rate = u128::from(self.impairments.rate_bits_per_second);
+        if rate == 0 {
+            return Some(now);
+        }
+        let nanos = |octets: u128| octets * 8 * 1_000_000_000 / rate;
+        let waiting = self.busy_until.since(now).as_nanos();
+        let limit = u128::from(self.impairments.queue_bytes_max);
+        if limit > 0 && waiting + nanos(len as u128) > nanos(limit) {
+            return None;
+        }
+        let start = self.busy_until.max(now);
+        self.busy_until = start + Duration::from_nanos(u64::try_from(nanos(len as u128)).unwrap_or(u64::MAX));
+        Some(self.busy_until)
+    }
+
+    fn is_lost(&mut self) -> bool {
+        let change = if self.in_burst { self.impairments.burst_end_ppm } else { self.impairments.burst_start_ppm };
+        if self.random.chance(change) {
+            self.in_burst = !self.in_burst;
+        }
+        // Both are drawn in any case: see `Random::chance`.
+        self.random.chance(self.impairments.loss_ppm) | self.in_burst
+    }
+}
+
+struct Queued {
+    header: Vec<u8>,
+    payload: Vec<Slice>,
+    offload: TxOffload,
+}
+
+/// A frame that was sent while its slices are still held, and what they held then.
+struct Held {
+    payload: Vec<Slice>,
+    bytes: Vec<u8>,
+}
+
+/// One end of a link.
+pub struct MemoryEnd {
+    wire: Rc<RefCell<Wire>>,
+    side: usize,
+    options: EndOptions,
+    queued: Vec<Queued>,
+    recorded: Option<Vec<Vec<(usize, usize)>>>,
+    held: Option<Vec<Held>>,
+    payload_octets: u64,
+}
+
+impl MemoryEnd {
+    /// From now on (or no more) the address and length of every payload slice is written down, a list per frame.
+    pub fn record_addresses(&mut self, on: bool) {
+        self.recorded = on.then(Vec::new);
+    }
+
+    /// What was written down since the last call.
+    pub fn take_recorded(&mut self) -> Vec<Vec<(usize, usize)>> {
+        self.recorded.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// From now on slices are kept after they were sent, as a NIC that completes late does.
+    pub fn hold_transmitted(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Lets the held slices go and says whether all still had the bytes that were sent.
+    pub fn release_transmitted(&mut self) -> bool {
+        let held = self.held.as_mut().map(std::mem::take).unwrap_or_default();
+        held.iter().all(|held| gather(&held.payload) == held.bytes)
+    }
+
+    /// Payload bytes that were given as slices.
+    pub fn payload_octets(&self) -> u64 {
+        self.payload_octets
+    }
+
+    /// Changes what the device can do, between connections of a test.
+    pub fn capabilities_mut(&mut self) -> &mut DeviceCapabilities {
+        &mut self.options.capabilities
+    }
+
+    /// Puts raw bytes on the wire as if this end had sent them.
+    pub fn inject(&mut self, frame: Vec<u8>) {
+        let wire = &mut *self.wire.borrow_mut();
+        wire.directions[self.side].send(wire.now, frame);
+    }
+
+    /// The next frame that has arrived, as raw bytes.
+    pub fn take_frame(&mut self) -> Option<Vec<u8>> {
+        let wire = &mut *self.wire.borrow_mut();
+        let direction = &mut wire.directions[1 - self.side];
+        let entry = direction.in_flight.first_entry()?;
+        if entry.key().0 > wire.now {
+            return None;
+        }
+        let frame = entry.remove();
+        direction.counters.delivered += 1;
+        direction.counters.delivered_octets += frame.len() as u64;
+        Some(frame)
+    }
+
+    fn check(&self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused> {
+        let capabilities = &self.options.capabilities;
+        if self.queued.len() >= self.options.ring_frames {
+            return Err(TxRefused::Full);
+        }
+        let octets: usize = payload.iter().map(|slice| slice.len()).sum();
+        match offload.tso_mss {
+            None => {
+                if header.len() + octets > ethernet::HEADER_LEN + usize::from(capabilities.mtu) {
+                    return Err(TxRefused::TooLong);
+                }
+                if 1 + payload.len() > usize::from(capabilities.segments_per_packet_max) {
+                    return Err(TxRefused::TooManySegments);
+                }
+            }
+            Some(_) => {
+                if octets > capabilities.tso_bytes_max as usize {
+                    return Err(TxRefused::TooLong);
+                }
+                if 1 + payload.len() > usize::from(capabilities.segments_tso_max) {
+                    return Err(TxRefused::TooManySegments);
+                }
+            }
+        }
+        // A request for something that was not offered is a bug of the caller, and a wrong frame on a real device.
+        assert!(capabilities.ip_checksum || !offload.ip_checksum, "IPv4 checksum offload was not offered");
+        assert!(capabilities.tcp_checksum || !offload.tcp_checksum, "TCP checksum offload was not offered");
+        assert!(capabilities.udp_checksum || !offload.udp_checksum, "UDP checksum offload was not offered");
+        Ok(())
+    }
+}
+
+impl Device for MemoryEnd {
+    fn capabilities(&self) -> &DeviceCapabilities {
+        &self.options.capabilities
+    }
+
+    fn receive(&mut self, out: &mut Vec<RxFrame>) -> usize {
+        let mut count = 0;
+        while count < RECEIVE_BURST {
+            let Some(frame) = self.take_frame() else { break };
+            let (ip_checksum, l4_checksum) =
+                if self.options.rx_checksums { memory_offload::verify(&frame) } else { (Checksum::Unknown, Checksum::Unknown) };
+            out.push(RxFrame { packet: RxPacket::from_vec(frame), ip_checksum, l4_checksum });
+            count += 1;
+        }
+        count
+    }
+
+    fn transmit(&mut self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused> {
+        self.check(header, payload, offload)?;
+        self.queued.push(Queued { header: header.to_vec(), payload: payload.to_vec(), offload: *offload });
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        for queued in std::mem::take(&mut self.queued) {
+            let bytes = gather(&queued.payload);
+            self.payload_octets += bytes.len() as u64;
+            if let Some(recorded) = &mut self.recorded {
+                recorded.push(queued.payload.iter().map(|slice| (slice.address(), slice.len())).collect());
+            }
+            for frame in memory_offload::complete(&queued.header, &bytes, &queued.offload) {
+                self.inject(frame);
+            }
+            if let Some(held) = &mut self.held {
+                held.push(Held { payload: queued.payload, bytes });
+            }
+        }
+    }
+}
+
+fn gather(slices: &[Slice]) -> Vec<u8> {
+    slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::PagePool;
+
+    /// Sends 1,000 numbered frames a microsecond apart and tells what arrived when.
+    fn run(seed: u64, impairments: Impairments) -> (Vec<(u64, Vec<u8>)>, LinkCounters) {
+        let ends = [EndOptions::plain([2; 6], 1500); 2];
+        let (link, mut a, mut b) = MemoryLink::new(seed, [impairments, Impairments::default()], ends);
+        let mut arrived = Vec::new();
+        for frame in 0..1_000u32 {
+            link.set_now(Instant::from_nanos(u64::from(frame) * 1_000));
+            a.transmit(&[&frame.to_be_bytes()[..], &[0; 96]].concat(), &[], &TxOffload::default()).unwrap();
+            a.flush();
+        }
+        while let Some(at) = link.poll_timeout() {
+            link.set_now(at);
+            // One at a time: what is due later may have been passed by the clock already.
+            arrived.extend(b.take_frame().map(|frame| (at.nanos(), frame)));
+        }
+        (arrived, link.counters(0))
+    }
+
+    fn numbers(arrived: &[(u64, Vec<u8>)]) -> Vec<u32> {
+        arrived.iter().map(|(_, frame)| u32::from_be_bytes(frame[..4].try_into().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_run_and_another_is_not() {
+        let faulty = Impairments {
+            loss_ppm: 50_000,
+            burst_start_ppm: 10_000,
+            burst_end_ppm: 200_000,
+            duplicate_ppm: 30_000,
+            corrupt_ppm: 30_000,
+            reorder_ppm: 50_000,
+            reorder_delay: Duration::from_micros(5),
+            delay: Duration::from_micros(100),
+            ..Impairments::default()
+        };
+        let (first, counters) = run(1, faulty);
+        assert_eq!((&first, counters), (&run(1, faulty).0, run(1, faulty).1));
+        assert_ne!(first, run(2, faulty).0);
+        for count in [counters.lost, counters.duplicated, counters.corrupted, counters.reordered] {
+            assert!(count > 0 && count < 300, "{counters:?}");
+        }
+        assert_eq!(counters.delivered, counters.sent - counters.lost + counters.duplicated);
+    }
+
+    #[test]
+    fn a_perfect_link_keeps_order_and_the_delay_is_exact() {
+        let (arrived, counters) = run(3, Impairments { delay: Duration::from_millis(1), ..Impairments::default() });
+        assert_eq!(numbers(&arrived), (0..1_000).collect::<Vec<_>>());
+        assert!(arrived.iter().zip(0..).all(|((at, _), n)| *at == n * 1_000 + 1_000_000));
+        assert_eq!(counters.delivered_octets, 100_000);
+    }
+
+    #[test]
+    fn loss_comes_near_its_rate_and_bursts_come_in_runs() {
+        let (_, single) = run(4, Impairments { loss_ppm: 100_000, ..Impairments::default() });
+        assert!((60..140).contains(&single.lost), "{single:?}");
+        let (arrived, burst) = run(5, Impairments { burst_start_ppm: 5_000, burst_end_ppm: 100_000, ..Impairments::default() });
+        let gaps = numbers(&arrived).windows(2).filter(|pair| pair[1] - pair[0] > 1).count();
+        assert!(gaps > 0 && burst.lost > 3 * gaps as u64, "{} lost in {gaps} gaps", burst.lost);
+    }
+
+    #[test]
+    fn held_back_frames_are_overtaken() {
+        let late = Impairments { reorder_ppm: 100_000, reorder_delay: Duration::from_micros(3), ..Impairments::default() };
+        let mut order = numbers(&run(6, late).0);
+        assert!(!order.is_sorted());
+        order.sort_unstable();
+        assert_eq!(order, (0..1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_rate_spaces_frames_and_its_queue_is_bounded() {
+        // 100 bytes take 10 us; one frame comes every us; 5 fit into the queue.
+        let slow = Impairments { rate_bits_per_second: 80_000_000, queue_bytes_max: 500, ..Impairments::default() };
+        let (arrived, counters) = run(7, slow);
+        assert!(arrived.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 10_000));
+        assert_eq!(counters.delivered + counters.queue_dropped, 1_000);
+        assert!((95..110).contains(&counters.delivered), "{counters:?}");
+    }
+
+    #[test]
+    fn a_corrupt_frame_differs_in_one_bit() {
+        let (arrived, counters) = run(8, Impairments { corrupt_ppm: 1_000_000, ..Impairments::default() });
+        assert_eq!(counters.corrupted, 1_000);
+        for ((_, frame), n) in arrived.iter().zip(0u32..) {
+            let sent = [&n.to_be_bytes()[..], &[0; 96]].concat();
+            let bits: u32 = frame.iter().zip(&sent).map(|(a, b)| (a ^ b).count_ones()).sum();
+            assert_eq!(bits, 1);
+        }
+    }
+
+    #[test]
+    fn a_filter_drops_what_a_test_chooses() {
+        let (link, mut a, mut b) = MemoryLink::perfect(1500);
+        let mut seen = 0;
+        link.set_filter(
+            0,
+            Some(Box::new(move |_| {
+                seen += 1;
+                seen != 2
+            })),
+        );
+        for n in 0..3 {
+            a.inject(vec![n; 20]);
+        }
+        assert_eq!([b.take_frame(), b.take_frame(), b.take_frame()], [Some(vec![0; 20]), Some(vec![2; 20]), None]);
+        assert_eq!(link.counters(0).filtered, 1);
+    }
+
+    #[test]
+    fn limits_refuse_and_keep_nothing() {
+        let mut end = EndOptions::plain([2; 6], 100);
+        end.ring_frames = 1;
+        end.capabilities.segments_per_packet_max = 2;
+        let (_link, mut a, _b) = MemoryLink::new(0, [Impairments::default(); 2], [end; 2]);
+        let pool = PagePool::anonymous(1, 512).unwrap();
+        let slice = pool.allocate().unwrap().freeze().slice(0..50);
+        let none = TxOffload::default();
+        assert_eq!(a.transmit(&[0; 65], &[slice.clone()], &none), Err(TxRefused::TooLong));
+        assert_eq!(a.transmit(&[0; 14], &[slice.slice(0..1), slice.slice(1..2)], &none), Err(TxRefused::TooManySegments));
+        assert_eq!(a.transmit(&[0; 64], &[slice.clone()], &none), Ok(()));
+        assert_eq!(a.transmit(&[0; 64], &[], &none), Err(TxRefused::Full));
+        assert!(!slice.is_unique(), "referenced until flushed");
+        a.flush();
+        assert!(slice.is_unique());
+        assert_eq!(a.transmit(&[0; 64], &[], &none), Ok(()));
+    }
+
+    #[test]
+    fn addresses_are_recorded_and_slices_held_until_released() {
+        let (_link, mut a, mut b) = MemoryLink::perfect(1500);
+        a.record_addresses(true);
+        a.hold_transmitted();
+        let pool = PagePool::anonymous(1, 512).unwrap();
+        let slice = pool.allocate().unwrap().freeze();
+        a.transmit(&[1; 14], &[slice.slice(8..16), slice.slice(32..40)], &TxOffload::default()).unwrap();
+        a.flush();
+        assert_eq!(a.take_recorded(), [vec![(slice.address() + 8, 8), (slice.address() + 32, 8)]]);
+        assert_eq!(b.take_frame().map(|frame| frame.len()), Some(30));
+        assert!(!slice.is_unique());
+        assert!(a.release_transmitted());
+        assert!(slice.is_unique());
+        assert_eq!(a.payload_octets(), 16);
+    }
+}

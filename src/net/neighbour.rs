@@ -1,0 +1,548 @@
+//! Who has which MAC address: the table behind ARP, and later behind neighbour discovery.
+//!
+//! Read first: RFC 826, RFC 1122 section 2.3.2 (validation, flooding, the packet queue), RFC 4861 section 7.3 (the states,
+//! of which this is a subset).
+//!
+//! The table decides when to ask and for whom; the packets that ask are made by `net::interface`. It keeps packets
+//! (`P`) that wait for an answer. Entries live in a `BTreeMap`: the order of its walk, and so the whole run, is the same
+//! every time, and no peer can choose keys that collide.
+//!
+//! Deliberately not here: learning from IP traffic. A peer that opens a connection to us has had to ask for our address
+//! before, and that request is where its own was learned (RFC 826); if the entry was evicted meanwhile, one exchange
+//! brings it back. Taking MAC addresses from IP frames would let anybody who can send us one frame with a forged source
+//! redirect a neighbour's traffic without even answering ARP.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use crate::time::{Duration, Instant};
+use crate::wire::ethernet::Address;
+
+#[derive(Clone, Debug)]
+pub struct NeighbourOptions {
+    /// Entries in any state; beyond it the least recently used one is evicted.
+    pub neighbours_max: usize,
+    /// Entries that wait for an answer; beyond it the oldest of them gives up.
+    pub incomplete_max: usize,
+    /// How long an answer is believed. Then the next use asks again, by unicast, and goes on using it meanwhile.
+    pub reachable: Duration,
+    /// An entry unused for this long is forgotten once it is no longer believed.
+    pub idle: Duration,
+    /// From the first request to the second; doubled each time. RFC 1122 section 2.3.2.1: at most one a second.
+    pub retry_first: Duration,
+    /// Requests for one address before it is given up.
+    pub attempts_max: u32,
+    /// How long an address that did not answer is refused without asking.
+    pub failed: Duration,
+    /// Packets that may wait for one neighbour; the oldest is dropped for a newer one.
+    pub parked_per_neighbour_max: usize,
+    /// Packets that may wait for all neighbours together; beyond it new ones are dropped.
+    pub parked_total_max: usize,
+}
+
+impl Default for NeighbourOptions {
+    fn default() -> NeighbourOptions {
+        NeighbourOptions {
+            neighbours_max: 1024,
+            incomplete_max: 64,
+            reachable: Duration::from_secs(60),
+            idle: Duration::from_secs(600),
+            retry_first: Duration::from_secs(1),
+            attempts_max: 3,
+            failed: Duration::from_secs(1),
+            parked_per_neighbour_max: 8,
+            parked_total_max: 256,
+        }
+    }
+}
+
+crate::counters! {
+    /// What one neighbour table counts.
+    pub struct NeighbourCounters {
+        /// Requests for an unknown address.
+        solicitations,
+        /// Requests that confirm a known address.
+        confirmations,
+        /// Requests not sent because too many were waiting to be.
+        solicitations_dropped,
+        /// Addresses that did not answer.
+        resolutions_failed,
+        /// Entries whose MAC address changed.
+        changed,
+        /// Entries evicted because the table was full.
+        evicted,
+        /// Addresses given up because too many were being asked for.
+        incomplete_evicted,
+        /// Packets that had to wait for an answer.
+        parked,
+        /// Waiting packets dropped because a limit was reached.
+        parked_overflow,
+        /// Waiting packets dropped because the address did not answer.
+        parked_failed,
+    }
+    gauges {
+        /// Entries in any state.
+        entries,
+        /// Packets that wait.
+        parked_now,
+    }
+}
+
+enum State<P> {
+    /// Asked, not answered.
+    Incomplete { attempts: u32, next: Instant, parked: VecDeque<P> },
+    /// Answered; believed until then, usable after it until it is used (then `Probing`) or idle.
+    Reachable { mac: Address, until: Instant },
+    /// Being asked again, by unicast, while still in use (RFC 1122 section 2.3.2.1, "unicast poll").
+    Probing { mac: Address, attempts: u32, next: Instant },
+    /// Did not answer.
+    Failed { until: Instant },
+}
+
+struct Neighbour<P> {
+    state: State<P>,
+    used: Instant,
+}
+
+/// The answer to "where do I send this".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    Resolved(Address),
+    /// Being asked for: `park` the packet.
+    Unresolved,
+    /// It did not answer a moment ago.
+    Failed,
+}
+
+/// A request to be sent: to `unicast` if that is known, else to everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Solicitation {
+    pub address: IpAddr,
+    pub unicast: Option<Address>,
+}
+
+/// Order: `lookup`/`park`/`learned`/`handle_timeout`, then `poll_solicitation` and `next_ready` until they are empty.
+pub struct NeighbourTable<P> {
+    options: NeighbourOptions,
+    entries: BTreeMap<IpAddr, Neighbour<P>>,
+    solicitations: VecDeque<Solicitation>,
+    /// Packets whose neighbour has been found.
+    ready: VecDeque<P>,
+    /// Not later than the earliest thing to do.
+    timeout: Option<Instant>,
+    counters: NeighbourCounters,
+}
+
+impl<P> NeighbourTable<P> {
+    pub fn new(options: NeighbourOptions) -> NeighbourTable<P> {
+        NeighbourTable {
+            options,
+            entries: BTreeMap::new(),
+            solicitations: VecDeque::new(),
+            ready: VecDeque::new(),
+            timeout: None,
+            counters: NeighbourCounters::default(),
+        }
+    }
+
+    /// The MAC address for a next hop. Starts asking for it where needed.
+    pub fn lookup(&mut self, now: Instant, address: IpAddr) -> Lookup {
+        let Some(entry) = self.entries.get_mut(&address) else {
+            self.ask(now, address);
+            return Lookup::Unresolved;
+        };
+        entry.used = now;
+        match entry.state {
+            State::Reachable { mac, until } => {
+                if now >= until {
+                    let next = now + self.options.retry_first;
+                    entry.state = State::Probing { mac, attempts: 1, next };
+                    self.counters.confirmations += 1;
+                    self.solicit(Solicitation { address, unicast: Some(mac) });
+                    self.wake_at(next);
+                }
+                Lookup::Resolved(mac)
+            }
+            State::Probing { mac, .. } => Lookup::Resolved(mac),
+            State::Incomplete { .. } => Lookup::Unresolved,
+            State::Failed { until } if now < until => Lookup::Failed,
+            State::Failed { .. } => {
+                self.entries.remove(&address);
+                self.ask(now, address);
+                Lookup::Unresolved
+            }
+        }
+    }
+
+    /// Keeps a packet until its neighbour, just found `Unresolved`, answers.
+    pub fn park(&mut self, address: IpAddr, packet: P) {
+        let parked_now = self.counters.parked_now;
+        let Some(Neighbour { state: State::Incomplete { parked, .. }, .. }) = self.entries.get_mut(&address) else {
+            self.counters.parked_overflow += 1;
+            return;
+        };
+        self.counters.parked += 1;
+        if parked.len() >= self.options.parked_per_neighbour_max {
+            // RFC 1122 section 2.3.2.2: save at least the latest packet.
+            parked.pop_front();
+            self.counters.parked_overflow += 1;
+        } else if parked_now >= self.options.parked_total_max as u64 {
+            self.counters.parked_overflow += 1;
+            return;
+        } else {
+            self.counters.parked_now += 1;
+        }
+        parked.push_back(packet);
+    }
+
+    /// A neighbour has told its MAC address. Updates an entry; makes one only if `add` (RFC 826: "if the target is me").
+    pub fn learned(&mut self, now: Instant, address: IpAddr, mac: Address, add: bool) {
+        let until = now + self.options.reachable;
+        match self.entries.get_mut(&address) {
+            Some(entry) => {
+                let old = std::mem::replace(&mut entry.state, State::Reachable { mac, until });
+                match old {
+                    State::Incomplete { parked, .. } => self.ready.extend(parked),
+                    State::Reachable { mac: old, .. } | State::Probing { mac: old, .. } if old != mac => {
+                        self.counters.changed += 1
+                    }
+                    _ => {}
+                }
+            }
+            None if add => {
+                self.make_room();
+                self.entries.insert(address, Neighbour { state: State::Reachable { mac, until }, used: now });
+            }
+            None => return,
+        }
+        self.counters.entries = self.entries.len() as u64;
+        self.wake_at(until + self.options.idle);
+    }
+
+    /// The MAC address an entry has now, for tests and statistics.
+    pub fn get(&self, address: IpAddr) -> Option<Address> {
+        match self.entries.get(&address)?.state {
+            State::Reachable { mac, .. } | State::Probing { mac, .. } => Some(mac),
+            State::Incomplete { .. } | State::Failed { .. } => None,
+        }
+    }
+
+    /// The next request to send.
+    pub fn poll_solicitation(&mut self) -> Option<Solicitation> {
+        self.solicitations.pop_front()
+    }
+
+    pub fn has_solicitation(&self) -> bool {
+        !self.solicitations.is_empty()
+    }
+
+    /// The next packet whose neighbour has been found.
+    pub fn next_ready(&mut self) -> Option<P> {
+        let packet = self.ready.pop_front()?;
+        self.counters.parked_now = self.counters.parked_now.saturating_sub(1);
+        Some(packet)
+    }
+
+    /// Puts back a packet that could not be sent yet.
+    pub fn return_ready(&mut self, packet: P) {
+        self.counters.parked_now += 1;
+        self.ready.push_front(packet);
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When `handle_timeout` is due; may be earlier than needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timeout
+    }
+
+    /// Asks again, gives up, forgets. Walks the table, which happens once per due time, not per packet.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.timeout.is_none_or(|timeout| now < timeout) {
+            return;
+        }
+        self.timeout = None;
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|address, entry| self.age(now, *address, entry));
+        self.entries = entries;
+        self.counters.entries = self.entries.len() as u64;
+    }
+
+    pub fn counters(&self) -> &NeighbourCounters {
+        &self.counters
+    }
+
+    /// What time does to one entry; false: it is forgotten.
+    fn age(&mut self, now: Instant, address: IpAddr, entry: &mut Neighbour<P>) -> bool {
+        let attempts_max = self.options.attempts_max;
+        let retry_first = self.options.retry_first;
+        match &mut entry.state {
+            State::Incomplete { attempts, next, .. } | State::Probing { attempts, next, .. } if now < *next => {
+                let next = *next;
+                self.wake_at(next);
+            }
+            State::Incomplete { attempts, next, .. } if *attempts < attempts_max => {
+                *attempts += 1;
+                *next = now + backoff(retry_first, *attempts);
+                let next = *next;
+                self.counters.solicitations += 1;
+                self.solicit(Solicitation { address, unicast: None });
+                self.wake_at(next);
+            }
+            State::Incomplete { parked, .. } => {
+                let lost = parked.len() as u64;
+                self.counters.parked_failed += lost;
+                self.counters.parked_now -= lost.min(self.counters.parked_now);
+                self.counters.resolutions_failed += 1;
+                let until = now + self.options.failed;
+                entry.state = State::Failed { until };
+                self.wake_at(until);
+            }
+            State::Probing { mac, attempts, next } if *attempts < attempts_max => {
+                *attempts += 1;
+                *next = now + backoff(retry_first, *attempts);
+                let (next, unicast) = (*next, Some(*mac));
+                self.counters.confirmations += 1;
+                self.solicit(Solicitation { address, unicast });
+                self.wake_at(next);
+            }
+            // The next use asks everybody.
+            State::Probing { .. } => return false,
+            State::Reachable { until, .. } => {
+                let forget_at = (*until).max(entry.used) + self.options.idle;
+                if now >= forget_at {
+                    return false;
+                }
+                self.wake_at(forget_at);
+            }
+            State::Failed { until } => {
+                let until = *until;
+                if now >= until {
+                    return false;
+                }
+                self.wake_at(until);
+            }
+        }
+        true
+    }
+
+    fn ask(&mut self, now: Instant, address: IpAddr) {
+        let incomplete = |entry: &Neighbour<P>| matches!(entry.state, State::Incomplete { .. });
+        if self.entries.values().filter(|entry| incomplete(entry)).count() >= self.options.incomplete_max {
+            self.counters.incomplete_evicted += 1;
+            self.evict(incomplete);
+        }
+        self.make_room();
+        let next = now + self.options.retry_first;
+        let state = State::Incomplete { attempts: 1, next, parked: VecDeque::new() };
+        self.entries.insert(address, Neighbour { state, used: now });
+        self.counters.entries = self.entries.len() as u64;
+        self.counters.solicitations += 1;
+        self.solicit(Solicitation { address, unicast: None });
+        self.wake_at(next);
+    }
+
+    fn make_room(&mut self) {
+        if self.entries.len() < self.options.neighbours_max {
+            return;
+        }
+        self.counters.evicted += 1;
+        // Entries being asked for are few (`incomplete_max`) and somebody waits for them: they go last.
+        if !self.evict(|entry| !matches!(entry.state, State::Incomplete { .. })) {
+            self.evict(|_| true);
+        }
+    }
+
+    /// Removes the least recently used of the entries that qualify.
+    fn evict(&mut self, qualifies: impl Fn(&Neighbour<P>) -> bool) -> bool {
+        let victim = self.entries.iter().filter(|(_, entry)| qualifies(entry)).min_by_key(|(_, entry)| entry.used);
+        let Some(address) = victim.map(|(address, _)| *address) else { return false };
+        if let Some(Neighbour { state: State::Incomplete { parked, .. }, .. }) = self.entries.remove(&address) {
+            let lost = parked.len() as u64;
+            self.counters.parked_overflow += lost;
+            self.counters.parked_now -= lost.min(self.counters.parked_now);
+        }
+        true
+    }
+
+    fn solicit(&mut self, solicitation: Solicitation) {
+        if self.solicitations.len() >= self.options.neighbours_max {
+            self.counters.solicitations_dropped += 1;
+            return;
+        }
+        self.solicitations.push_back(solicitation);
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.timeout = Some(self.timeout.map_or(at, |timeout| timeout.min(at)));
+    }
+}
+
+/// The wait after the `attempts`-th request.
+fn backoff(first: Duration, attempts: u32) -> Duration {
+    first.saturating_mul(1 << attempts.saturating_sub(1).min(16))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Address = Address([2, 0, 0, 0, 0, 1]);
+    const OTHER: Address = Address([2, 0, 0, 0, 0, 2]);
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn table() -> NeighbourTable<u32> {
+        NeighbourTable::new(NeighbourOptions {
+            neighbours_max: 4,
+            incomplete_max: 2,
+            parked_per_neighbour_max: 2,
+            parked_total_max: 3,
+            ..NeighbourOptions::default()
+        })
+    }
+
+    /// Runs the clock up to `until` and tells when requests were made.
+    fn requests(table: &mut NeighbourTable<u32>, until: Instant) -> Vec<(u64, Solicitation)> {
+        let mut seen = Vec::new();
+        let mut now = Instant::ZERO;
+        loop {
+            while let Some(solicitation) = table.poll_solicitation() {
+                seen.push((now.millis(), solicitation));
+            }
+            match table.poll_timeout() {
+                Some(timeout) if timeout <= until => now = timeout.max(now),
+                _ => return seen,
+            }
+            table.handle_timeout(now);
+        }
+    }
+
+    #[test]
+    fn an_unknown_address_is_asked_for_with_backoff_then_refused_for_a_second() {
+        let mut table = table();
+        assert_eq!(table.lookup(at(0), ip(1)), Lookup::Unresolved);
+        table.park(ip(1), 7);
+        let broadcast = Solicitation { address: ip(1), unicast: None };
+        assert_eq!(requests(&mut table, at(6_999)), [(0, broadcast), (1_000, broadcast), (3_000, broadcast)]);
+        assert_eq!(table.lookup(at(6_999), ip(1)), Lookup::Unresolved);
+        table.handle_timeout(at(7_000));
+        assert_eq!(table.lookup(at(7_000), ip(1)), Lookup::Failed);
+        assert_eq!((table.counters().resolutions_failed, table.counters().parked_failed), (1, 1));
+        assert_eq!(table.counters().parked_now, 0);
+        assert_eq!(table.lookup(at(7_999), ip(1)), Lookup::Failed);
+        assert_eq!(table.lookup(at(8_000), ip(1)), Lookup::Unresolved, "asks again");
+        assert!(table.has_solicitation());
+    }
+
+    #[test]
+    fn an_answer_releases_what_waits_in_order() {
+        let mut table = table();
+        table.lookup(at(0), ip(1));
+        table.park(ip(1), 1);
+        table.park(ip(1), 2);
+        table.learned(at(5), ip(1), MAC, false);
+        assert_eq!(table.lookup(at(5), ip(1)), Lookup::Resolved(MAC));
+        assert_eq!([table.next_ready(), table.next_ready(), table.next_ready()], [Some(1), Some(2), None]);
+        assert_eq!(table.counters().parked_now, 0);
+    }
+
+    #[test]
+    fn waiting_packets_are_bounded_per_neighbour_and_in_total() {
+        let mut table = table();
+        table.lookup(at(0), ip(1));
+        for packet in 1..=3 {
+            table.park(ip(1), packet);
+        }
+        assert_eq!((table.counters().parked_overflow, table.counters().parked_now), (1, 2), "the oldest went");
+        table.lookup(at(0), ip(2));
+        table.park(ip(2), 4);
+        table.park(ip(2), 5);
+        assert_eq!((table.counters().parked_overflow, table.counters().parked_now), (2, 3), "the newest did not come in");
+        table.learned(at(1), ip(1), MAC, false);
+        table.learned(at(1), ip(2), MAC, false);
+        let ready: Vec<_> = std::iter::from_fn(|| table.next_ready()).collect();
+        assert_eq!(ready, [2, 3, 4]);
+    }
+
+    #[test]
+    fn nobody_is_added_unasked_but_known_ones_are_updated() {
+        let mut table = table();
+        table.learned(at(0), ip(1), MAC, false);
+        assert_eq!(table.get(ip(1)), None);
+        table.learned(at(0), ip(1), MAC, true);
+        table.learned(at(0), ip(1), OTHER, false);
+        assert_eq!((table.get(ip(1)), table.counters().changed), (Some(OTHER), 1));
+    }
+
+    #[test]
+    fn an_old_entry_is_confirmed_by_unicast_while_in_use() {
+        let mut table = table();
+        table.learned(at(0), ip(1), MAC, true);
+        assert_eq!(table.lookup(at(59_999), ip(1)), Lookup::Resolved(MAC));
+        assert!(!table.has_solicitation());
+        assert_eq!(table.lookup(at(60_000), ip(1)), Lookup::Resolved(MAC));
+        assert_eq!(table.poll_solicitation(), Some(Solicitation { address: ip(1), unicast: Some(MAC) }));
+        table.learned(at(60_001), ip(1), MAC, false);
+        assert_eq!(table.lookup(at(60_002), ip(1)), Lookup::Resolved(MAC));
+        assert!(!table.has_solicitation(), "believed again");
+        // Unanswered: three polls, then forgotten, and the next use asks everybody.
+        table.lookup(at(200_000), ip(1));
+        let unicast = Solicitation { address: ip(1), unicast: Some(MAC) };
+        assert_eq!(requests(&mut table, at(206_999)).iter().map(|(_, s)| *s).collect::<Vec<_>>(), [unicast; 3]);
+        table.handle_timeout(at(207_000));
+        assert_eq!(table.lookup(at(207_000), ip(1)), Lookup::Unresolved);
+    }
+
+    #[test]
+    fn an_idle_entry_is_forgotten() {
+        let mut table = table();
+        table.learned(at(0), ip(1), MAC, true);
+        table.handle_timeout(at(659_999));
+        assert_eq!(table.get(ip(1)), Some(MAC));
+        table.handle_timeout(at(660_000));
+        assert_eq!((table.get(ip(1)), table.counters().entries), (None, 0));
+    }
+
+    #[test]
+    fn a_full_table_evicts_the_least_recently_used() {
+        let mut table = table();
+        for last in 1..=4 {
+            table.learned(at(last.into()), ip(last), MAC, true);
+        }
+        table.lookup(at(10), ip(1));
+        table.learned(at(11), ip(5), MAC, true);
+        assert_eq!((table.get(ip(2)), table.get(ip(1))), (None, Some(MAC)));
+        assert_eq!((table.counters().evicted, table.counters().entries), (1, 4));
+    }
+
+    #[test]
+    fn too_many_unanswered_evict_the_oldest_of_them() {
+        let mut table = table();
+        for last in 1..=3 {
+            table.lookup(at(last.into()), ip(last));
+            table.park(ip(last), last.into());
+        }
+        assert_eq!(table.counters().incomplete_evicted, 1);
+        assert_eq!((table.counters().parked_overflow, table.counters().parked_now), (1, 2));
+        table.learned(at(9), ip(1), MAC, false);
+        assert_eq!(table.get(ip(1)), None, "given up");
+    }
+
+    #[test]
+    fn requests_that_nobody_fetches_are_bounded() {
+        let mut table = table();
+        for round in 0..10u64 {
+            table.lookup(at(round), ip(round as u8 + 1));
+        }
+        assert_eq!(table.counters().solicitations_dropped, 6);
+    }
+}

@@ -1,0 +1,57 @@
+//! Datagrams through an interface: no sockets, no queues. What comes in is `Ingress::Udp`; this is the way out.
+//!
+//! Read first: RFC 768; RFC 8085 section 3.2 (do not send what must be fragmented).
+
+use std::net::SocketAddr;
+
+use super::device::Device;
+use super::interface::{Interface, OutgoingPacket, SendRefused};
+use crate::buf::{Slice, gather_len};
+use crate::time::Instant;
+use crate::wire::{ipv4, protocol, udp};
+
+/// The largest payload of a datagram on a link with this MTU, bytes.
+pub fn payload_max(mtu: u16) -> usize {
+    usize::from(mtu).saturating_sub(ipv4::HEADER_LEN + udp::HEADER_LEN)
+}
+
+/// Why a datagram was not sent. Nothing of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UdpRefused {
+    /// We never fragment: answer with something shorter, or not at all.
+    #[error("a payload of {octets} bytes, {octets_max} fit")]
+    TooLong { octets: usize, octets_max: usize },
+    #[error(transparent)]
+    Refused(#[from] SendRefused),
+}
+
+impl Interface {
+    /// Sends one datagram from one of the interface's addresses.
+    pub fn send_udp<D: Device + ?Sized>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        src: SocketAddr,
+        dst: SocketAddr,
+        payload: &[Slice],
+    ) -> Result<(), UdpRefused> {
+        let octets = gather_len(payload);
+        let octets_max = payload_max(self.mtu().min(device.capabilities().mtu));
+        if octets > octets_max {
+            self.count_udp_too_long();
+            return Err(UdpRefused::TooLong { octets, octets_max });
+        }
+        // octets <= octets_max < 65,535.
+        let header = udp::Repr { src_port: src.port(), dst_port: dst.port(), payload_len: octets as u16, checksum: 0 }.emit();
+        let packet = OutgoingPacket {
+            src: src.ip(),
+            dst: dst.ip(),
+            protocol: protocol::UDP,
+            traffic_class: 0,
+            transport_header: &header,
+            payload,
+            tso_mss: None,
+        };
+        Ok(self.send(now, device, &packet)?)
+    }
+}

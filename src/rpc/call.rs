@@ -1,0 +1,69 @@
+//! The header of a call, read in place, and the order in which it is judged.
+//!
+//! Read first: RFC 5531 section 9. The order is sunrpc's `svc_process_common`: RPC version, credential (even for a program
+//! that does not exist), program, version, procedure. Decoding the arguments is the program's.
+
+use super::auth::{self, Credential};
+use super::programs::{ProcedureInfo, Programs, Transport};
+use super::reply::Rejection;
+use super::xdr::{Decoder, XdrError};
+use crate::buf::View;
+
+/// The only version of RPC (RFC 5531 section 8.1).
+pub const RPC_VERSION: u32 = 2;
+const CALL: u32 = 0;
+
+/// What the front of a message says it is.
+pub enum Message<'a> {
+    Call {
+        xid: u32,
+        /// At the RPC version.
+        rest: Decoder<'a>,
+    },
+    /// Direction REPLY, or no direction: an answer to a call nobody made.
+    NotACall,
+}
+
+/// A call whose procedure exists and whose credential is well formed.
+pub struct Admitted<'a> {
+    pub program: u32,
+    pub version: u32,
+    pub procedure: u32,
+    pub credential: Credential,
+    pub info: ProcedureInfo,
+    pub arguments: Decoder<'a>,
+}
+
+/// Reads xid and direction.
+pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
+    let mut rest = Decoder::new(message);
+    let xid = rest.u32()?;
+    Ok(if rest.u32()? == CALL { Message::Call { xid, rest } } else { Message::NotACall })
+}
+
+/// Judges the header of a call from the RPC version on. `Err` if it ends before the credential: not even a rejection is due.
+pub fn admit<'a>(
+    mut header: Decoder<'a>,
+    transport: Transport,
+    programs: &impl Programs,
+) -> Result<Result<Admitted<'a>, Rejection>, XdrError> {
+    let rpc_version = header.u32()?;
+    let (program, version, procedure) = (header.u32()?, header.u32()?, header.u32()?);
+    if rpc_version != RPC_VERSION {
+        return Ok(Err(Rejection::RpcMismatch));
+    }
+    let credential = match auth::authenticate(&mut header) {
+        Ok(credential) => credential,
+        Err(stat) => return Ok(Err(Rejection::AuthError(stat))),
+    };
+    let Some(versions) = programs.versions(program, transport) else {
+        return Ok(Err(Rejection::ProgramUnavailable));
+    };
+    if !versions.contains(&version) {
+        return Ok(Err(Rejection::ProgramMismatch { low: *versions.start(), high: *versions.end() }));
+    }
+    let Some(info) = programs.procedure(program, version, procedure) else {
+        return Ok(Err(Rejection::ProcedureUnavailable));
+    };
+    Ok(Ok(Admitted { program, version, procedure, credential, info, arguments: header }))
+}

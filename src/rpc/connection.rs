@@ -1,0 +1,266 @@
+//! What the RPC server knows of each connection: its place in the stream, what it owes, whether it may ask for more.
+//!
+//! Read first: include/linux/sunrpc/svc_xprt.h for the shape (`xpt_reserved`, XPT_PEER_VALID). Deliberately not here: bytes,
+//! which stay in TCP's chain, and replies, which go through the server's one queue.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+use super::programs::Peer;
+use super::record::RecordReader;
+use crate::time::Instant;
+
+/// Names a connection between the shard and the RPC server. Chosen by the shard, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionKey(pub u64);
+
+/// A slot and its generation: stays dead when the slot is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId {
+    slot: u32,
+    generation: u32,
+}
+
+/// Why no further record is taken from a connection for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// The connection has `calls_in_flight_max` calls waiting.
+    CallsInFlight,
+    /// The reply might need this many bytes more than the connection's send queue may hold.
+    SendQueue { need: u64 },
+    /// The core has no room: fragment pages or call slots are used up. Tried again after a while.
+    Core,
+}
+
+/// The two limits of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    pub calls_in_flight_max: u32,
+    pub send_queue_bytes_max: u64,
+}
+
+pub struct Connection {
+    pub key: ConnectionKey,
+    pub peer: Peer,
+    pub reader: RecordReader,
+    /// When the first byte of a record that is still incomplete was seen.
+    pub record_since: Option<Instant>,
+    pub last_active: Instant,
+    /// Order of arrival, for "oldest first".
+    pub serial: u64,
+    /// Parked calls.
+    pub in_flight: u32,
+    /// Bytes that the replies of parked calls may need.
+    pub reserved: u64,
+    /// Bytes of replies in the server's queue.
+    pub queued: u64,
+    /// Bytes in TCP's send queue, as far as known.
+    pub backlog: u64,
+    /// The peer has presented a file handle it may use (XPT_PEER_VALID).
+    pub valid: bool,
+    pub stalled: Option<Stall>,
+    /// Stands in the queue of connections to be resumed.
+    pub resumable: bool,
+    /// Stands in the list of connections that wait for the core.
+    pub starved: bool,
+    /// The peer will send nothing more.
+    pub finished: bool,
+    /// ... and everything it sent was taken.
+    pub drained: bool,
+}
+
+impl Connection {
+    fn new(now: Instant, key: ConnectionKey, peer: Peer, serial: u64) -> Connection {
+        Connection {
+            key,
+            peer,
+            reader: RecordReader::default(),
+            record_since: None,
+            last_active: now,
+            serial,
+            in_flight: 0,
+            reserved: 0,
+            queued: 0,
+            backlog: 0,
+            valid: false,
+            stalled: None,
+            resumable: false,
+            starved: false,
+            finished: false,
+            drained: false,
+        }
+    }
+
+    /// Bytes of replies that are, or may come to be, somewhere between the programs and the peer's acknowledgement.
+    pub fn outstanding(&self) -> u64 {
+        self.reserved + self.queued + self.backlog
+    }
+
+    /// Whether a call may be taken whose reply has at most `need` bytes. A connection that owes nothing may always ask:
+    /// a single reply larger than the limit must not block it for ever.
+    pub fn admits(&self, limits: &ConnectionLimits, need: u64) -> Result<(), Stall> {
+        if self.in_flight >= limits.calls_in_flight_max {
+            return Err(Stall::CallsInFlight);
+        }
+        let outstanding = self.outstanding();
+        if outstanding > 0 && outstanding + need > limits.send_queue_bytes_max {
+            return Err(Stall::SendQueue { need });
+        }
+        Ok(())
+    }
+
+    /// Whether the reason it was stalled for is gone. The core's own shortage is not the connection's to judge: a retry finds out.
+    pub fn may_resume(&self, limits: &ConnectionLimits) -> bool {
+        match self.stalled {
+            None => false,
+            Some(Stall::CallsInFlight) => self.in_flight < limits.calls_in_flight_max,
+            Some(Stall::SendQueue { need }) => self.admits(limits, need).is_ok(),
+            Some(Stall::Core) => false,
+        }
+    }
+
+    /// Whether nothing is owed to the peer by the layers from here up.
+    pub fn settled(&self) -> bool {
+        self.in_flight == 0 && self.queued == 0
+    }
+}
+
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+/// The connections of one core. Memory for all of them is taken at the start.
+pub struct ConnectionTable {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Keys are the shard's own numbers, so an unkeyed hash cannot be attacked.
+    index: HashMap<ConnectionKey, u32, BuildHasherDefault<DefaultHasher>>,
+    serial: u64,
+}
+
+impl ConnectionTable {
+    pub fn new(connections_max: u32) -> ConnectionTable {
+        ConnectionTable {
+            slots: (0..connections_max).map(|_| Slot { generation: 0, connection: None }).collect(),
+            free: (0..connections_max).rev().collect(),
+            index: HashMap::with_capacity_and_hasher(2 * connections_max as usize, BuildHasherDefault::default()),
+            serial: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// `None` if the table is full or the key is taken.
+    pub fn insert(&mut self, now: Instant, key: ConnectionKey, peer: Peer) -> Option<ConnectionId> {
+        if self.index.contains_key(&key) {
+            return None;
+        }
+        let slot = self.free.pop()?;
+        self.serial += 1;
+        self.index.insert(key, slot);
+        let at = &mut self.slots[slot as usize];
+        at.connection = Some(Connection::new(now, key, peer, self.serial));
+        Some(ConnectionId { slot, generation: at.generation })
+    }
+
+    pub fn find(&self, key: ConnectionKey) -> Option<ConnectionId> {
+        let slot = *self.index.get(&key)?;
+        Some(ConnectionId { slot, generation: self.slots[slot as usize].generation })
+    }
+
+    pub fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation { slot.connection.as_mut() } else { None }
+    }
+
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let connection = slot.connection.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        self.index.remove(&connection.key);
+        Some(connection)
+    }
+
+    /// Every connection, in no particular but a repeatable order.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.slots.iter().enumerate().filter_map(|(slot, at)| {
+            let id = ConnectionId { slot: slot as u32, generation: at.generation };
+            Some((id, at.connection.as_ref()?))
+        })
+    }
+
+    /// The connections whose peers have not presented a usable file handle: how many, and the oldest.
+    pub fn unauthenticated(&self) -> (u32, Option<ConnectionId>) {
+        let waiting = || self.iter().filter(|(_, connection)| !connection.valid);
+        let oldest = waiting().min_by_key(|(_, connection)| connection.serial).map(|(id, _)| id);
+        (waiting().count() as u32, oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::programs::Transport;
+
+    fn table() -> ConnectionTable {
+        ConnectionTable::new(3)
+    }
+
+    fn insert(table: &mut ConnectionTable, key: u64) -> Option<ConnectionId> {
+        let address = "10.0.0.1:700".parse().unwrap();
+        table.insert(Instant::ZERO, ConnectionKey(key), Peer { address, local: address, transport: Transport::Tcp })
+    }
+
+    #[test]
+    fn a_dead_id_stays_dead_when_its_slot_lives_again() {
+        let mut table = table();
+        let first = insert(&mut table, 1).unwrap();
+        assert!(insert(&mut table, 1).is_none(), "key taken");
+        table.remove(first).unwrap();
+        let second = insert(&mut table, 2).unwrap();
+        assert!(table.get(first).is_none() && table.remove(first).is_none());
+        assert_eq!(table.get(second).unwrap().key, ConnectionKey(2));
+        assert_eq!((table.find(ConnectionKey(1)), table.find(ConnectionKey(2))), (None, Some(second)));
+        insert(&mut table, 3).unwrap();
+        insert(&mut table, 4).unwrap();
+        assert!(table.is_full() && insert(&mut table, 5).is_none());
+    }
+
+    #[test]
+    fn the_oldest_unauthenticated_is_found() {
+        let mut table = table();
+        let ids: Vec<_> = (1..=3).map(|key| insert(&mut table, key).unwrap()).collect();
+        table.get(ids[0]).unwrap().valid = true;
+        assert_eq!(table.unauthenticated(), (2, Some(ids[1])));
+        table.remove(ids[1]);
+        let younger = insert(&mut table, 9).unwrap();
+        assert_eq!(table.unauthenticated(), (2, Some(ids[2])), "not the one in the reused slot");
+        table.remove(ids[2]);
+        assert_eq!(table.unauthenticated(), (1, Some(younger)));
+    }
+
+    #[test]
+    fn a_connection_that_owes_nothing_may_always_ask() {
+        let mut table = table();
+        let id = insert(&mut table, 1).unwrap();
+        let connection = table.get(id).unwrap();
+        let limits = ConnectionLimits { calls_in_flight_max: 2, send_queue_bytes_max: 100 };
+        assert_eq!(connection.admits(&limits, 1000), Ok(()));
+        connection.backlog = 40;
+        assert_eq!(connection.admits(&limits, 60), Ok(()));
+        assert_eq!(connection.admits(&limits, 61), Err(Stall::SendQueue { need: 61 }));
+        connection.in_flight = 2;
+        assert_eq!(connection.admits(&limits, 0), Err(Stall::CallsInFlight));
+    }
+}

@@ -1,0 +1,427 @@
+//! One core's loop: frames in, answers out. The only room that wires the layers together, and the way of every request.
+//!
+//! A turn is run to completion: a burst of frames goes up through IP and TCP, the records in it are answered by the programs,
+//! the replies go down again, and one burst leaves. What cannot be answered at once is parked in its program and comes back
+//! through `poll_completions`. Nothing here waits, and the clock is handed in: the same shard runs on a DPDK port and on an
+//! in-memory link with a virtual clock.
+//!
+//! Deliberately not here: what a frame, a segment, a record or a call means; sleeping when there is nothing to do (`serve`).
+
+use std::net::SocketAddr;
+
+use crate::buf::{RxChain, Slice};
+use crate::counters;
+use crate::net::interface::IcmpErrorKind;
+use crate::net::{Device, Ingress, Interface, OutgoingPacket, RxFrame, SendRefused, UdpDatagram};
+use crate::rpc::{self, CloseReason, ConnectionKey, Destination, Programs};
+use crate::tcp::{self, ConnectionId, Event, FourTuple, Reason, SendError, Transmit, TransmitLimits};
+use crate::time::Instant;
+use crate::wire::{icmpv4::unreachable, protocol};
+
+/// One queue of one port, with the addresses behind it.
+pub struct Lane<D> {
+    pub device: D,
+    pub interface: Interface,
+}
+
+counters! {
+    /// What one core's loop counts.
+    pub struct ShardCounters {
+        /// Turns that found work.
+        turns_busy,
+        /// Turns that found none.
+        turns_idle,
+        /// Frames received.
+        frames_in,
+        /// Packets and TSO chains handed to an interface.
+        packets_out,
+        /// Times a packet waited for a full device.
+        device_full,
+        /// Packets dropped on their way out: no route, no neighbour, or a limit of the device (TCP sends them again).
+        packets_undeliverable,
+        /// Replies whose connection could not take them: the connection was reset.
+        replies_refused,
+        /// Datagrams for a port on which nothing listens.
+        datagrams_unclaimed,
+    }
+}
+
+/// Everything one core owns.
+pub struct Shard<D, P> {
+    lanes: Vec<Lane<D>>,
+    tcp: tcp::Endpoint,
+    rpc: rpc::Server,
+    programs: P,
+    /// UDP ports that are served; others are answered with an ICMP error.
+    datagram_ports: Vec<u16>,
+    limits: TransmitLimits,
+    counters: ShardCounters,
+    // Reused from turn to turn.
+    frames: Vec<RxFrame>,
+    gather: Vec<Slice>,
+    datagram: RxChain,
+    transmit: Transmit,
+    /// `transmit` holds a packet that the device had no room for.
+    transmit_waits: bool,
+}
+
+fn key_of(id: ConnectionId) -> ConnectionKey {
+    ConnectionKey(id.to_bits())
+}
+
+fn id_of(key: ConnectionKey) -> ConnectionId {
+    ConnectionId::from_bits(key.0)
+}
+
+/// What every lane can carry: TCP plans its packets before it is known through which they leave.
+fn common_limits<D: Device>(lanes: &[Lane<D>]) -> TransmitLimits {
+    let of_lane = |lane: &Lane<D>| {
+        let device = lane.device.capabilities();
+        TransmitLimits {
+            mtu: lane.interface.mtu().min(device.mtu),
+            tso_bytes_max: device.tso_bytes_max,
+            segments_per_packet_max: device.segments_per_packet_max,
+            segments_tso_max: device.segments_tso_max,
+        }
+    };
+    let narrower = |a: TransmitLimits, b: TransmitLimits| TransmitLimits {
+        mtu: a.mtu.min(b.mtu),
+        tso_bytes_max: a.tso_bytes_max.min(b.tso_bytes_max),
+        segments_per_packet_max: a.segments_per_packet_max.min(b.segments_per_packet_max),
+        segments_tso_max: a.segments_tso_max.min(b.segments_tso_max),
+    };
+    lanes.iter().map(of_lane).reduce(narrower).unwrap_or_default()
+}
+
+impl<D: Device, P: Programs> Shard<D, P> {
+    pub fn new(lanes: Vec<Lane<D>>, tcp: tcp::Endpoint, rpc: rpc::Server, programs: P, datagram_ports: Vec<u16>) -> Shard<D, P> {
+        let limits = common_limits(&lanes);
+        Shard {
+            lanes,
+            tcp,
+            rpc,
+            programs,
+            datagram_ports,
+            limits,
+            counters: ShardCounters::default(),
+            frames: Vec::new(),
+            gather: Vec::new(),
+            datagram: RxChain::new(),
+            transmit: Transmit::default(),
+            transmit_waits: false,
+        }
+    }
+
+    /// One turn of the loop. Returns how many things it found to do: 0 means that nothing will happen before
+    /// `poll_timeout`, a frame, or a completion.
+    pub fn turn(&mut self, now: Instant) -> usize {
+        let mut work = self.receive(now);
+        work += self.expire(now);
+        work += self.serve(now);
+        work += self.send(now);
+        match work {
+            0 => self.counters.turns_idle += 1,
+            _ => self.counters.turns_busy += 1,
+        }
+        work
+    }
+
+    /// When `turn` must be called even if nothing arrives.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let interfaces = self.lanes.iter().filter_map(|lane| lane.interface.poll_timeout());
+        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).min()
+    }
+
+    // ---- Up: frames to layers ----
+
+    fn receive(&mut self, now: Instant) -> usize {
+        let mut received = 0;
+        let mut frames = std::mem::take(&mut self.frames);
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            received += lane.device.receive(&mut frames);
+            for frame in frames.drain(..) {
+                let ingress = self.lanes[at].interface.handle_frame(now, frame);
+                self.handle_ingress(now, at, ingress);
+            }
+        }
+        self.frames = frames;
+        self.counters.frames_in += received as u64;
+        received
+    }
+
+    fn handle_ingress(&mut self, now: Instant, lane: usize, ingress: Ingress) {
+        match ingress {
+            Ingress::Tcp { src, dst, packet, checksum, ecn: _ } => self.tcp.handle_segment(now, src, dst, packet, checksum),
+            Ingress::Udp(datagram) => self.handle_datagram(now, lane, datagram),
+            Ingress::IcmpError(error) if error.protocol == protocol::TCP => {
+                let tuple = FourTuple {
+                    local_ip: error.local.ip(),
+                    remote_ip: error.remote.ip(),
+                    local_port: error.local.port(),
+                    remote_port: error.remote.port(),
+                };
+                self.tcp.handle_icmp(now, &tuple, error.tcp_sequence.into(), icmp_meaning(error.kind));
+            }
+            Ingress::IcmpError(_) | Ingress::Consumed => {}
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Instant, lane: usize, datagram: UdpDatagram) {
+        if !self.datagram_ports.contains(&datagram.dst.port()) {
+            self.counters.datagrams_unclaimed += 1;
+            self.lanes[lane].interface.udp_unreachable(now, datagram);
+            return;
+        }
+        let (from, to) = (datagram.src, datagram.dst);
+        for buf in datagram.packet.into_bufs() {
+            self.datagram.push(buf);
+        }
+        if let Some(view) = self.datagram.view(0, self.datagram.len()) {
+            self.rpc.handle_datagram(now, from, to, view, &mut self.programs);
+        }
+        self.datagram.clear();
+    }
+
+    fn expire(&mut self, now: Instant) -> usize {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let mut expired = 0;
+        for lane in &mut self.lanes {
+            if due(lane.interface.poll_timeout()) {
+                lane.interface.handle_timeout(now);
+                expired += 1;
+            }
+        }
+        if due(self.tcp.poll_timeout()) {
+            self.tcp.handle_timeout(now);
+            expired += 1;
+        }
+        if due(self.rpc.poll_timeout()) {
+            self.rpc.handle_timeout(now);
+            expired += 1;
+        }
+        expired
+    }
+
+    // ---- Across: TCP to RPC and back ----
+
+    fn serve(&mut self, now: Instant) -> usize {
+        let mut work = 0;
+        while let Some(event) = self.tcp.poll_event() {
+            self.handle_event(now, event);
+            work += 1;
+        }
+        work += self.rpc.poll_completions(now, &mut self.programs);
+        // Connections that may be read again; each at most once a turn, so that none keeps the others waiting.
+        for _ in 0..self.rpc.resumable_len() {
+            let Some(key) = self.rpc.poll_resumable() else { break };
+            self.read_records(now, id_of(key));
+            work += 1;
+        }
+        work += self.queue_replies(now);
+        while let Some((key, reason)) = self.rpc.poll_close() {
+            self.close(now, id_of(key), reason);
+            work += 1;
+        }
+        work
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Accepted { id, remote, .. } => self.accept(now, id, remote),
+            Event::Readable(id) => self.read_records(now, id),
+            Event::PeerClosed(id) => {
+                if let Some(chain) = self.tcp.receive(id) {
+                    self.rpc.handle_end(now, key_of(id), chain, &mut self.programs);
+                }
+                self.tcp.received(now, id);
+            }
+            Event::Writable(id) => self.rpc.set_backlog(now, key_of(id), self.tcp.queued(id) as u64),
+            Event::Closed(id, _) => self.rpc.closed(key_of(id)),
+            // A server that opens no connection has nothing to hear here.
+            Event::Connected(_) => {}
+        }
+    }
+
+    fn accept(&mut self, now: Instant, id: ConnectionId, remote: SocketAddr) {
+        // Gone again already: its `Closed` follows.
+        let Some(info) = self.tcp.info(id) else { return };
+        if self.rpc.accept(now, key_of(id), remote, info.local).is_err() {
+            self.tcp.abort(now, id);
+        }
+    }
+
+    /// Hands what TCP has received in order to the RPC server, which takes whole records from its front.
+    fn read_records(&mut self, now: Instant, id: ConnectionId) {
+        self.rpc.set_backlog(now, key_of(id), self.tcp.queued(id) as u64);
+        if let Some(chain) = self.tcp.receive(id) {
+            self.rpc.handle_stream(now, key_of(id), chain, &mut self.programs);
+        }
+        self.tcp.received(now, id);
+    }
+
+    /// Moves replies into the send queues: each a whole record or not at all.
+    fn queue_replies(&mut self, now: Instant) -> usize {
+        let mut replies = 0;
+        while let Some(destination) = self.rpc.poll_reply(&mut self.gather) {
+            replies += 1;
+            match destination {
+                Destination::Stream(key) => self.queue_reply(now, id_of(key)),
+                Destination::Datagram { to, from } => self.send_datagram(now, to, from),
+            }
+            self.gather.clear();
+        }
+        replies
+    }
+
+    fn queue_reply(&mut self, now: Instant, id: ConnectionId) {
+        match self.tcp.send(now, id, &mut self.gather) {
+            Ok(()) => {}
+            // Closed on our side already: nobody waits for the reply.
+            Err(SendError::Closed) => {}
+            // The RPC server keeps within less than the queue holds, so this is not expected; a reply that is lost while its
+            // connection lives would leave the client waiting for ever.
+            Err(SendError::Full) => {
+                self.counters.replies_refused += 1;
+                self.tcp.abort(now, id);
+            }
+        }
+    }
+
+    fn close(&mut self, now: Instant, id: ConnectionId, reason: CloseReason) {
+        if reason.is_graceful() {
+            self.tcp.close(now, id);
+        } else {
+            self.tcp.abort(now, id);
+        }
+    }
+
+    // ---- Down: packets to devices ----
+
+    fn lane_of(&self, address: std::net::IpAddr) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.interface.is_own(address))
+    }
+
+    fn send_datagram(&mut self, now: Instant, to: SocketAddr, from: SocketAddr) {
+        let Some(at) = self.lane_of(from.ip()) else { return };
+        let Lane { device, interface } = &mut self.lanes[at];
+        if interface.send_udp(now, device, from, to, &self.gather).is_err() {
+            // UDP is unreliable: the client asks again.
+            self.counters.packets_undeliverable += 1;
+        }
+    }
+
+    /// Everything TCP and the interfaces have to send, then one burst for each device.
+    fn send(&mut self, now: Instant) -> usize {
+        let mut sent = 0;
+        while self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
+            if !self.send_segment(now) {
+                break;
+            }
+            sent += 1;
+        }
+        for lane in &mut self.lanes {
+            if lane.interface.has_transmit() {
+                sent += lane.interface.poll_transmit(now, &mut lane.device);
+            }
+            lane.device.flush();
+        }
+        self.counters.packets_out += sent as u64;
+        sent
+    }
+
+    /// Whether there is room for more: a packet that the device had no room for stays in `transmit`.
+    fn send_segment(&mut self, now: Instant) -> bool {
+        self.transmit_waits = false;
+        let Some(at) = self.lane_of(self.transmit.src) else {
+            self.counters.packets_undeliverable += 1;
+            return true;
+        };
+        let Lane { device, interface } = &mut self.lanes[at];
+        let packet = OutgoingPacket {
+            src: self.transmit.src,
+            dst: self.transmit.dst,
+            protocol: protocol::TCP,
+            traffic_class: self.transmit.ecn,
+            transport_header: self.transmit.header(),
+            payload: &self.transmit.payload,
+            tso_mss: self.transmit.tso_mss,
+        };
+        let mut result = interface.send(now, device, &packet);
+        if result == Err(SendRefused::Full) {
+            device.flush();
+            result = interface.send(now, device, &packet);
+        }
+        match result {
+            Ok(()) => true,
+            Err(SendRefused::Full) => {
+                self.counters.device_full += 1;
+                self.transmit_waits = true;
+                false
+            }
+            Err(_) => {
+                self.counters.packets_undeliverable += 1;
+                true
+            }
+        }
+    }
+
+    // ---- The end, and looking in ----
+
+    /// Takes no new connection, call or datagram; what was taken is still answered.
+    pub fn drain(&mut self) {
+        self.rpc.drain();
+    }
+
+    /// Whether every call is answered and every answer acknowledged.
+    pub fn is_drained(&self) -> bool {
+        self.rpc.is_drained() && self.tcp.connections().all(|id| self.tcp.queued(id) == 0)
+    }
+
+    /// Resets every connection that is left; `turn` once more sends the resets.
+    pub fn abort_all(&mut self, now: Instant) {
+        let ids: Vec<ConnectionId> = self.tcp.connections().collect();
+        for id in ids {
+            self.tcp.abort(now, id);
+        }
+    }
+
+    pub fn lanes(&self) -> &[Lane<D>] {
+        &self.lanes
+    }
+
+    pub fn lanes_mut(&mut self) -> &mut [Lane<D>] {
+        &mut self.lanes
+    }
+
+    pub fn tcp(&self) -> &tcp::Endpoint {
+        &self.tcp
+    }
+
+    pub fn rpc(&self) -> &rpc::Server {
+        &self.rpc
+    }
+
+    pub fn programs(&self) -> &P {
+        &self.programs
+    }
+
+    pub fn programs_mut(&mut self) -> &mut P {
+        &mut self.programs
+    }
+
+    pub fn counters(&self) -> &ShardCounters {
+        &self.counters
+    }
+}
+
+/// RFC 1122 section 4.2.3.9: which errors are hard.
+fn icmp_meaning(kind: IcmpErrorKind) -> tcp::IcmpError {
+    match kind {
+        IcmpErrorKind::FragmentationNeeded { mtu } => tcp::IcmpError::PacketTooBig { mtu },
+        IcmpErrorKind::Unreachable { code: unreachable::PROTOCOL | unreachable::PORT } => tcp::IcmpError::Unreachable,
+        IcmpErrorKind::Unreachable { .. } | IcmpErrorKind::TimeExceeded | IcmpErrorKind::ParameterProblem => {
+            tcp::IcmpError::Transient
+        }
+    }
+}

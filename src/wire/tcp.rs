@@ -1,0 +1,472 @@
+//! The TCP header and its options: bytes <-> `Repr`.
+//!
+//! Read first: RFC 9293 section 3.1 and 3.2, RFC 7323 section 2.2 and 3.2, RFC 2018 section 2 and 3. No function here panics,
+//! whatever the bytes. Not here: the meaning of a segment (`tcp`), and the network layer's addresses beyond the pseudo-header.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// Bytes of a header without options.
+pub const HEADER_LEN: usize = 20;
+/// Bytes of the longest header: a data offset of 15 words.
+pub const HEADER_LEN_MAX: usize = 60;
+/// The protocol number of TCP in an IP header.
+pub const PROTOCOL: u8 = 6;
+/// Where the checksum lies in the header.
+pub const CHECKSUM_OFFSET: usize = 16;
+/// RFC 7323 section 2.3: a larger shift count is used as 14.
+pub const WINDOW_SCALE_MAX: u8 = 14;
+
+/// A sequence number on the wire. It wraps, so it has no order of its own: compare distances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct SeqNumber(pub u32);
+
+impl SeqNumber {
+    /// How far `self` lies after `other`, negative if before (RFC 9293 section 3.4).
+    pub fn distance(self, other: SeqNumber) -> i32 {
+        self.0.wrapping_sub(other.0) as i32
+    }
+}
+
+impl std::ops::Add<u32> for SeqNumber {
+    type Output = SeqNumber;
+    fn add(self, n: u32) -> SeqNumber {
+        SeqNumber(self.0.wrapping_add(n))
+    }
+}
+
+impl std::ops::Sub<u32> for SeqNumber {
+    type Output = SeqNumber;
+    fn sub(self, n: u32) -> SeqNumber {
+        SeqNumber(self.0.wrapping_sub(n))
+    }
+}
+
+/// The control bits (RFC 9293 section 3.1, RFC 3168 section 6.1).
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    pub const FIN: Flags = Flags(0x01);
+    pub const SYN: Flags = Flags(0x02);
+    pub const RST: Flags = Flags(0x04);
+    pub const PSH: Flags = Flags(0x08);
+    pub const ACK: Flags = Flags(0x10);
+    pub const URG: Flags = Flags(0x20);
+    pub const ECE: Flags = Flags(0x40);
+    pub const CWR: Flags = Flags(0x80);
+
+    pub fn contains(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Flags;
+    fn bitor(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for Flags {
+    fn bitor_assign(&mut self, other: Flags) {
+        self.0 |= other.0;
+    }
+}
+
+impl fmt::Debug for Flags {
+    /// As tcpdump writes them: `S.`, `P.`, `F.`, `R`, `.`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (bit, letter) in
+            [(0x02, 'S'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U'), (0x40, 'E'), (0x80, 'W'), (0x10, '.')]
+        {
+            if self.0 & bit != 0 {
+                write!(f, "{letter}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// RFC 7323 section 3.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Timestamps {
+    pub value: u32,
+    pub echo_reply: u32,
+}
+
+/// One contiguous range of received sequence space: left edge and the number after the last (RFC 2018 section 3).
+pub type SackBlock = (SeqNumber, SeqNumber);
+
+/// At most four blocks fit into the option space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SackBlocks {
+    blocks: [SackBlock; 4],
+    len: u8,
+}
+
+impl SackBlocks {
+    /// Appends a block; `false` if four are there already.
+    pub fn push(&mut self, block: SackBlock) -> bool {
+        match self.blocks.get_mut(self.len as usize) {
+            Some(slot) => {
+                *slot = block;
+                self.len += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub fn as_slice(&self) -> &[SackBlock] {
+        self.blocks.get(..self.len as usize).unwrap_or(&[])
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Keeps the first `n` blocks.
+    pub fn truncate(&mut self, n: usize) {
+        self.len = self.len.min(n as u8);
+    }
+}
+
+/// The options this stack knows; others are skipped (RFC 9293 section 3.1, MUST-6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TcpOptions {
+    pub mss: Option<u16>,
+    /// As received, possibly beyond `WINDOW_SCALE_MAX`.
+    pub window_scale: Option<u8>,
+    pub sack_permitted: bool,
+    pub timestamps: Option<Timestamps>,
+    pub sack: SackBlocks,
+}
+
+/// A TCP header in the host's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Repr {
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub seq: SeqNumber,
+    /// Meaningful with `Flags::ACK`.
+    pub ack: SeqNumber,
+    pub flags: Flags,
+    /// Unscaled, as on the wire.
+    pub window: u16,
+    pub urgent: u16,
+    pub options: TcpOptions,
+}
+
+/// Why bytes are not a TCP header. The segment is dropped and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Fewer bytes than a header, or than its data offset says.
+    Truncated,
+    /// A data offset below five words.
+    DataOffset,
+    /// An option whose length passes the option space or is too small to be one (RFC 9293 section 3.1, MUST-7).
+    Option,
+}
+
+impl Repr {
+    /// Reads a header from the front of `bytes`; gives its length too. The checksum is not looked at.
+    pub fn parse(bytes: &[u8]) -> Result<(Repr, usize), Malformed> {
+        let fixed: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let header_len = usize::from(fixed[12] >> 4) * 4;
+        if header_len < HEADER_LEN {
+            return Err(Malformed::DataOffset);
+        }
+        let options = bytes.get(HEADER_LEN..header_len).ok_or(Malformed::Truncated)?;
+        let u16_at = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
+        let u32_at = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let repr = Repr {
+            src_port: u16_at(0),
+            dst_port: u16_at(2),
+            seq: SeqNumber(u32_at(4)),
+            ack: SeqNumber(u32_at(8)),
+            flags: Flags(fixed[13]),
+            window: u16_at(14),
+            urgent: u16_at(18),
+            options: TcpOptions::parse(options)?,
+        };
+        Ok((repr, header_len))
+    }
+
+    /// Writes the header with a zero checksum; returns its length. SACK blocks that do not fit any more are left out.
+    pub fn emit(&self, out: &mut [u8; HEADER_LEN_MAX]) -> usize {
+        out[0..2].copy_from_slice(&self.src_port.to_be_bytes());
+        out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
+        out[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
+        out[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
+        out[13] = self.flags.0;
+        out[14..16].copy_from_slice(&self.window.to_be_bytes());
+        out[16..18].copy_from_slice(&[0, 0]);
+        out[18..20].copy_from_slice(&self.urgent.to_be_bytes());
+        let len = self.options.emit(out);
+        // A multiple of four of at most 60.
+        out[12] = ((len / 4) as u8) << 4;
+        len
+    }
+}
+
+impl TcpOptions {
+    /// Bytes the options take in a header, padding included.
+    pub fn len(&self) -> usize {
+        let mut len = 0usize;
+        len += if self.mss.is_some() { 4 } else { 0 };
+        len += if self.window_scale.is_some() { 4 } else { 0 };
+        len += match (self.sack_permitted, self.timestamps.is_some()) {
+            (true, false) => 4,
+            (_, true) => 12,
+            (false, false) => 0,
+        };
+        let blocks = self.sack.as_slice().len().min((40 - len).saturating_sub(4) / 8);
+        len + if blocks > 0 { 4 + 8 * blocks } else { 0 }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn parse(mut bytes: &[u8]) -> Result<TcpOptions, Malformed> {
+        let mut options = TcpOptions::default();
+        while let [kind, rest @ ..] = bytes {
+            match kind {
+                0 => break,
+                1 => {
+                    bytes = rest;
+                    continue;
+                }
+                _ => {}
+            }
+            let len = usize::from(*rest.first().ok_or(Malformed::Option)?);
+            if len < 2 || len > bytes.len() {
+                return Err(Malformed::Option);
+            }
+            let (option, after) = bytes.split_at(len);
+            match (kind, &option[2..]) {
+                (2, [a, b]) => options.mss = Some(u16::from_be_bytes([*a, *b])),
+                (3, [shift]) => options.window_scale = Some(*shift),
+                (4, []) => options.sack_permitted = true,
+                (5, blocks) if blocks.len() % 8 == 0 => {
+                    for block in blocks.chunks_exact(8) {
+                        let left = u32::from_be_bytes([block[0], block[1], block[2], block[3]]);
+                        let right = u32::from_be_bytes([block[4], block[5], block[6], block[7]]);
+                        options.sack.push((SeqNumber(left), SeqNumber(right)));
+                    }
+                }
+                (8, [a, b, c, d, e, f, g, h]) => {
+                    let value = u32::from_be_bytes([*a, *b, *c, *d]);
+                    let echo_reply = u32::from_be_bytes([*e, *f, *g, *h]);
+                    options.timestamps = Some(Timestamps { value, echo_reply });
+                }
+                // Unknown, or known with a foreign length: ignored (RFC 9293 section 3.1, MUST-6).
+                _ => {}
+            }
+            bytes = after;
+        }
+        Ok(options)
+    }
+
+    fn emit(&self, out: &mut [u8; HEADER_LEN_MAX]) -> usize {
+        let mut at = HEADER_LEN;
+        let mut put = |bytes: &[u8]| {
+            if let Some(room) = out.get_mut(at..at + bytes.len()) {
+                room.copy_from_slice(bytes);
+                at += bytes.len();
+            }
+        };
+        if let Some(mss) = self.mss {
+            let mss = mss.to_be_bytes();
+            put(&[2, 4, mss[0], mss[1]]);
+        }
+        match (self.sack_permitted, self.timestamps) {
+            (true, None) => put(&[1, 1, 4, 2]),
+            (false, None) => {}
+            (sack, Some(timestamps)) => {
+                put(if sack { &[4, 2, 8, 10] } else { &[1, 1, 8, 10] });
+                put(&timestamps.value.to_be_bytes());
+                put(&timestamps.echo_reply.to_be_bytes());
+            }
+        }
+        if let Some(shift) = self.window_scale {
+            put(&[1, 3, 3, shift]);
+        }
+        let blocks = (self.len() - (at_after(self))) / 8;
+        if blocks > 0 {
+            put(&[1, 1, 5, 2 + 8 * blocks as u8]);
+            for (left, right) in &self.sack.as_slice()[..blocks] {
+                put(&left.0.to_be_bytes());
+                put(&right.0.to_be_bytes());
+            }
+        }
+        at
+    }
+}
+
+/// Bytes of every option before the SACK blocks, and the 4 that introduce those if there are any.
+fn at_after(options: &TcpOptions) -> usize {
+    let without = TcpOptions { sack: SackBlocks::default(), ..*options }.len();
+    if options.len() > without { without + 4 } else { without }
+}
+
+/// Adds `bytes` to a ones' complement sum (RFC 1071). `odd` tells whether an odd number of bytes came before.
+pub fn checksum_add(mut sum: u64, bytes: &[u8], odd: bool) -> u64 {
+    let mut bytes = bytes;
+    if odd && let [first, rest @ ..] = bytes {
+        sum += u64::from(*first);
+        bytes = rest;
+    }
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        // 32-bit words folded at the end: 2^32 of them fit before the sum overflows.
+        sum += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    match words.remainder() {
+        [a] => sum + (u64::from(*a) << 8),
+        [a, b] => sum + u64::from(u16::from_be_bytes([*a, *b])),
+        [a, b, c] => sum + u64::from(u16::from_be_bytes([*a, *b])) + (u64::from(*c) << 8),
+        _ => sum,
+    }
+}
+
+/// Folds a sum to 16 bits, not complemented.
+pub fn checksum_fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    sum as u16
+}
+
+/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is header plus payload, or 0 where a
+/// device wants the sum without it (TSO).
+pub fn pseudo_header_sum(src: IpAddr, dst: IpAddr, len: u32) -> u64 {
+    let sum = u64::from(PROTOCOL) + u64::from(len);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => checksum_add(checksum_add(sum, &src.octets(), false), &dst.octets(), false),
+        (src, dst) => {
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            checksum_add(checksum_add(sum, &octets(src), false), &octets(dst), false)
+        }
+    }
+}
+
+/// The checksum over pseudo-header, header (its field zero) and payload pieces, ready for the field.
+pub fn checksum<'a>(src: IpAddr, dst: IpAddr, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> u16 {
+    let len: usize = pieces.clone().map(<[u8]>::len).sum();
+    !checksum_fold(sum_pieces(pseudo_header_sum(src, dst, len as u32), pieces))
+}
+
+/// Whether a received segment's checksum is right; the pieces are the whole segment, header first.
+pub fn checksum_is_good<'a>(src: IpAddr, dst: IpAddr, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> bool {
+    checksum(src, dst, pieces) == 0
+}
+
+fn sum_pieces<'a>(mut sum: u64, pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut odd = false;
+    for piece in pieces {
+        sum = checksum_add(sum, piece, odd);
+        odd ^= piece.len() % 2 == 1;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn syn() -> Repr {
+        Repr {
+            src_port: 1023,
+            dst_port: 2049,
+            seq: SeqNumber(0xdead_beef),
+            flags: Flags::SYN,
+            window: 65_535,
+            options: TcpOptions {
+                mss: Some(1460),
+                window_scale: Some(7),
+                sack_permitted: true,
+                timestamps: Some(Timestamps { value: 1, echo_reply: 0 }),
+                sack: SackBlocks::default(),
+            },
+            ..Repr::default()
+        }
+    }
+
+    #[test]
+    fn a_syn_is_laid_out_as_linux_does() {
+        let mut bytes = [0; 60];
+        assert_eq!(syn().emit(&mut bytes), 40);
+        assert_eq!(bytes[12], 0xa0);
+        assert_eq!(&bytes[20..40], [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]);
+        assert_eq!(Repr::parse(&bytes[..40]), Ok((syn(), 40)));
+    }
+
+    #[test]
+    fn sack_blocks_beyond_the_option_space_are_left_out() {
+        let mut repr = Repr { flags: Flags::ACK, ..Repr::default() };
+        repr.options.timestamps = Some(Timestamps::default());
+        for n in 0..4 {
+            assert!(repr.options.sack.push((SeqNumber(n * 10), SeqNumber(n * 10 + 5))));
+        }
+        assert!(!repr.options.sack.push((SeqNumber(0), SeqNumber(0))));
+        let mut bytes = [0; 60];
+        // RFC 2018 section 3: three blocks beside timestamps.
+        assert_eq!(repr.emit(&mut bytes), 20 + 12 + 4 + 24);
+        let (back, len) = Repr::parse(&bytes).unwrap();
+        assert_eq!((len, back.options.sack.as_slice().len()), (60, 3));
+    }
+
+    #[test]
+    fn malformed_headers_are_named() {
+        let mut bytes = [0; 60];
+        let len = syn().emit(&mut bytes);
+        assert_eq!(Repr::parse(&bytes[..19]), Err(Malformed::Truncated));
+        assert_eq!(Repr::parse(&bytes[..len - 1]), Err(Malformed::Truncated));
+        bytes[12] = 0x40;
+        assert_eq!(Repr::parse(&bytes), Err(Malformed::DataOffset));
+        bytes[12] = 0x60;
+        // RFC 9293 section 3.1, MUST-7: lengths 0 and beyond the header.
+        for option in [[9, 0, 0, 0], [9, 1, 0, 0], [9, 5, 0, 0], [1, 1, 1, 9]] {
+            bytes[20..24].copy_from_slice(&option);
+            assert_eq!(Repr::parse(&bytes), Err(Malformed::Option), "{option:?}");
+        }
+        // Unknown and ill-sized known ones are ignored; what follows the end of the list is not read.
+        for option in [[9, 4, 0, 0], [2, 3, 0, 0], [0, 9, 0, 0], [3, 4, 0, 0]] {
+            bytes[20..24].copy_from_slice(&option);
+            assert_eq!(Repr::parse(&bytes).unwrap().0.options, TcpOptions::default(), "{option:?}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_the_same_however_the_bytes_are_cut() {
+        let (src, dst): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let bytes: Vec<u8> = (0..61u8).map(|n| n.wrapping_mul(37)).collect();
+        let whole = checksum(src, dst, [&bytes[..]].into_iter());
+        for cut in 0..bytes.len() {
+            let (a, b) = bytes.split_at(cut);
+            assert_eq!(checksum(src, dst, [a, b].into_iter()), whole);
+        }
+        // RFC 1071 section 3's example.
+        assert_eq!(checksum_fold(checksum_add(0, &[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], false)), 0xddf2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok((repr, len)) = Repr::parse(&bytes) {
+                prop_assert!(len <= bytes.len());
+                let mut out = [0; 60];
+                let emitted = repr.emit(&mut out);
+                prop_assert!(emitted % 4 == 0 && emitted == 20 + repr.options.len());
+                let (again, _) = Repr::parse(&out[..emitted]).unwrap();
+                prop_assert_eq!(Repr { options: TcpOptions::default(), ..again }, Repr { options: TcpOptions::default(), ..repr });
+            }
+        }
+    }
+}

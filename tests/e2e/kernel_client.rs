@@ -1,0 +1,100 @@
+//! Debian's stock kernel, in QEMU, mounts the export and works on it: over a bridge to the TAP, and over vhost-user.
+//! What it wrote is compared with the exported folder on the host too.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bed::Bed;
+use crate::process;
+use crate::qemu;
+use crate::report::{Report, full};
+use crate::server::{CLIENT_ADDRESS, SERVER_ADDRESS, Setup};
+use crate::standin;
+
+const GUEST_ADDRESS: &str = "10.77.0.3";
+const SCRIPT: &str = include_str!("guest/nfs.sh");
+const MODULES: &[&str] = &["virtio_pci", "virtio_net", "nfsv3"];
+const LIMIT: Duration = Duration::from_secs(420);
+
+pub fn run(report: &mut Report) {
+    report.case("over_a_bridge", || over_a_bridge("vers=3,nolock", MANY_FILES));
+    report.case("over_a_bridge_tcp_mountproto", || {
+        over_a_bridge("vers=3,nolock,proto=tcp,mountproto=tcp,rsize=65536,wsize=65536", many_files())
+    });
+    report.case("over_vhost_user", over_vhost_user);
+}
+
+fn words(address: &str, options: &str, files: u32) -> String {
+    format!("t_server={SERVER_ADDRESS} t_address={address} t_options={options} t_files={files} t_interface=eth0")
+}
+
+/// One case takes them all; under emulation they need most of its time.
+const MANY_FILES: u32 = 10_000;
+
+fn many_files() -> u32 {
+    if full() { MANY_FILES } else { 500 }
+}
+
+fn over_a_bridge(options: &str, files: u32) -> Result<()> {
+    let kernel = qemu::kernel()?;
+    let bed = Bed::new(Setup { bridge: true, ..Setup::default() })?;
+    bed.net.ip("tuntap add dev guest0 mode tap")?;
+    bed.net.ip("link set guest0 master br0")?;
+    bed.net.ip("link set guest0 up")?;
+    let initrd = kernel.initrd(bed.folder(), MODULES, true, SCRIPT)?;
+    let devices = [
+        "-m",
+        "512",
+        "-netdev",
+        "tap,id=n0,ifname=guest0,script=no,downscript=no",
+        "-device",
+        "virtio-net-pci,netdev=n0,romfile=,mac=02:00:0a:4d:00:03",
+    ];
+    let mut guest = qemu::boot(&bed.net, bed.folder(), &kernel, &initrd, &devices, &words(GUEST_ADDRESS, options, files))?;
+    guest.finish(LIMIT, SCRIPT)?;
+    compare_on_host(&bed)?;
+    bed.finish()
+}
+
+/// The guest's checksums, run again on the exported folder past the server.
+fn compare_on_host(bed: &Bed) -> Result<()> {
+    let mut command = Command::new("md5sum");
+    command.args(["--check", "--quiet", "--strict", "manifest.md5"]).current_dir(bed.export());
+    process::run(command, Duration::from_secs(60)).context("the guest's checksums on the host")?;
+    Ok(())
+}
+
+/// No kernel on the server's side: the guest's virtio rings are the server's port.
+fn over_vhost_user() -> Result<()> {
+    standin::only_nfsplice()?;
+    let kernel = qemu::kernel()?;
+    let mut bed = Bed::prepare(Setup::default())?;
+    let socket = bed.folder().join("vhost.sock");
+    bed.setup.device = format!("net_vhost0,iface={},queues=1", socket.display());
+    bed.start()?;
+    process::wait_for_file(&socket, Duration::from_secs(10)).context("the server's vhost-user socket")?;
+    let initrd = kernel.initrd(bed.folder(), MODULES, true, SCRIPT)?;
+    let chardev = format!("socket,id=c0,path={}", socket.display());
+    let devices = [
+        "-object",
+        "memory-backend-memfd,id=mem,size=512M,share=on",
+        "-numa",
+        "node,memdev=mem",
+        "-m",
+        "512",
+        "-chardev",
+        &chardev,
+        "-netdev",
+        "vhost-user,id=n0,chardev=c0",
+        // QEMU 7.2 under software emulation crashes with vhost-user when the guest uses MSI-X.
+        "-device",
+        "virtio-net-pci,netdev=n0,romfile=,vectors=0,mac=02:00:0a:4d:00:03",
+    ];
+    let words = words(CLIENT_ADDRESS, "vers=3,nolock", many_files());
+    let mut guest = qemu::boot(&bed.net, bed.folder(), &kernel, &initrd, &devices, &words)?;
+    guest.finish(LIMIT, SCRIPT)?;
+    compare_on_host(&bed)?;
+    bed.finish()
+}

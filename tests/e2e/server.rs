@@ -1,0 +1,147 @@
+//! The server under test: its configuration file, start, readiness, counters and end.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use crate::process::{self, Daemon};
+
+pub const SERVER_ADDRESS: &str = "10.77.0.2";
+pub const CLIENT_ADDRESS: &str = "10.77.0.1";
+/// The kernel's end of the TAP, or of the stand-in's veth pair.
+pub const DEVICE: &str = "nfs0";
+pub const NFS_PORT: u16 = 2049;
+/// What SIGTERM may take, with and without a transfer running.
+pub const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+pub struct Export {
+    pub name: String,
+    /// `None` is the memory store.
+    pub path: Option<PathBuf>,
+    pub read_only: bool,
+    pub squash: &'static str,
+}
+
+/// What a case wants from the server; `Setup::default()` is what `make run` serves.
+pub struct Setup {
+    pub device: String,
+    pub mtu: u16,
+    pub transmit: &'static str,
+    pub page_cache_mib: u32,
+    pub hugepages: bool,
+    /// Besides `/export` on the case's own folder.
+    pub more_exports: Vec<Export>,
+    /// Lines for the section `[limits]`.
+    pub limits: String,
+    /// Puts the kernel's end into a bridge, for a guest beside it.
+    pub bridge: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            device: format!("net_tap0,iface={DEVICE}"),
+            mtu: 1500,
+            transmit: "splice",
+            page_cache_mib: 128,
+            hugepages: false,
+            more_exports: Vec::new(),
+            limits: String::new(),
+            bridge: false,
+        }
+    }
+}
+
+impl Setup {
+    /// The configuration in the server's own words. `folder` holds everything that belongs to this run.
+    pub fn to_toml(&self, folder: &Path) -> String {
+        let mut text = format!(
+            "[server]\nstate_dir = \"{state}\"\nstats_socket = \"{socket}\"\nlog_level = \"info\"\ntransmit = \"{transmit}\"\n\n\
+             [cores]\nengine = [0]\nio = []\nio_threads = 2\n\n\
+             [memory]\nhugepages = {hugepages}\neal_mib = 64\npage_cache_mib = {cache}\nblock_kib = 64\n\n\
+             [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\naddress = \"{SERVER_ADDRESS}/24\"\nqueues = 1\ntso = \"auto\"\n",
+            state = folder.join("state").display(),
+            socket = stats_socket(folder).display(),
+            transmit = self.transmit,
+            hugepages = self.hugepages,
+            cache = self.page_cache_mib,
+            device = self.device,
+            mtu = self.mtu,
+        );
+        let own = Export { name: "/export".into(), path: Some(folder.join("export")), read_only: false, squash: "none" };
+        for export in std::iter::once(&own).chain(&self.more_exports) {
+            let store = match &export.path {
+                Some(path) => format!("path = \"{}\"", path.display()),
+                None => "store = \"memory\"".to_owned(),
+            };
+            write!(
+                text,
+                "\n[[export]]\nname = \"{}\"\n{store}\nread_only = {}\nsquash = \"{}\"\nclients = [\"10.77.0.0/24\"]\n",
+                export.name, export.read_only, export.squash
+            )
+            .expect("writing to a String");
+        }
+        if !self.limits.is_empty() {
+            write!(text, "\n[limits]\n{}\n", self.limits).expect("writing to a String");
+        }
+        text
+    }
+}
+
+pub fn stats_socket(folder: &Path) -> PathBuf {
+    folder.join("stats.sock")
+}
+
+/// The binary under test. The release build is used: it is what is shipped, and what keeps the time limits honest.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("NFSPLICE_E2E_BINARY") {
+        return Ok(path.into());
+    }
+    // This runner is target/debug/deps/e2e-*.
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(3).context("the runner is in target/debug/deps")?;
+    let binary = target.join("release/nfsplice");
+    if !binary.is_file() {
+        bail!("{} is missing: cargo build --release", binary.display());
+    }
+    Ok(binary)
+}
+
+/// `nfsplice serve CONFIG` under `wrapper` (which enters a namespace).
+pub fn spawn(mut wrapper: Command, config: &Path, log: &Path) -> Result<Daemon> {
+    wrapper.arg(binary()?).arg("serve").arg(config);
+    Daemon::spawn(wrapper, log)
+}
+
+pub type Counters = BTreeMap<String, f64>;
+
+pub fn stats(folder: &Path) -> Result<Counters> {
+    let mut command = Command::new(binary()?);
+    command.arg("stats").arg("--socket").arg(stats_socket(folder)).arg("--json");
+    let output = process::run(command, Duration::from_secs(5))?;
+    serde_json::from_slice(&output.stdout).with_context(|| format!("stats printed {}", output.text()))
+}
+
+/// The counter of payload bytes copied on transmit has to exist and to be 0 where replies are spliced.
+pub fn check_no_copies(counters: &Counters) -> Result<()> {
+    match counters.get("tx_payload_bytes_copied") {
+        Some(copied) if *copied == 0.0 => Ok(()),
+        Some(copied) => bail!("{copied} payload bytes were copied on transmit"),
+        None => bail!("stats has no counter tx_payload_bytes_copied"),
+    }
+}
+
+/// SIGTERM, then the exit code 0 within the limit.
+pub fn stop(server: &mut Daemon) -> Result<()> {
+    server.signal(Signal::TERM);
+    let status = server.wait(STOP_LIMIT)?;
+    if !status.success() {
+        bail!("the server ended with {status} after SIGTERM\n{}", server.tail());
+    }
+    Ok(())
+}
