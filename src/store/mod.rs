@@ -8,6 +8,7 @@
 //! - `model`: random operations compared with a model, as a test.
 //!
 //! May import: `buf`, `raw`, `time`, `counters`.
+#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 pub mod blocks;
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! One call's way: decode, check the handle and the export (client, read-only, squash), start one operation of the store,
 //! and encode what it answered, at once or when the parked operation comes back. The ticket of the call is the token of the
 //! operation. Not here: RPC headers, the duplicate request cache, MOUNT.
+#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 mod attributes;
 mod counters;
