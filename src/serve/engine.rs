@@ -24,6 +24,7 @@ use crate::net::Interface;
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
 use crate::net::interface::InterfaceEvent;
 use crate::program::ProgramTable;
+use crate::program::mount::MountList;
 use crate::shard::{Lane, Shard};
 use crate::time::{Duration, Instant};
 use crate::{rpc, tcp};
@@ -205,7 +206,7 @@ impl Engine {
         let Some(shard) = &mut self.shard else { return };
         if let Some(exports) = seed.rules.changed(&mut self.rules_seen) {
             match self.stores.export_table(&exports) {
-                Ok(table) => shard.programs_mut().set_exports(table),
+                Ok(table) => shard.programs_mut().volumes_mut().set_exports(table),
                 // The configuration was checked; if the table sees more than that, the old rules stay.
                 Err(error) => tracing::error!("the new export rules are not used: {error:#}"),
             }
@@ -276,7 +277,7 @@ impl Engine {
             fragment_pages: self.pools.fragments.blocks() as u64,
         };
         let mut layers: Vec<&dyn counters::Counters> = vec![&core, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
-        layers.push(shard.programs().nfs3_counters());
+        layers.push(shard.programs().nfs3().counters());
         for (lane, port) in shard.lanes().iter().zip(&ports) {
             layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
         }
@@ -297,7 +298,7 @@ fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
         .per_core("shard", shard.counters())
         .per_core("tcp", shard.tcp().counters())
         .per_core("rpc", shard.rpc().counters())
-        .per_core("nfs3", shard.programs().nfs3_counters());
+        .per_core("nfs3", shard.programs().nfs3().counters());
     for (at, lane) in shard.lanes().iter().enumerate() {
         layout = layout
             .per_core(&format!("port{at}"), &PortCounters::default())
@@ -432,6 +433,6 @@ fn build_shard(seed: &Seed, lanes: Vec<Lane<DpdkDevice>>, stores: &Stores, fragm
     let drc_seed: [u8; 16] = random()?;
     let drc_seed = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|byte| drc_seed[at + byte])));
     let rpc = rpc::Server::new(assemble::rpc_options(config, drc_seed), arena(fragments)?);
-    let programs = assemble::programs(config, stores, seed.state.handle_key()?);
+    let programs = assemble::programs(config, stores, seed.state.handle_key()?, Arc::new(MountList::default()))?;
     Ok(Shard::new(lanes, tcp, rpc, programs, assemble::DATAGRAM_PORTS.to_vec()))
 }
