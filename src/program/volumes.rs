@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::exports::{Export, ExportTable, FILE_HANDLE_MAX, RootHandles};
+use super::exports::{Export, ExportTable, FILE_HANDLE_MAX};
 use super::handle::{FileHandle, HandleSeal};
-use crate::store::{ObjectId, Status, Store};
+use super::mount::MountTree;
+use crate::buf::Slice;
+use crate::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, Status, Store, Token};
+use crate::time::Instant;
 
 /// One core's view of everything that is exported.
 pub struct Volumes {
     exports: Arc<ExportTable>,
     stores: Vec<Box<dyn Store>>,
     seal: HandleSeal,
+    /// The store to ask first for completions, so that a busy one does not starve the others.
+    next_store: usize,
 }
 
 /// What a file handle led to.
@@ -25,7 +30,7 @@ pub struct Opened<'a> {
 impl Volumes {
     /// `stores` in the numbering of `Export::store`.
     pub fn new(exports: Arc<ExportTable>, stores: Vec<Box<dyn Store>>, seal: HandleSeal) -> Volumes {
-        Volumes { exports, stores, seal }
+        Volumes { exports, stores, seal, next_store: 0 }
     }
 
     /// Takes a new export table (the configuration changed). The stores stay; a new export must name one of them.
@@ -49,6 +54,23 @@ impl Volumes {
         &mut self.stores
     }
 
+    /// Operations that wait in the stores.
+    pub fn parked(&self) -> usize {
+        self.stores.iter().map(|store| store.parked()).sum()
+    }
+
+    /// Takes one finished operation from the stores; a READ's data are appended to `pages`.
+    pub fn poll_completion(&mut self, now: Instant, pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)> {
+        for turn in 0..self.stores.len() {
+            let at = (self.next_store + turn) % self.stores.len();
+            if let Some(done) = self.stores[at].poll_completion(now, pages) {
+                self.next_store = at + 1;
+                return Some(done);
+            }
+        }
+        None
+    }
+
     /// The export and the object behind a handle, for a client that may use it.
     pub fn open(&self, handle: &FileHandle, client: IpAddr) -> Result<Opened<'_>, Status> {
         let (export, object) = self.seal.open(handle).ok_or(Status::BadHandle)?;
@@ -64,9 +86,31 @@ impl Volumes {
     }
 }
 
-impl RootHandles for Volumes {
-    fn root_handle(&self, export: &Export) -> Option<SmallVec<[u8; FILE_HANDLE_MAX]>> {
-        let root = self.stores.get(export.store)?.root();
-        Some(self.seal.seal(export.id, root).to_smallvec())
+impl MountTree for Volumes {
+    fn exports(&self) -> &ExportTable {
+        &self.exports
+    }
+
+    fn root(&self, export: &Export) -> Option<ObjectId> {
+        Some(self.stores.get(export.store)?.root())
+    }
+
+    fn start(
+        &mut self,
+        now: Instant,
+        store: usize,
+        caller: &Credential,
+        operation: &Operation<'_>,
+        token: Token,
+        pages: &mut Vec<Slice>,
+    ) -> Start {
+        match self.stores.get_mut(store) {
+            Some(store) => store.start(now, caller, operation, token, pages),
+            None => Start::Done(Err(Status::Stale.into())),
+        }
+    }
+
+    fn file_handle(&self, export: u32, object: ObjectId) -> SmallVec<[u8; FILE_HANDLE_MAX]> {
+        self.seal.seal(export, object).to_smallvec()
     }
 }

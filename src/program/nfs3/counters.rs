@@ -110,8 +110,6 @@ counters! {
         garbage_arguments,
         /// Calls refused with JUKEBOX because too many were parked.
         parked_full,
-        /// Completions of a store that no parked call waits for.
-        completions_unknown,
         /// Bytes of file data in READ replies.
         read_bytes,
         /// Bytes of file data taken from WRITE calls.

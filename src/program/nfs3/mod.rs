@@ -71,8 +71,6 @@ pub struct Nfs3 {
     counters: Nfs3Counters,
     scratch: Box<Scratch>,
     parked: HashMap<Ticket, Parked>,
-    /// The store to ask first for completions, so that a busy one does not starve the others.
-    next_store: usize,
 }
 
 impl Nfs3 {
@@ -81,7 +79,6 @@ impl Nfs3 {
             scratch: Box::new(Scratch::new()),
             parked: HashMap::with_capacity(options.parked_max),
             counters: Nfs3Counters::default(),
-            next_store: 0,
             options,
         }
     }
@@ -158,30 +155,25 @@ impl Nfs3 {
         }
     }
 
-    /// Takes one finished operation from the stores; its call is to be completed.
-    pub fn poll_completion(&mut self, volumes: &mut Volumes, now: Instant, pages: &mut Vec<Slice>) -> Option<Ticket> {
-        if self.parked.is_empty() {
-            return None;
-        }
-        let stores = volumes.stores_mut();
-        for turn in 0..stores.len() {
-            let at = (self.next_store + turn) % stores.len();
-            let before = pages.len();
-            while let Some((token, result)) = stores[at].poll_completion(now, pages) {
-                let ticket = Ticket(token.0);
-                if let Some(parked) = self.parked.get_mut(&ticket) {
-                    parked.result = Some(result);
-                    self.next_store = at + 1;
-                    return Some(ticket);
-                }
-                self.counters.completions_unknown += 1;
-                pages.truncate(before);
+    /// Takes a finished operation if a call waits for it: that call is to be completed. Otherwise gives it back.
+    #[allow(clippy::type_complexity, reason = "the result is handed through as it is")]
+    pub fn deliver(&mut self, token: Token, result: Result<Outcome, Failure>) -> Result<Ticket, Result<Outcome, Failure>> {
+        let ticket = Ticket(token.0);
+        match self.parked.get_mut(&ticket) {
+            Some(parked) => {
+                parked.result = Some(result);
+                Ok(ticket)
             }
+            None => Err(result),
         }
-        None
     }
 
-    pub fn complete(&mut self, volumes: &mut Volumes, ticket: Ticket, results: &mut Results<'_>) -> Disposition {
+    /// Whether a parked call is one of NFSv3's.
+    pub fn owns(&self, ticket: Ticket) -> bool {
+        self.parked.contains_key(&ticket)
+    }
+
+    pub fn complete(&mut self, volumes: &Volumes, ticket: Ticket, results: &mut Results<'_>) -> Disposition {
         let parked = self.parked.remove(&ticket);
         self.counters.parked = self.parked.len() as u64;
         let Some(mut parked) = parked else { return Disposition::SystemError };

@@ -478,19 +478,6 @@ fn too_many_parked_calls_are_told_to_come_again() {
     assert_eq!(rig.nfs3.counters().status_jukebox, 1);
 }
 
-#[test]
-fn a_store_that_completes_what_nobody_waits_for_is_counted() {
-    let mut rig = Rig::new(true);
-    let root = rig.root(1);
-    let object = rig.volumes.stores()[0].root();
-    let nobody = crate::store::Credential { uid: 0, gid: 0, groups: Default::default() };
-    let operation = crate::store::Operation::GetAttributes { object };
-    let mut pages = Vec::new();
-    rig.volumes.stores_mut()[0].start(Instant::ZERO, &nobody, &operation, Token(999_999), &mut pages);
-    assert_eq!(rig.status(1, &at(&root)), 0);
-    assert_eq!(rig.nfs3.counters().completions_unknown, 1);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]

@@ -147,11 +147,11 @@ impl Rig {
         if disposition == Disposition::Parked {
             assert_eq!(results.head.position(), 0, "a parked call has written nothing");
             let mut pages = Vec::new();
-            let done = self.nfs3.poll_completion(&mut self.volumes, now, &mut pages);
-            assert_eq!(done, Some(ticket));
-            assert_eq!(self.nfs3.poll_completion(&mut self.volumes, now, &mut pages), None);
+            let (token, result) = self.volumes.poll_completion(now, &mut pages).unwrap();
+            assert_eq!(self.nfs3.deliver(token, result), Ok(ticket));
+            assert!(self.nfs3.owns(ticket) && self.volumes.poll_completion(now, &mut pages).is_none());
             *results.pages = pages;
-            disposition = self.nfs3.complete(&mut self.volumes, ticket, &mut results);
+            disposition = self.nfs3.complete(&self.volumes, ticket, &mut results);
             assert_eq!(self.nfs3.counters().parked, 0);
         }
         assert!(!results.head.overflowed(), "{} needs more than it says", info.name);
