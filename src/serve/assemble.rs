@@ -59,6 +59,7 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
         connections_max: limits.connections_max as usize,
         syn_received_max: limits.tcp_half_open_max as usize,
         time_wait: seconds(limits.tcp_time_wait_s),
+        time_wait_max: limits.tcp_time_wait_max as usize,
         rto_min: millis(limits.tcp_rto_min_ms),
         rto_max: millis(limits.tcp_rto_max_ms),
         delayed_ack: millis(limits.tcp_delayed_ack_ms),
@@ -74,11 +75,13 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
     rpc::Options {
         record_bytes_max: limits.record_bytes_max,
         fragments_max: limits.record_fragments_max,
+        empty_fragments_max: limits.record_empty_fragments_max,
         record_timeout: seconds(limits.record_timeout_s),
         connections_max: limits.connections_max,
         connections_unauthenticated_max: limits.connections_unauthenticated_max,
         idle_timeout: seconds(limits.idle_timeout_s),
         calls_in_flight_max: limits.calls_in_flight_per_connection_max,
+        calls_in_flight_total_max: limits.calls_in_flight_per_core_max,
         send_queue_bytes_max: limits.send_queue_bytes_max.into(),
         // A datagram is never fragmented on its way out: it must fit the narrowest port.
         datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),

@@ -60,8 +60,6 @@ limits! {
     send_queue_bytes_max: u32 = 4_194_304, 65_536..=268_435_456;
     /// Receive buffers one connection may hold; the TCP window closes before it.
     receive_buffers_per_connection_max: u32 = 2048, 64..=65_536;
-    /// Receive buffers of the card that all connections of a core may hold; from three quarters on, data is copied out of them.
-    receive_buffers_per_core_max: u32 = 4096, 256..=1_048_576;
     /// Replies kept for retransmitted calls that must not be carried out twice; the oldest is forgotten.
     duplicate_request_cache_entries: u32 = 4096, 64..=1_048_576;
     /// How long such a reply is kept.
@@ -71,7 +69,7 @@ limits! {
     /// Most bytes one WRITE takes: wtmax of FSINFO.
     write_bytes_max: u32 = 1_048_576, 4096..=1_048_576, multiple_of(4096);
     /// Most bytes of one READDIR or READDIRPLUS reply: dtpref of FSINFO.
-    directory_bytes_max: u32 = 32_768, 4096..=61_440, multiple_of(4096);
+    readdir_bytes_max: u32 = 32_768, 4096..=1_048_576, multiple_of(4096);
     /// Attributes younger than this are answered without asking the file system; also the longest time after which a change
     /// made on the host is seen. 0 asks every time.
     attribute_cache_ms: u32 = 1000, 0..=3_600_000;
@@ -102,7 +100,7 @@ limits! {
     /// Connections in TIME-WAIT; beyond it the oldest is forgotten.
     tcp_time_wait_max: u32 = 8192, 64..=1_048_576;
     /// How long a half-closed connection may stay in FIN-WAIT-2.
-    tcp_fin_wait_2_s: u32 = 60, 1..=3600;
+    tcp_fin_wait_s: u32 = 60, 1..=3600;
     /// After SIGTERM: how long replies in progress may take before what is left is reset.
     drain_ms_max: u32 = 1500, 0..=60_000;
 }
