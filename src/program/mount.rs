@@ -348,11 +348,17 @@ impl Mount {
         Disposition::Replied
     }
 
-    /// Takes a finished operation if it belongs to a walk (`owns`): its call is to be completed.
-    pub fn deliver(&mut self, token: Token, answer: Result<Outcome, Failure>) -> Option<Ticket> {
+    /// Takes a finished operation if it belongs to a walk: its call is to be completed. Otherwise gives it back.
+    #[expect(clippy::result_large_err, reason = "not an error: the answer goes on to whom it belongs")]
+    pub fn deliver(&mut self, token: Token, answer: Result<Outcome, Failure>) -> Result<Ticket, Result<Outcome, Failure>> {
         let ticket = Ticket(token.0);
-        self.walks.get_mut(&ticket)?.answer = Some(answer);
-        Some(ticket)
+        match self.walks.get_mut(&ticket) {
+            Some(walk) => {
+                walk.answer = Some(answer);
+                Ok(ticket)
+            }
+            None => Err(answer),
+        }
     }
 
     /// Whether a parked call is one of MOUNT's.
@@ -656,7 +662,7 @@ mod tests {
         assert_eq!(rig.mnt("/export/a"), refused(MountStatus::Io), "walks_max");
         for last in [false, true] {
             let (token, answer) = rig.tree.parked.pop().unwrap();
-            assert!(rig.mount.deliver(Token(99), Err(Status::Io.into())).is_none(), "not ours");
+            assert!(rig.mount.deliver(Token(99), Err(Status::Io.into())).is_err(), "not ours");
             let ticket = rig.mount.deliver(token, answer).unwrap();
             assert!(rig.mount.owns(ticket));
             let done = rig.with_results(MNT, |mount, tree, results| mount.complete(tree, Instant::ZERO, ticket, results));
