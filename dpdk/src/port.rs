@@ -136,6 +136,8 @@ pub struct Port<H: TxPayload> {
 /// Bytes of an Ethernet header, and with a VLAN tag.
 const ETHERNET_BYTES: u32 = 14;
 const ETHERNET_VLAN_BYTES: u32 = 18;
+/// Ethernet header, VLAN tag and check sequence, the most a driver may want room for.
+const FRAME_OVERHEAD_BYTES: u32 = 22;
 /// An IP packet's length has 16 bits.
 const IP_PACKET_BYTES_MAX: u32 = 65_535;
 /// Buffers that per-thread caches of a pool may hold: cache × 1.5, for the queue's thread and one more.
@@ -516,7 +518,12 @@ impl<'a> Setup<'a> {
         }
         self.rx_offloads |=
             self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
-        self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_SCATTER);
+        // Only when needed: some drivers have a faster receive path without it.
+        let frame = u32::from(options.mtu) + FRAME_OVERHEAD_BYTES;
+        let lro = self.rx_offloads & u64::from(RTE_ETH_RX_OFFLOAD_TCP_LRO) != 0;
+        if lro || frame > u32::from(options.rx_room) {
+            self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_SCATTER);
+        }
         let spread = self.info.flow_type_rss_offloads & rss_types() != 0;
         self.rss = options.rss != Wanted::Off && options.rx_queues > 1 && spread;
         if options.rss == Wanted::On && options.rx_queues > 1 && !spread {
@@ -675,7 +682,7 @@ impl<'a> Setup<'a> {
 
     fn set_up_rx(&self, queue: u16) -> Result<Pool, Error> {
         let scatter = self.rx_offloads & u64::from(sys::RTE_ETH_RX_OFFLOAD_SCATTER) != 0;
-        let frame = u32::from(self.options.mtu) + ETHERNET_VLAN_BYTES + 4;
+        let frame = u32::from(self.options.mtu) + FRAME_OVERHEAD_BYTES;
         let mut room = u32::from(self.options.rx_room).max(self.info.min_rx_bufsize.min(16 << 10));
         if !scatter {
             room = room.max(frame);
@@ -731,7 +738,7 @@ impl<'a> Setup<'a> {
             header: take(
                 "header",
                 self.options.tx_pool_mbufs.unwrap_or(in_flight),
-                self.options.header_room.max(64),
+                self.options.header_room.clamp(64, u16::MAX - HEADROOM),
             )?,
             piece: take("payload", pieces, 0)?,
             copy: take("copy", pieces, copy_room.clamp(256, u16::MAX - HEADROOM))?,

@@ -108,6 +108,9 @@ fn main() {
     println!("cargo:rerun-if-changed=shim.c");
     println!("cargo:rerun-if-changed=shim.h");
     println!("cargo:rerun-if-changed=build.rs");
+    for name in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
     let library = match pkg_config::Config::new()
         .range_version("22.11".."22.12")
         .cargo_metadata(false)
