@@ -14,9 +14,11 @@ use crate::counters;
 use crate::net::interface::IcmpErrorKind;
 use crate::net::{Device, Ingress, Interface, OutgoingPacket, RxFrame, SendRefused, UdpDatagram};
 use crate::rpc::{self, CloseReason, ConnectionKey, Destination, Programs};
-use crate::tcp::{self, ConnectionId, Event, FourTuple, Reason, SendError, Transmit, TransmitLimits};
+use crate::tcp::{self, ConnectionId, Event, FourTuple, SendError, Transmit, TransmitLimits};
 use crate::time::Instant;
-use crate::wire::{icmpv4::unreachable, protocol};
+use crate::wire::icmpv4::unreachable;
+use crate::wire::protocol;
+use crate::wire::tcp::SeqNumber;
 
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
@@ -161,7 +163,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                     local_port: error.local.port(),
                     remote_port: error.remote.port(),
                 };
-                self.tcp.handle_icmp(now, &tuple, error.tcp_sequence.into(), icmp_meaning(error.kind));
+                self.tcp.handle_icmp(now, &tuple, SeqNumber(error.tcp_sequence), icmp_meaning(error.kind));
             }
             Ingress::IcmpError(_) | Ingress::Consumed => {}
         }
@@ -213,7 +215,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
         }
         work += self.rpc.poll_completions(now, &mut self.programs);
         // Connections that may be read again; each at most once a turn, so that none keeps the others waiting.
-        for _ in 0..self.rpc.resumable() {
+        for _ in 0..self.rpc.resumable_len() {
             let Some(key) = self.rpc.poll_resumable() else { break };
             self.read_records(now, id_of(key));
             work += 1;

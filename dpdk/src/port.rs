@@ -141,6 +141,9 @@ const IP_PACKET_BYTES_MAX: u32 = 65_535;
 /// Buffers that per-thread caches of a pool may hold: cache × 1.5, for the queue's thread and one more.
 const CACHED_BUFFERS: u32 = 2 * 768;
 
+/// What a net_tap port with a larger MTU is configured with at first.
+const TAP_MTU_CLAIMED: u16 = 1500;
+
 /// A Toeplitz key that gives both directions of a connection the same hash: 16 bits, repeated. Static because drivers
 /// keep the pointer.
 static SYMMETRIC_KEY: [u8; 128] = {
@@ -510,7 +513,12 @@ impl<'a> Setup<'a> {
     fn configure(&mut self, interrupts: bool) -> Result<(Vec<Pool>, Vec<TxPools>), Error> {
         let (id, name, options) = (self.id, self.name, self.options);
         let mut conf = sys::rte_eth_conf::default();
-        conf.rxmode.mtu = u32::from(options.mtu);
+        let claimed = if self.tap_jumbo() {
+            TAP_MTU_CLAIMED
+        } else {
+            options.mtu
+        };
+        conf.rxmode.mtu = u32::from(claimed);
         conf.rxmode.offloads = self.rx_offloads;
         if self.rx_offloads & u64::from(sys::RTE_ETH_RX_OFFLOAD_TCP_LRO) != 0 {
             conf.rxmode.max_lro_pkt_size = self.info.max_lro_pkt_size;
@@ -560,10 +568,23 @@ impl<'a> Setup<'a> {
 
     fn set_mtu(&self) -> Result<(), Error> {
         const ENOTSUP: i32 = 95;
+        if self.tap_jumbo() {
+            // SAFETY: a configured, stopped port of the driver this call is for; nobody polls it yet.
+            let result =
+                unsafe { sys::nfsplice_tap_mtu(self.id, self.info.if_index, self.options.mtu) };
+            let refused = || unsupported(self.name, &self.driver, "no MTU above 1504 bytes");
+            return if result == 0 { Ok(()) } else { Err(refused()) };
+        }
         // SAFETY: a configured, stopped port.
         let result = unsafe { sys::rte_eth_dev_set_mtu(self.id, self.options.mtu) };
         // Devices without the call (net_ring, net_null) have no MTU.
         if result == -ENOTSUP { Ok(()) } else { check(self.name, "rte_eth_dev_set_mtu", result) }
+    }
+
+    /// net_tap claims less than it does; see the shim.
+    fn tap_jumbo(&self) -> bool {
+        let frame = u32::from(self.options.mtu) + ETHERNET_VLAN_BYTES;
+        self.driver == "net_tap" && frame > self.info.max_rx_pktlen
     }
 
     fn set_up_rx(&self, queue: u16) -> Result<Pool, Error> {

@@ -28,6 +28,11 @@ pub fn root_user() -> Credential {
     Credential { uid: 0, gid: 0, groups: Default::default() }
 }
 
+/// The bytes of a gather list.
+pub fn joined(pages: &[Slice]) -> Vec<u8> {
+    pages.iter().map(|page| &page[..]).collect::<Vec<_>>().concat()
+}
+
 pub fn user(uid: u32, gid: u32) -> Credential {
     Credential { uid, gid, groups: Default::default() }
 }
@@ -107,7 +112,7 @@ impl<'a> Driver<'a> {
     pub fn read(&mut self, caller: &Credential, object: ObjectId, offset: u64, count: u32) -> Result<(Vec<u8>, bool), Status> {
         match self.run(caller, &Operation::Read { object, offset, count }) {
             Ok(Outcome::Data { count, end_of_file, .. }) => {
-                let bytes: Vec<u8> = self.pages.iter().flat_map(|page| page.to_vec()).collect();
+                let bytes = joined(&self.pages);
                 assert_eq!(bytes.len(), count as usize, "the pages hold `count` bytes");
                 Ok((bytes, end_of_file))
             }
@@ -200,7 +205,7 @@ fn data(d: &mut Driver<'_>, dir: ObjectId) {
     d.write(&me, file, 5, &[0xee; 130_000]).unwrap();
     let truncate = AttributeChanges { size: Some(1000), ..Default::default() };
     d.run(&me, &Operation::SetAttributes { object: file, changes: truncate, guard: None }).unwrap();
-    let seen: Vec<u8> = held.iter().flat_map(|page| page.to_vec()).collect();
+    let seen = joined(&held);
     assert!(seen == big[..150_000], "a held page changed");
     let now = d.read(&me, file, 0, 2000).unwrap().0;
     assert_eq!((now.len(), now[4], now[5], now[999]), (1000, big[4], 0xee, 0xee));

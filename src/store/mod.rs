@@ -5,13 +5,17 @@
 //! - `blocks`: the data of a file as a map of pages that are copied on write.
 //! - `memory`: a store that lives in memory.
 //! - `conformance`: what every store must do, as a test.
+//! - `model`: random operations compared with a model, as a test.
 //!
 //! May import: `buf`, `raw`, `time`, `counters`.
+#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 pub mod blocks;
 #[cfg(test)]
 pub mod conformance;
 pub mod memory;
+#[cfg(test)]
+pub mod model;
 pub mod permission;
 pub mod types;
 

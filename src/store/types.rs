@@ -415,6 +415,8 @@ pub enum Status {
     BadHandle,
     NotSync,
     BadCookie,
+    /// Not even one entry of a directory fits in the answer (NFS3ERR_TOOSMALL); stores answer with no entries instead.
+    TooSmall,
     NotSupported,
     ServerFault,
     BadType,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::conformance;
+use crate::store::{conformance, model};
 
 fn store(blocks: usize) -> MemoryStore {
     let pool = PagePool::anonymous(blocks, 4096).unwrap();
@@ -9,4 +9,11 @@ fn store(blocks: usize) -> MemoryStore {
 #[test]
 fn it_does_what_every_store_must() {
     conformance::conformance(&mut store(512).handle(), true, &mut || {});
+}
+
+#[test]
+fn random_operations_agree_with_the_model() {
+    for seed in 0..8 {
+        model::random_operations(&mut store(16384).handle(), b"model", seed, 600, &mut || {});
+    }
 }

@@ -1,0 +1,111 @@
+//! Types that NFSv3 results are made of: nfsstat3, fattr3, post_op_attr, wcc_data, post_op_fh3.
+//!
+//! Read first: RFC 1813 sections 2.3 and 2.6.
+
+use crate::program::handle::FileHandle;
+use crate::rpc::xdr::Encoder;
+use crate::store::{Attributes, ObjectKind, PreAttributes, Status, Timestamp, Wcc};
+
+/// Most bytes each type takes.
+pub const STATUS_BYTES: u32 = 4;
+pub const FATTR3_BYTES: u32 = 84;
+pub const POST_OP_ATTR_BYTES: u32 = 4 + FATTR3_BYTES;
+pub const WCC_DATA_BYTES: u32 = 4 + 24 + POST_OP_ATTR_BYTES;
+pub const POST_OP_FH3_BYTES: u32 = 4 + 4 + 64;
+
+pub const NFS3_OK: u32 = 0;
+
+/// nfsstat3 of RFC 1813 section 2.6.
+pub const fn nfsstat3(status: Status) -> u32 {
+    match status {
+        Status::NotOwner => 1,
+        Status::NoEntry => 2,
+        Status::Io => 5,
+        Status::NoDeviceAddress => 6,
+        Status::AccessDenied => 13,
+        Status::Exists => 17,
+        Status::CrossDevice => 18,
+        Status::NoDevice => 19,
+        Status::NotDirectory => 20,
+        Status::IsDirectory => 21,
+        Status::InvalidArgument => 22,
+        Status::FileTooLarge => 27,
+        Status::NoSpace => 28,
+        Status::ReadOnly => 30,
+        Status::TooManyLinks => 31,
+        Status::NameTooLong => 63,
+        Status::NotEmpty => 66,
+        Status::QuotaExceeded => 69,
+        Status::Stale => 70,
+        Status::BadHandle => 10001,
+        Status::NotSync => 10002,
+        Status::BadCookie => 10003,
+        Status::NotSupported => 10004,
+        Status::TooSmall => 10005,
+        Status::ServerFault => 10006,
+        Status::BadType => 10007,
+        Status::Delay => 10008,
+    }
+}
+
+/// ftype3 of RFC 1813 section 2.3.5.
+fn ftype3(kind: ObjectKind) -> u32 {
+    match kind {
+        ObjectKind::File => 1,
+        ObjectKind::Directory => 2,
+        ObjectKind::BlockDevice => 3,
+        ObjectKind::CharacterDevice => 4,
+        ObjectKind::Symlink => 5,
+        ObjectKind::Socket => 6,
+        ObjectKind::Fifo => 7,
+    }
+}
+
+pub fn time(e: &mut Encoder<'_>, time: &Timestamp) {
+    // nfstime3 counts unsigned seconds: times before 1970 or after 2106 wrap, as they do in the Linux server.
+    e.u32(time.seconds as u32);
+    e.u32(time.nanoseconds);
+}
+
+pub fn fattr3(e: &mut Encoder<'_>, a: &Attributes) {
+    e.u32(ftype3(a.kind));
+    e.u32(a.mode);
+    e.u32(a.links);
+    e.u32(a.uid);
+    e.u32(a.gid);
+    e.u64(a.size);
+    e.u64(a.used);
+    e.u32(a.device.0);
+    e.u32(a.device.1);
+    e.u64(a.file_system);
+    e.u64(a.file_id);
+    time(e, &a.accessed);
+    time(e, &a.modified);
+    time(e, &a.changed);
+}
+
+pub fn post_op_attr(e: &mut Encoder<'_>, attributes: Option<&Attributes>) {
+    e.bool(attributes.is_some());
+    if let Some(attributes) = attributes {
+        fattr3(e, attributes);
+    }
+}
+
+fn pre_op_attr(e: &mut Encoder<'_>, before: Option<&PreAttributes>) {
+    e.bool(before.is_some());
+    if let Some(before) = before {
+        e.u64(before.size);
+        time(e, &before.modified);
+        time(e, &before.changed);
+    }
+}
+
+pub fn wcc_data(e: &mut Encoder<'_>, wcc: &Wcc) {
+    pre_op_attr(e, wcc.before.as_ref());
+    post_op_attr(e, wcc.after.as_ref());
+}
+
+pub fn post_op_fh3(e: &mut Encoder<'_>, handle: &FileHandle) {
+    e.bool(true);
+    e.opaque(handle.as_bytes());
+}

@@ -1,0 +1,300 @@
+//! NFS version 3, all 22 procedures (RFC 1813), over whatever stores the exports name.
+//!
+//! - `procedures`: the table: decode, encode, what is cached, sizes.
+//! - `decode`, `encode`: the types that arguments and results are made of.
+//! - `attributes`, `data`, `names`, `directories`, `filesystem`: the procedures, by group.
+//! - `counters`: calls, errors, bytes.
+//!
+//! One call's way: decode, check the handle and the export (client, read-only, squash), start one operation of the store,
+//! and encode what it answered, at once or when the parked operation comes back. The ticket of the call is the token of the
+//! operation. Not here: RPC headers, the duplicate request cache, MOUNT.
+#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
+
+mod attributes;
+mod counters;
+mod data;
+mod decode;
+mod directories;
+mod encode;
+mod filesystem;
+mod names;
+mod procedures;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+pub use counters::Nfs3Counters;
+
+use self::decode::{Listing, Refusal, Request, Scratch, Verb};
+use self::procedures::{Procedure, Reply, is_listing, procedure};
+use super::exports::Export;
+use super::volumes::Volumes;
+use crate::buf::{Slice, gather_len};
+use crate::rpc::{Call, Disposition, ProcedureInfo, Results, Ticket};
+use crate::store::{Failure, ObjectId, Outcome, Start, Status, Token, access};
+use crate::time::Instant;
+
+pub const PROGRAM: u32 = 100_003;
+pub const VERSION: u32 = 3;
+
+/// Limits of one core's NFSv3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Most bytes of data in one READ reply (FSINFO's rtmax and rtpref).
+    pub read_bytes_max: u32,
+    /// Most bytes of data taken from one WRITE call (wtmax and wtpref); the rest of a longer one is left to the client.
+    pub write_bytes_max: u32,
+    /// Most bytes of a READDIR or READDIRPLUS reply (dtpref); with the reply header it must fit in a fragment page.
+    pub directory_bytes_max: u32,
+    /// Most calls that may wait for stores; one more is answered JUKEBOX.
+    pub parked_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { read_bytes_max: 1 << 20, write_bytes_max: 1 << 20, directory_bytes_max: 32 << 10, parked_max: 4096 }
+    }
+}
+
+/// What a parked call's reply needs.
+struct Parked {
+    number: u32,
+    export: u32,
+    listing: Option<Listing>,
+    result: Option<Result<Outcome, Failure>>,
+}
+
+/// One core's NFSv3 server.
+pub struct Nfs3 {
+    options: Options,
+    counters: Nfs3Counters,
+    scratch: Box<Scratch>,
+    parked: HashMap<Ticket, Parked>,
+    /// The store to ask first for completions, so that a busy one does not starve the others.
+    next_store: usize,
+}
+
+impl Nfs3 {
+    pub fn new(options: Options) -> Nfs3 {
+        Nfs3 {
+            scratch: Box::new(Scratch::new()),
+            parked: HashMap::with_capacity(options.parked_max),
+            counters: Nfs3Counters::default(),
+            next_store: 0,
+            options,
+        }
+    }
+
+    pub fn counters(&self) -> &Nfs3Counters {
+        &self.counters
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub fn procedure(&self, number: u32) -> Option<ProcedureInfo> {
+        if number == 0 {
+            return Some(ProcedureInfo { name: "NULL", caches_reply: false, head_bytes_max: 0, pages_bytes_max: 0 });
+        }
+        let procedure = procedure(number)?;
+        let listing = if is_listing(number) { self.options.directory_bytes_max } else { 0 };
+        Some(ProcedureInfo {
+            name: procedure.name,
+            caches_reply: procedure.caches_reply,
+            head_bytes_max: procedure.head_bytes_max + listing,
+            pages_bytes_max: if number == procedures::READ { self.options.read_bytes_max } else { 0 },
+        })
+    }
+
+    pub fn call(
+        &mut self,
+        volumes: &mut Volumes,
+        now: Instant,
+        call: &Call<'_>,
+        ticket: Ticket,
+        results: &mut Results<'_>,
+    ) -> Disposition {
+        self.counters.count_call(call.procedure);
+        let Some(procedure) = procedure(call.procedure) else {
+            return Disposition::Replied;
+        };
+        let mut arguments = call.arguments;
+        let request = match (procedure.decode)(&mut arguments, &mut self.scratch) {
+            Ok(request) => request,
+            Err(Refusal::Garbage) => {
+                self.counters.garbage_arguments += 1;
+                return Disposition::GarbageArgs;
+            }
+            Err(Refusal::Status(status)) => {
+                return refuse(&mut self.counters, procedure, status, results);
+            }
+        };
+        let prepared = match prepare(volumes, &self.options, call, request) {
+            Ok(prepared) => prepared,
+            Err(status) => return refuse(&mut self.counters, procedure, status, results),
+        };
+        results.mark_peer_valid();
+        if self.parked.len() >= self.options.parked_max {
+            self.counters.parked_full += 1;
+            return refuse(&mut self.counters, procedure, Status::Delay, results);
+        }
+        let Prepared { export, store, credential, object, second, request } = prepared;
+        let operation = request.operation(object, second);
+        let listing = if let Verb::ReadDirectory(listing) = request.verb { Some(listing) } else { None };
+        let parked = Parked { number: call.procedure, export, listing, result: None };
+        let Some(store) = volumes.stores_mut().get_mut(store) else {
+            return refuse(&mut self.counters, procedure, Status::Stale, results);
+        };
+        match store.start(now, &credential, &operation, Token(ticket.0), results.pages) {
+            Start::Done(result) => self.reply(volumes, &parked, &result, results),
+            Start::Parked => {
+                results.expect_pages(if let Verb::Read { count, .. } = request.verb { count } else { 0 });
+                self.parked.insert(ticket, parked);
+                self.counters.parked = self.parked.len() as u64;
+                Disposition::Parked
+            }
+        }
+    }
+
+    /// Takes one finished operation from the stores; its call is to be completed.
+    pub fn poll_completion(&mut self, volumes: &mut Volumes, now: Instant, pages: &mut Vec<Slice>) -> Option<Ticket> {
+        if self.parked.is_empty() {
+            return None;
+        }
+        let stores = volumes.stores_mut();
+        for turn in 0..stores.len() {
+            let at = (self.next_store + turn) % stores.len();
+            let before = pages.len();
+            while let Some((token, result)) = stores[at].poll_completion(now, pages) {
+                let ticket = Ticket(token.0);
+                if let Some(parked) = self.parked.get_mut(&ticket) {
+                    parked.result = Some(result);
+                    self.next_store = at + 1;
+                    return Some(ticket);
+                }
+                self.counters.completions_unknown += 1;
+                pages.truncate(before);
+            }
+        }
+        None
+    }
+
+    pub fn complete(&mut self, volumes: &mut Volumes, ticket: Ticket, results: &mut Results<'_>) -> Disposition {
+        let parked = self.parked.remove(&ticket);
+        self.counters.parked = self.parked.len() as u64;
+        let Some(mut parked) = parked else { return Disposition::SystemError };
+        let Some(result) = parked.result.take() else { return Disposition::SystemError };
+        self.reply(volumes, &parked, &result, results)
+    }
+
+    /// Encodes the answer to an operation.
+    fn reply(
+        &mut self,
+        volumes: &Volumes,
+        parked: &Parked,
+        result: &Result<Outcome, Failure>,
+        results: &mut Results<'_>,
+    ) -> Disposition {
+        let Some(procedure) = procedure(parked.number) else { return Disposition::SystemError };
+        let reply = Reply { seal: volumes.seal(), export: parked.export, options: &self.options, listing: parked.listing };
+        let start = results.head.position();
+        let encoded = match result {
+            Ok(outcome) => {
+                results.head.u32(encode::NFS3_OK);
+                (procedure.encode)(&mut results.head, outcome, &reply).map(|()| outcome)
+            }
+            Err(failure) => Err(*failure),
+        };
+        match encoded {
+            Ok(outcome) => {
+                self.count_data(outcome, results.pages);
+                self.counters.count_status(None);
+            }
+            Err(failure) => {
+                results.head.truncate(start);
+                results.pages.clear();
+                procedure.encode_failure(&mut results.head, &failure);
+                self.counters.count_status(Some(failure.status));
+            }
+        }
+        Disposition::Replied
+    }
+
+    fn count_data(&mut self, outcome: &Outcome, pages: &mut Vec<Slice>) {
+        match outcome {
+            Outcome::Data { count, .. } => {
+                debug_assert_eq!(gather_len(pages), *count as usize, "a store's pages and its count");
+                self.counters.read_bytes += u64::from(*count);
+            }
+            Outcome::Written { count, .. } => self.counters.write_bytes += u64::from(*count),
+            _ => {}
+        }
+    }
+}
+
+fn refuse(counters: &mut Nfs3Counters, procedure: &Procedure, status: Status, results: &mut Results<'_>) -> Disposition {
+    procedure.encode_failure(&mut results.head, &status.into());
+    counters.count_status(Some(status));
+    Disposition::Replied
+}
+
+/// A request whose handles lead somewhere and whose export admits it.
+struct Prepared<'a> {
+    export: u32,
+    store: usize,
+    credential: crate::store::Credential,
+    object: ObjectId,
+    second: ObjectId,
+    request: Request<'a>,
+}
+
+fn prepare<'a>(volumes: &Volumes, options: &Options, call: &Call<'_>, mut request: Request<'a>) -> Result<Prepared<'a>, Status> {
+    let opened = volumes.open(&request.handle, call.peer.ip())?;
+    let export = opened.export;
+    let second = match &request.second {
+        None => opened.object,
+        Some(handle) => {
+            let second = volumes.open(handle, call.peer.ip())?;
+            // RFC 1813 sections 3.3.14 and 3.3.15: both on one file system.
+            if second.export.id != export.id {
+                return Err(Status::CrossDevice);
+            }
+            second.object
+        }
+    };
+    if export.read_only && request.modifies() {
+        return Err(Status::ReadOnly);
+    }
+    clamp(&mut request.verb, options, export);
+    Ok(Prepared {
+        export: export.id,
+        store: export.store,
+        credential: export.squash(&call.credential),
+        object: opened.object,
+        second,
+        request,
+    })
+}
+
+/// Brings what the client asks for within the server's limits.
+fn clamp(verb: &mut Verb<'_>, options: &Options, export: &Export) {
+    match verb {
+        Verb::Read { count, .. } => *count = (*count).min(options.read_bytes_max),
+        Verb::Write { data, .. } => {
+            // RFC 1813 section 3.3.7: the server may write less; the count of the reply says how much.
+            if let Some((front, _)) = data.split_at(options.write_bytes_max as usize) {
+                *data = front;
+            }
+        }
+        Verb::ReadDirectory(listing) => {
+            listing.reply_max = listing.reply_max.min(options.directory_bytes_max);
+            listing.names_max = listing.names_max.min(listing.reply_max);
+        }
+        Verb::Access { mask } if export.read_only => {
+            *mask &= !(access::MODIFY | access::EXTEND | access::DELETE);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,116 @@
+//! The configuration's words into each layer's `Options`. No decision is taken here that is not a default of the layer, a key of
+//! the configuration, or a relation between two layers' limits that neither can know; each of those says why.
+
+use std::net::IpAddr;
+
+use crate::control::config::{Config, Export as ExportConfig, Port, Squash as SquashConfig};
+use crate::net::InterfaceOptions;
+use crate::net::neighbour::NeighbourOptions;
+use crate::program::exports::{Export, Network, Squash};
+use crate::time::Duration;
+use crate::{rpc, tcp};
+
+/// rpcbind's port (RFC 1833 section 3), NFS's (RFC 7530 section 3.1; the same for version 3 by custom) and, since MOUNT has none,
+/// the one that Linux uses.
+pub const RPCBIND_PORT: u16 = 111;
+pub const NFS_PORT: u16 = 2049;
+pub const MOUNT_PORT: u16 = 20048;
+
+pub const STREAM_PORTS: [u16; 3] = [RPCBIND_PORT, NFS_PORT, MOUNT_PORT];
+pub const DATAGRAM_PORTS: [u16; 2] = [RPCBIND_PORT, MOUNT_PORT];
+
+/// Smallest block of the pool for reply heads, bytes.
+const FRAGMENT_BYTES_MIN: u32 = 64 << 10;
+/// What a READDIRPLUS head may need besides the entries' budget, bytes: reply header, attributes, verifier.
+const HEAD_SLACK_BYTES: u32 = 4096;
+
+fn seconds(value: u32) -> Duration {
+    Duration::from_secs(value.into())
+}
+
+fn millis(value: u32) -> Duration {
+    Duration::from_millis(value.into())
+}
+
+/// A reply head must fit one block of the fragment pool: the longest is a directory listing.
+pub fn fragment_bytes(config: &Config) -> usize {
+    (config.limits.readdir_bytes_max + HEAD_SLACK_BYTES).next_power_of_two().max(FRAGMENT_BYTES_MIN) as usize
+}
+
+pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
+    let limits = &config.limits;
+    tcp::Options {
+        receive_window_max: limits.tcp_receive_window_bytes_max.max(limits.record_bytes_max),
+        receive_buffers_max: limits.receive_buffers_per_connection_max as usize,
+        driver_buffers_max,
+        // The RPC server stops taking calls at `send_queue_bytes_max`; a reply it has taken on before must always fit.
+        send_queue_bytes_max: 2 * limits.send_queue_bytes_max as usize,
+        connections_max: limits.connections_max as usize,
+        syn_received_max: limits.tcp_half_open_max as usize,
+        time_wait: seconds(limits.tcp_time_wait_s),
+        rto_min: millis(limits.tcp_rto_min_ms),
+        rto_max: millis(limits.tcp_rto_max_ms),
+        delayed_ack: millis(limits.tcp_delayed_ack_ms),
+        user_timeout: seconds(limits.tcp_user_timeout_s),
+        fin_wait_2_timeout: seconds(limits.tcp_fin_wait_s),
+        ..tcp::Options::default()
+    }
+}
+
+pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
+    let limits = &config.limits;
+    let defaults = rpc::Options::default();
+    rpc::Options {
+        record_bytes_max: limits.record_bytes_max,
+        fragments_max: limits.record_fragments_max,
+        record_timeout: seconds(limits.record_timeout_s),
+        connections_max: limits.connections_max,
+        connections_unauthenticated_max: limits.connections_unauthenticated_max,
+        idle_timeout: seconds(limits.idle_timeout_s),
+        calls_in_flight_max: limits.calls_in_flight_per_connection_max,
+        send_queue_bytes_max: limits.send_queue_bytes_max.into(),
+        // A datagram is never fragmented on its way out: it must fit the narrowest port.
+        datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),
+        drc: rpc::drc::DrcOptions {
+            entries: limits.duplicate_request_cache_entries,
+            expiry: seconds(limits.duplicate_request_cache_s),
+            seed: drc_seed,
+            ..defaults.drc
+        },
+        ..defaults
+    }
+}
+
+pub fn interface_options(config: &Config, port: &Port, mac: [u8; 6], mtu: u16) -> InterfaceOptions {
+    InterfaceOptions {
+        gateway: port.gateway,
+        neighbours: NeighbourOptions {
+            neighbours_max: config.limits.arp_entries_max as usize,
+            reachable: seconds(config.limits.arp_age_s),
+            ..NeighbourOptions::default()
+        },
+        ..InterfaceOptions::new(mac, mtu, port.address.address, port.address.prefix_length)
+    }
+}
+
+/// `store`: the number of the export's store.
+pub fn export(config: &ExportConfig, store: usize) -> Export {
+    Export {
+        id: config.id,
+        name: config.name.clone(),
+        read_only: config.read_only,
+        squash: match config.squash {
+            SquashConfig::None => Squash::None,
+            SquashConfig::Root => Squash::Root,
+            SquashConfig::All => Squash::All,
+        },
+        anon_uid: config.anonuid,
+        anon_gid: config.anongid,
+        clients: config.clients.iter().filter_map(|net| Network::new(net.address, net.prefix_length)).collect(),
+        store,
+    }
+}
+
+pub fn addresses(config: &Config) -> Vec<IpAddr> {
+    config.ports.iter().map(|port| port.address.address).collect()
+}

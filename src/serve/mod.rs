@@ -1,0 +1,101 @@
+//! `nfsplice serve`: puts the layers together as the configuration says and runs them until asked to stop.
+//!
+//! - `engine`: DPDK, the ports, one core's loop.
+//! - `assemble`: the configuration's words into each layer's `Options`.
+//! - `stores`: where the exports are kept. `state`: what outlives a restart.
+//! - `clock`: the one clock. `sleep`: how an idle core waits.
+//!
+//! The only room besides `shard` that sees every layer, and the only one that sees both them and the configuration.
+
+#[cfg(feature = "dpdk")]
+mod assemble;
+#[cfg(feature = "dpdk")]
+mod clock;
+#[cfg(feature = "dpdk")]
+mod engine;
+#[cfg(feature = "dpdk")]
+mod sleep;
+#[cfg(feature = "dpdk")]
+mod state;
+#[cfg(feature = "dpdk")]
+mod stores;
+
+use std::path::Path;
+
+use crate::control::config::{Config, Machine};
+
+/// Serves `config`, which was read from `file` on `machine`, until a signal says stop.
+///
+/// # Errors
+/// What kept the server from starting, or made it stop.
+#[cfg(feature = "dpdk")]
+pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> {
+    use crate::control::logging::{self, Target};
+    use crate::control::reload::{ExportRules, Reloader};
+    use crate::control::signals::{self, Hangup, Stop, StopFlag};
+    use crate::control::stats::StatsServer;
+    use crate::control::threads::{self, Placement};
+    use anyhow::{Context as _, anyhow, bail};
+    use std::sync::{Arc, mpsc};
+
+    let level = logging::start(config.server.log_level, Target::of_this_process());
+    if let [_, more, ..] = config.cores.engine[..] {
+        bail!("cores.engine: this version runs one packet loop; remove core {more} and those behind it");
+    }
+    let rules = ExportRules::new(&config.exports);
+    let mut reloader = Reloader::new(file, machine.clone(), &config, Arc::clone(&rules), move |new| level.set(new));
+    let stop = StopFlag::default();
+    signals::install(
+        stop.clone(),
+        Hangup::of_this_process(),
+        |request| match request {
+            Stop::Now => tracing::warn!("stopping at once"),
+            _ => tracing::info!("stopping: calls in progress are answered first; once more stops at once"),
+        },
+        move || reloader.reload_and_log(),
+    )
+    .context("cannot install the signal handlers")?;
+    let state = state::StateDirectory::open(&config.server.state_dir)?;
+
+    let (started, start) = mpsc::sync_channel(1);
+    let placement = Placement::Cpu(config.cores.engine[0] as usize);
+    let off_engine = Placement::off_engine(&config.cores.engine, &machine.cpus);
+    let seed = engine::Seed { config: config.clone(), machine, rules, state, stop: stop.clone() };
+    let engine = threads::spawn("engine-0", placement, move || engine::run(seed, &started))?;
+    let board = match start.recv() {
+        Ok(Ok(board)) => board,
+        Ok(Err(error)) => {
+            let _ = engine.join();
+            return Err(error);
+        }
+        Err(_) => {
+            let _ = engine.join();
+            return Err(anyhow!("the engine ended before it had started"));
+        }
+    };
+    let stats = match StatsServer::start(&config.server.stats_socket, &file.display().to_string(), board, off_engine) {
+        Ok(stats) => stats,
+        Err(error) => {
+            // Twice: at once.
+            stop.request();
+            stop.request();
+            let _ = engine.join();
+            return Err(error).context("cannot answer `nfsplice stats`");
+        }
+    };
+    for export in &config.exports {
+        tracing::info!(export = %export.name, id = export.id, "serving");
+    }
+    tracing::info!("ready");
+    let ended = engine.join();
+    drop(stats);
+    ended.map_err(|_| anyhow!("the engine panicked"))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// See the other one: this build has no data path.
+#[cfg(not(feature = "dpdk"))]
+pub fn run(_config: Config, _file: &Path, _machine: Machine) -> anyhow::Result<()> {
+    anyhow::bail!("this build has no data path: it was made without the feature \"dpdk\"")
+}

@@ -1,0 +1,188 @@
+//! CUBIC: RFC 9438. Windows are bytes at the interface and segments (as f64) in the cubic function.
+
+use super::{AckSample, Congestion, initial_window};
+use crate::time::{Duration, Instant};
+
+/// RFC 9438 section 5: C, segments per second cubed.
+const C: f64 = 0.4;
+/// RFC 9438 section 4.6: beta_cubic.
+const BETA: f64 = 0.7;
+/// RFC 9438 section 4.3: additive increase that matches Reno's average with this beta.
+const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
+
+#[derive(Clone, Copy)]
+struct Curve {
+    /// W_max, segments: where the last reduction began.
+    max: f64,
+    /// When this congestion avoidance stage began; `None` until its first ACK.
+    epoch: Option<Instant>,
+    /// K, seconds from the epoch to W_max.
+    k: f64,
+    /// W_est, segments: what Reno would have.
+    estimate: f64,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    window: f64,
+    threshold: f64,
+    curve: Curve,
+}
+
+pub(crate) struct Cubic {
+    mss: f64,
+    state: State,
+    before: State,
+}
+
+impl Cubic {
+    pub fn new(mss: u64) -> Cubic {
+        let mss = mss as f64;
+        let curve = Curve { max: 0.0, epoch: None, k: 0.0, estimate: 0.0 };
+        let window = initial_window(mss as u64) as f64 / mss;
+        let state = State { window, threshold: f64::INFINITY, curve };
+        Cubic { mss, state, before: state }
+    }
+
+    fn avoid_congestion(&mut self, now: Instant, acked: f64, rtt: Duration) {
+        let State { window, curve, .. } = &mut self.state;
+        let epoch = *curve.epoch.get_or_insert_with(|| {
+            // RFC 9438 section 4.2: K from the window at the start of the stage.
+            curve.max = curve.max.max(*window);
+            curve.k = ((curve.max - *window) / C).cbrt();
+            curve.estimate = *window;
+            now
+        });
+        let at = |t: f64| C * (t - curve.k).powi(3) + curve.max;
+        let t = now.since(epoch).as_secs_f64();
+        // RFC 9438 section 4.3.
+        let alpha = if curve.estimate >= curve.max { 1.0 } else { ALPHA };
+        curve.estimate += alpha * acked / *window;
+        if at(t) < curve.estimate {
+            *window = window.max(curve.estimate);
+            return;
+        }
+        // RFC 9438 sections 4.4 and 4.5: towards the curve one round trip ahead, at most by half a window.
+        let target = at(t + rtt.as_secs_f64()).clamp(*window, 1.5 * *window);
+        *window += (target - *window) / *window * acked;
+    }
+}
+
+impl Congestion for Cubic {
+    fn window(&self) -> u64 {
+        (self.state.window * self.mss) as u64
+    }
+
+    fn slow_start_threshold(&self) -> u64 {
+        // A saturating cast: infinity is u64::MAX.
+        (self.state.threshold * self.mss) as u64
+    }
+
+    fn set_mss(&mut self, mss: u64) {
+        let mss = mss as f64;
+        let untouched = self.window() == initial_window(self.mss as u64);
+        let scale = self.mss / mss;
+        self.state.window *= scale;
+        self.state.threshold *= scale;
+        self.state.curve.max *= scale;
+        self.state.curve.epoch = None;
+        self.mss = mss;
+        if untouched {
+            self.state.window = initial_window(mss as u64) as f64 / mss;
+        }
+        self.state.window = self.state.window.max(1.0);
+        self.before = self.state;
+    }
+
+    fn on_ack(&mut self, sample: &AckSample) {
+        if !sample.window_limited {
+            // RFC 9438 section 5.8: time in which the window was not used does not count; the stage starts again.
+            self.state.curve.epoch = None;
+            return;
+        }
+        let mut acked = sample.acked as f64 / self.mss;
+        if self.state.window < self.state.threshold {
+            let grow = acked.min(self.state.threshold - self.state.window);
+            self.state.window += grow;
+            acked -= grow;
+        }
+        if acked > 0.0 {
+            self.avoid_congestion(sample.now, acked, sample.smoothed_rtt);
+        }
+    }
+
+    fn on_loss(&mut self, _now: Instant, in_flight: u64) {
+        self.before = self.state;
+        let State { window, threshold, curve } = &mut self.state;
+        // RFC 9438 section 4.7, fast convergence.
+        curve.max = if *window < curve.max { *window * (1.0 + BETA) / 2.0 } else { *window };
+        curve.epoch = None;
+        // RFC 9438 section 4.6: from the flight, not from a window that was not used.
+        let used = (in_flight as f64 / self.mss).min(*window);
+        *threshold = (used * BETA).max(2.0);
+        *window = *threshold;
+    }
+
+    fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool) {
+        if first {
+            self.on_loss(now, in_flight);
+        }
+        // RFC 9438 section 4.8: as RFC 5681.
+        self.state.window = 1.0;
+        self.state.curve.epoch = None;
+    }
+
+    fn on_idle(&mut self) {
+        let initial = initial_window(self.mss as u64) as f64 / self.mss;
+        self.state.window = self.state.window.min(initial);
+        self.state.curve.epoch = None;
+    }
+
+    fn undo(&mut self) {
+        // RFC 9438 section 4.9.
+        if self.state.window < self.before.window {
+            self.state = self.before;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(cubic: &mut Cubic, now: Instant) {
+        let acked = cubic.window();
+        let smoothed_rtt = Duration::from_millis(100);
+        cubic.on_ack(&AckSample { now, acked, window_limited: true, smoothed_rtt });
+    }
+
+    #[test]
+    fn it_returns_to_the_old_window_after_k_and_then_probes() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        assert_eq!(cubic.window(), 70_000);
+        // K = cbrt(30 / 0.4) = 4.2 s.
+        let mut now = Instant::ZERO;
+        let mut windows = Vec::new();
+        for _ in 0..80 {
+            now += Duration::from_millis(100);
+            ack(&mut cubic, now);
+            windows.push(cubic.window());
+        }
+        assert!(windows.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert!((95_000..=101_000).contains(&windows[38]), "{}", windows[38]);
+        assert!((99_000..=101_500).contains(&windows[44]), "flat around W_max: {}", windows[44]);
+        assert!(windows[79] > 115_000, "probing beyond: {}", windows[79]);
+    }
+
+    #[test]
+    fn undo_brings_the_window_back() {
+        let mut cubic = Cubic::new(1000);
+        let before = cubic.window();
+        cubic.on_timeout(Instant::ZERO, before, true);
+        assert_eq!(cubic.window(), 1000);
+        cubic.undo();
+        assert_eq!((cubic.window(), cubic.slow_start_threshold()), (before, u64::MAX));
+    }
+}

@@ -1,0 +1,64 @@
+//! Congestion control: how much may be in flight.
+//!
+//! Read first: RFC 5681, RFC 6928, RFC 9438. A controller is one file that implements `Congestion` and one arm in `new`.
+//! It sees acknowledgements and losses; it does not know which segments are lost (`recovery`) nor how the window is
+//! approached during recovery (PRR, `recovery`).
+
+mod cubic;
+mod new_reno;
+
+pub(crate) use cubic::Cubic;
+pub(crate) use new_reno::NewReno;
+
+use crate::time::{Duration, Instant};
+
+/// Which controller new connections get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CongestionControl {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// RFC 5681.
+    NewReno,
+}
+
+/// What an ACK of new data tells a controller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AckSample {
+    pub now: Instant,
+    /// Bytes newly acknowledged, cumulatively or selectively.
+    pub acked: u64,
+    /// The window limited the sender, so it may grow (RFC 7661's concern).
+    pub window_limited: bool,
+    pub smoothed_rtt: Duration,
+}
+
+pub(crate) trait Congestion: Send {
+    /// The congestion window, bytes.
+    fn window(&self) -> u64;
+    /// Bytes; `u64::MAX` before the first loss.
+    fn slow_start_threshold(&self) -> u64;
+    /// The sender's MSS changed (or became known), bytes.
+    fn set_mss(&mut self, mss: u64);
+    fn on_ack(&mut self, sample: &AckSample);
+    /// A loss was detected, once per window: `window` falls to the new threshold.
+    fn on_loss(&mut self, now: Instant, in_flight: u64);
+    /// The retransmission timer expired: `window` falls to one segment. `first`: not a repetition for the same data.
+    fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool);
+    /// Nothing was sent for a retransmission timeout (RFC 5681 section 4.1).
+    fn on_idle(&mut self);
+    /// The last reduction was for a loss that did not happen.
+    fn undo(&mut self);
+}
+
+pub(crate) fn new(control: CongestionControl, mss: u64) -> Box<dyn Congestion> {
+    match control {
+        CongestionControl::Cubic => Box::new(Cubic::new(mss)),
+        CongestionControl::NewReno => Box::new(NewReno::new(mss)),
+    }
+}
+
+/// RFC 6928 section 2: ten segments, less for huge ones.
+pub(crate) fn initial_window(mss: u64) -> u64 {
+    (10 * mss).min((2 * mss).max(14_600))
+}

@@ -1,0 +1,124 @@
+//! NewReno's window: RFC 5681 with appropriate byte counting (RFC 3465, L = 2).
+
+use super::{AckSample, Congestion, initial_window};
+use crate::time::Instant;
+
+pub(crate) struct NewReno {
+    mss: u64,
+    window: u64,
+    threshold: u64,
+    /// Bytes acknowledged towards the next increase in congestion avoidance.
+    acked: u64,
+    before: (u64, u64),
+}
+
+impl NewReno {
+    pub fn new(mss: u64) -> NewReno {
+        let window = initial_window(mss);
+        NewReno { mss, window, threshold: u64::MAX, acked: 0, before: (window, u64::MAX) }
+    }
+}
+
+impl Congestion for NewReno {
+    fn window(&self) -> u64 {
+        self.window
+    }
+
+    fn slow_start_threshold(&self) -> u64 {
+        self.threshold
+    }
+
+    fn set_mss(&mut self, mss: u64) {
+        if self.window == initial_window(self.mss) {
+            self.window = initial_window(mss);
+        }
+        self.mss = mss;
+        self.window = self.window.max(mss);
+    }
+
+    fn on_ack(&mut self, sample: &AckSample) {
+        if !sample.window_limited {
+            return;
+        }
+        let mut acked = sample.acked;
+        if self.window < self.threshold {
+            // RFC 5681 equation 2; the ACK of a whole TSO chain counts as the segments it covers.
+            let grow = acked.min(self.threshold - self.window);
+            self.window += grow;
+            acked -= grow;
+        }
+        self.acked += acked;
+        // RFC 5681 section 3.1: one segment per window of acknowledged bytes.
+        if self.acked >= self.window {
+            self.acked -= self.window;
+            self.window += self.mss;
+        }
+    }
+
+    fn on_loss(&mut self, _now: Instant, in_flight: u64) {
+        self.before = (self.window, self.threshold);
+        // RFC 5681 equation 4.
+        self.threshold = (in_flight / 2).max(2 * self.mss);
+        self.window = self.threshold;
+        self.acked = 0;
+    }
+
+    fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool) {
+        if first {
+            self.on_loss(now, in_flight);
+        }
+        // RFC 5681 section 3.1: the loss window.
+        self.window = self.mss;
+        self.acked = 0;
+    }
+
+    fn on_idle(&mut self) {
+        self.window = self.window.min(initial_window(self.mss));
+    }
+
+    fn undo(&mut self) {
+        self.window = self.window.max(self.before.0);
+        self.threshold = self.before.1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+
+    fn ack(acked: u64, window_limited: bool) -> AckSample {
+        AckSample { now: Instant::ZERO, acked, window_limited, smoothed_rtt: Duration::from_millis(10) }
+    }
+
+    #[test]
+    fn it_doubles_then_adds_one_segment_per_window() {
+        let mut reno = NewReno::new(1000);
+        assert_eq!(reno.window(), 10_000);
+        reno.on_ack(&ack(10_000, true));
+        assert_eq!(reno.window(), 20_000);
+        reno.on_loss(Instant::ZERO, 20_000);
+        assert_eq!((reno.window(), reno.slow_start_threshold()), (10_000, 10_000));
+        reno.on_ack(&ack(9_999, true));
+        assert_eq!(reno.window(), 10_000);
+        reno.on_ack(&ack(1, true));
+        assert_eq!(reno.window(), 11_000);
+    }
+
+    #[test]
+    fn an_unused_window_does_not_grow() {
+        let mut reno = NewReno::new(1000);
+        reno.on_ack(&ack(10_000, false));
+        assert_eq!(reno.window(), 10_000);
+    }
+
+    #[test]
+    fn timeouts_in_a_row_halve_the_threshold_once() {
+        let mut reno = NewReno::new(1000);
+        reno.on_timeout(Instant::ZERO, 10_000, true);
+        reno.on_timeout(Instant::ZERO, 1_000, false);
+        assert_eq!((reno.window(), reno.slow_start_threshold()), (1_000, 5_000));
+        reno.undo();
+        assert_eq!((reno.window(), reno.slow_start_threshold()), (10_000, u64::MAX));
+    }
+}

@@ -1,0 +1,234 @@
+//! What an acknowledgement means to the sender: what left the network, what is lost, how much more may go.
+//!
+//! Read first: RFC 9293 section 3.10.7.4 (fifth step), RFC 5681, RFC 8985 section 6.2, RFC 6675, RFC 6582, RFC 2883.
+
+use super::segment::{Segment, is_before};
+use super::timers::Timer;
+use super::*;
+use crate::tcp::congestion::AckSample;
+use crate::tcp::recovery::{Delivery, Phase};
+use crate::time::Duration;
+
+impl Connection {
+    /// The ACK of a segment that passed the checks.
+    pub(super) fn accept_ack_of(&mut self, now: Instant, shared: &mut Shared, ack: u64, segment: &Segment) {
+        let before = self.send.window;
+        let newer = segment.seq > self.send.window_seq
+            || (segment.seq == self.send.window_seq && ack >= self.send.window_ack.max(self.send.unacknowledged));
+        let window = u64::from(segment.repr.window) << self.send.scale;
+        // RFC 5681 section 2: what counts as a duplicate ACK.
+        let duplicate = ack == self.send.unacknowledged
+            && segment.payload_len == 0
+            && !segment.has(Flags::FIN)
+            && window == before
+            && !self.scoreboard.is_empty();
+        if newer && ack >= self.send.unacknowledged {
+            self.send.window = window;
+            self.send.window_max = self.send.window_max.max(window);
+            (self.send.window_seq, self.send.window_ack) = (segment.seq, ack);
+            if window > before {
+                self.timers.cancel(Timer::Persist);
+                self.wake = true;
+            }
+        }
+        if window == 0 || self.scoreboard.is_empty() {
+            // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37).
+            (self.send.stalled_since, self.send.retries) = (now, 0);
+        }
+        self.process_acknowledgement(now, shared, ack, segment.repr, duplicate);
+    }
+
+    /// The same for the SYN-ACK, whose window is set already.
+    pub(super) fn accept_ack(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr) {
+        self.process_acknowledgement(now, shared, ack, repr, false);
+    }
+
+    fn process_acknowledgement(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr, duplicate: bool) {
+        let mss = u64::from(self.send.mss);
+        let una = self.send.unacknowledged;
+        let flight = self.send.next - una;
+        let queued_before = self.send.queue.len();
+        let dsack = self.sack && self.process_dsack(shared, ack, repr);
+        let delivery = self.process_delivery(now, shared, ack, repr);
+        let advanced = ack > una;
+        if advanced {
+            self.send.unacknowledged = ack;
+            self.send.queue.acknowledge(ack);
+            (self.send.stalled_since, self.send.retries) = (now, 0);
+            self.rtt.end_backoff();
+        }
+        self.sample_rtt(now, shared, repr, &delivery);
+        self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
+        if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
+            && self.scoreboard.phase == Phase::Open
+        {
+            shared.counters.loss_probe_recoveries += 1;
+            self.congestion.on_loss(now, flight);
+        }
+        self.adjust_window(now, ack, &delivery, mss);
+        if advanced || delivery.sacked > 0 {
+            self.restart_retransmission_timers(now, shared, advanced);
+        }
+        if advanced {
+            self.report_room(shared, queued_before);
+        }
+        self.wake |= self.has_something_to_send();
+    }
+
+    fn has_something_to_send(&self) -> bool {
+        let unsent = self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent());
+        unsent || self.scoreboard.lost() > 0
+    }
+
+    /// RFC 2883 section 4: a first block below the ACK, or inside the second block, reports a duplicate.
+    fn process_dsack(&mut self, shared: &mut Shared, ack: u64, repr: &Repr) -> bool {
+        let [first, rest @ ..] = repr.options.sack.as_slice() else { return false };
+        let (left, right) = (self.ack_position(first.0), self.ack_position(first.1));
+        let inside = |(a, b): &(SeqNumber, SeqNumber)| self.ack_position(*a) <= left && right <= self.ack_position(*b);
+        let dsack = left < right && (right <= ack || rest.first().is_some_and(inside));
+        if dsack {
+            shared.counters.dsack_recv += 1;
+            self.scoreboard.on_dsack(ack, self.send.next);
+        }
+        dsack
+    }
+
+    /// Takes what arrived off the scoreboard.
+    fn process_delivery(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr) -> Delivery {
+        let mut delivery = Delivery::default();
+        let min_rtt = self.rtt.min();
+        let (echo, offset) = (repr.options.timestamps.filter(|_| self.timestamps), self.timestamp_offset);
+        // RFC 8985 section 6.2 step 2: an echo older than the last transmission acknowledges an earlier copy.
+        let echoed_before =
+            |at: Instant| echo.is_some_and(|echo| is_before(echo.echo_reply, (at.millis() as u32).wrapping_add(offset)));
+        if ack > self.send.unacknowledged {
+            self.scoreboard.acknowledge(ack, now, min_rtt, &echoed_before, &mut delivery);
+        }
+        if self.sack {
+            for (left, right) in repr.options.sack.as_slice() {
+                let (left, right) = (self.ack_position(*left), self.ack_position(*right));
+                if left < right && left >= ack && right <= self.send.next {
+                    self.scoreboard.sack(left, right, now, min_rtt, &echoed_before, &mut delivery);
+                } else if left >= right || right > self.send.next {
+                    shared.counters.sack_discarded += 1;
+                }
+            }
+        }
+        delivery
+    }
+
+    /// RFC 6298 section 3 (Karn); RFC 7323 section 4.1 where only a timestamp can tell the copies apart.
+    fn sample_rtt(&mut self, now: Instant, shared: &Shared, repr: &Repr, delivery: &Delivery) {
+        let options = &shared.options;
+        if let Some(rtt) = delivery.rtt.filter(|_| !delivery.retransmitted) {
+            self.rtt.sample(now, rtt, options.rto_min, options.rto_max);
+        } else if let Some(echo) = repr.options.timestamps.filter(|_| self.timestamps && delivery.delivered > delivery.sacked) {
+            let elapsed = self.timestamp(now).wrapping_sub(echo.echo_reply);
+            // A peer that echoes nonsense must not make the timeout a day long.
+            if echo.echo_reply != 0 && Duration::from_millis(u64::from(elapsed)) < options.rto_max {
+                let rtt = Duration::from_millis(u64::from(elapsed)).max(Duration::from_micros(500));
+                self.rtt.sample(now, rtt, options.rto_min, options.rto_max);
+            }
+        }
+    }
+
+    fn detect_losses(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        acked: u64,
+        delivery: &Delivery,
+        duplicate: bool,
+        flight: u64,
+    ) {
+        let mss = u64::from(self.send.mss);
+        let left = self.scoreboard.leave_recovery(self.send.unacknowledged);
+        let mut newly_lost = 0;
+        if self.sack {
+            if delivery.delivered > 0 {
+                newly_lost = self.mark_losses(now, mss);
+            }
+        } else if acked > 0 {
+            self.scoreboard.deflate_duplicate_acks(acked, mss);
+            // RFC 6582 section 3.2 step 3: a partial ACK tells of the next hole.
+            if matches!(self.scoreboard.phase, Phase::Recovery { .. }) && !left {
+                newly_lost = self.scoreboard.mark_first_lost(mss);
+            }
+        } else if duplicate && self.scoreboard.on_duplicate_ack() {
+            newly_lost = self.scoreboard.mark_first_lost(mss);
+        }
+        self.on_losses(now, shared, newly_lost, flight);
+    }
+
+    /// RACK's step 5, with its timer.
+    pub(super) fn mark_losses(&mut self, now: Instant, mss: u64) -> u64 {
+        let (newly_lost, again) = self.scoreboard.detect_losses(now, &self.rtt, mss);
+        match again {
+            Some(after) => self.timers.arm(Timer::Reorder, now + after),
+            None => self.timers.cancel(Timer::Reorder),
+        }
+        newly_lost
+    }
+
+    /// The first loss of a window starts fast recovery (RFC 5681 section 3.2, RFC 6675 section 5).
+    pub(super) fn on_losses(&mut self, now: Instant, shared: &mut Shared, newly_lost: u64, flight: u64) {
+        if newly_lost == 0 {
+            return;
+        }
+        shared.counters.lost_bytes += newly_lost;
+        self.wake = true;
+        if self.scoreboard.phase == Phase::Open {
+            if self.sack {
+                shared.counters.sack_recoveries += 1;
+            } else {
+                shared.counters.reno_recoveries += 1;
+            }
+            self.scoreboard.enter_recovery(self.send.next, u64::from(self.send.mss));
+            self.congestion.on_loss(now, flight);
+            self.timers.cancel(Timer::TailProbe);
+        }
+    }
+
+    fn adjust_window(&mut self, now: Instant, ack: u64, delivery: &Delivery, mss: u64) {
+        if let Phase::Recovery { .. } = self.scoreboard.phase {
+            // A duplicate ACK of a peer without SACK stands for a segment that arrived.
+            let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
+            self.scoreboard.reduce_proportionally(delivered, self.congestion.window(), mss);
+        } else if delivery.delivered > 0 && ack > SEQUENCE_ORIGIN + 1 {
+            self.congestion.on_ack(&AckSample {
+                now,
+                acked: delivery.delivered,
+                window_limited: self.send.window_limited,
+                smoothed_rtt: self.rtt.smoothed().unwrap_or_default(),
+            });
+        }
+    }
+
+    /// RFC 6298 sections 5.2 and 5.3; RFC 8985 section 7.2.
+    fn restart_retransmission_timers(&mut self, now: Instant, shared: &Shared, advanced: bool) {
+        if self.scoreboard.is_empty() {
+            self.timers.cancel(Timer::Retransmit);
+            self.timers.cancel(Timer::TailProbe);
+            self.timers.cancel(Timer::Reorder);
+            return;
+        }
+        if advanced {
+            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        }
+        self.arm_tail_probe(now);
+    }
+
+    /// `Writable` once the queue falls below half, or fits what was refused.
+    fn report_room(&mut self, shared: &mut Shared, queued_before: usize) {
+        let half = shared.options.send_queue_bytes_max / 2;
+        let queued = self.send.queue.len();
+        let fell = queued_before > half && queued <= half;
+        let fits = self.send.refused > 0 && (queued == 0 || queued + self.send.refused <= shared.options.send_queue_bytes_max);
+        if fell || fits {
+            self.send.refused = 0;
+            if !std::mem::replace(&mut self.writable_pending, true) {
+                shared.events.push_back(Event::Writable(self.id));
+            }
+        }
+    }
+}

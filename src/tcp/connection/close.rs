@@ -1,0 +1,147 @@
+//! The ways a connection ends, and what ICMP may do to it.
+//!
+//! Read first: RFC 9293 sections 3.6, 3.10.4, 3.10.5 and 3.10.7.4 (eighth step); RFC 6191; RFC 5927; RFC 1191.
+
+use super::segment::{Segment, is_before};
+use super::timers::Timer;
+use super::*;
+use crate::tcp::endpoint::IcmpError;
+
+/// RFC 1191 section 3: less than this is nobody's MTU (Linux: ip_no_pmtu_disc's min_pmtu).
+const PATH_MTU_MIN: u16 = 552;
+
+impl Connection {
+    /// RFC 9293 section 3.10.4. Ours half: the FIN follows what is queued.
+    pub fn close(&mut self, _now: Instant, shared: &mut Shared) {
+        match self.state {
+            State::SynSent => return self.finish(shared, Reason::Aborted),
+            State::SynReceived => {}
+            State::Established => self.set_state(shared, State::FinWait1),
+            State::CloseWait => self.set_state(shared, State::LastAck),
+            _ => return,
+        }
+        self.send.fin = true;
+        self.wake = true;
+    }
+
+    /// RFC 9293 section 3.10.5.
+    pub fn abort(&mut self, shared: &mut Shared) {
+        if matches!(self.state, State::Closed | State::TimeWait) {
+            return;
+        }
+        // SYN-SENT has nothing the peer would know; the others tell it.
+        if self.state != State::SynSent {
+            let repr = Repr {
+                src_port: self.tuple.local_port,
+                dst_port: self.tuple.remote_port,
+                seq: self.seq_at(self.send.next),
+                ack: self.peer_seq_at(self.receive.next),
+                flags: Flags::RST | Flags::ACK,
+                ..Repr::default()
+            };
+            shared.reply(&self.tuple, repr);
+        }
+        self.finish(shared, Reason::Aborted);
+    }
+
+    /// Fifth step, the state's part: our FIN was acknowledged.
+    pub(super) fn after_fin_acknowledged(&mut self, now: Instant, shared: &mut Shared) {
+        if !(self.send.fin && self.fin_sent() && self.send.unacknowledged == self.send.next) {
+            return;
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.set_state(shared, State::FinWait2);
+                self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
+            }
+            State::Closing => self.enter_time_wait(now, shared),
+            State::LastAck => self.finish(shared, Reason::Finished),
+            _ => {}
+        }
+    }
+
+    /// Eighth: the FIN bit. It counts when everything before it is there.
+    pub(super) fn process_fin(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
+        if segment.has(Flags::FIN) {
+            let at = segment.text() + segment.payload_len;
+            if self.state == State::TimeWait {
+                // "Restart the 2 MSL time-wait timeout."
+                self.timers.arm(Timer::Life, now + shared.options.time_wait);
+                self.acknowledge_now();
+                return;
+            }
+            if at >= self.receive.next && at <= self.receive.edge {
+                self.receive.fin_at.get_or_insert(at);
+            }
+            self.acknowledge_now();
+        }
+        if self.receive.fin_at != Some(self.receive.next) {
+            return;
+        }
+        self.receive.next += 1;
+        self.receive.edge = self.receive.edge.max(self.receive.next);
+        self.acknowledge_now();
+        match self.state {
+            State::SynReceived | State::Established => self.set_state(shared, State::CloseWait),
+            // Our FIN is not acknowledged yet: a simultaneous close (section 3.6, figure 13).
+            State::FinWait1 => self.set_state(shared, State::Closing),
+            State::FinWait2 => {
+                shared.events.push_back(Event::PeerClosed(self.id));
+                return self.enter_time_wait(now, shared);
+            }
+            _ => return,
+        }
+        shared.events.push_back(Event::PeerClosed(self.id));
+    }
+
+    fn enter_time_wait(&mut self, now: Instant, shared: &mut Shared) {
+        self.set_state(shared, State::TimeWait);
+        self.timers = Timers::default();
+        self.timers.arm(Timer::Life, now + shared.options.time_wait);
+        self.entered_time_wait = true;
+        self.report_closed(shared, Reason::Finished);
+    }
+
+    /// TIME-WAIT is over.
+    pub fn leave_time_wait(&mut self, shared: &mut Shared) {
+        self.finish(shared, Reason::Finished);
+    }
+
+    /// RFC 9293 section 3.10.7.4 (fourth step, TIME-WAIT) and RFC 6191 section 2: a SYN that cannot be an old duplicate.
+    pub fn may_be_replaced_by(&self, _now: Instant, syn: &Repr) -> bool {
+        let opens = syn.flags.contains(Flags::SYN) && !syn.flags.contains(Flags::ACK | Flags::RST);
+        if self.state != State::TimeWait || !opens || syn.flags.contains(Flags::ACK) || syn.flags.contains(Flags::RST) {
+            return false;
+        }
+        match syn.options.timestamps.filter(|_| self.timestamps) {
+            Some(timestamps) if timestamps.value != self.receive.ts_recent => is_before(self.receive.ts_recent, timestamps.value),
+            _ => self.peer_position(syn.seq) > self.receive.next,
+        }
+    }
+
+    /// RFC 5927 section 4: only errors about data in flight count; section 5: none resets a synchronized connection.
+    pub fn handle_icmp(&mut self, _now: Instant, shared: &mut Shared, seq: SeqNumber, error: IcmpError) {
+        let position = self.ack_position(seq);
+        if position < self.send.unacknowledged || position >= self.send.next {
+            shared.counters.icmp_ignored += 1;
+            return;
+        }
+        match error {
+            IcmpError::Unreachable if !self.is_synchronized() => {
+                shared.counters.attempt_fails += 1;
+                self.finish(shared, Reason::Unreachable);
+            }
+            IcmpError::Unreachable | IcmpError::Transient => {}
+            IcmpError::PacketTooBig { mtu } => {
+                // RFC 1191 section 3 allows only to go down; sizes below the minimum are an attack (RFC 5927 section 7).
+                let mtu = mtu.max(PATH_MTU_MIN);
+                if mtu < self.send.path_mtu && mtu < self.send.mss.saturating_add(120) {
+                    self.send.path_mtu = mtu;
+                    shared.counters.pmtu_reductions += 1;
+                    self.scoreboard.mark_all_lost();
+                    self.wake = true;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! One connection: RFC 9293 in its own steps.
+//!
+//! Read first: RFC 9293 section 3.3 and 3.10. The files follow what happens to a connection:
+//! - `handshake`: both opens, SYN-SENT, options agreed on.
+//! - `segment`: the steps a segment goes through in every other state.
+//! - `ack`: what an acknowledgement means to the sender.
+//! - `receive`: text, window, when to acknowledge, the copy-out rule.
+//! - `send`: the next packet.
+//! - `close`: close, abort, FINs, TIME-WAIT, ICMP.
+//! - `timers`: what each timer does when it fires.
+//!
+//! Not here: tables, listening ports, timers' order: `endpoint`.
+
+mod ack;
+mod close;
+mod handshake;
+mod receive;
+mod segment;
+mod send;
+mod timers;
+
+use std::collections::VecDeque;
+
+use super::congestion::Congestion;
+use super::counters::TcpCounters;
+use super::endpoint::{ConnectionId, FourTuple, Listener, Reply};
+use super::reassembly::Reassembly;
+use super::recovery::Scoreboard;
+use super::rtt::RttEstimator;
+use super::send_queue::SendQueue;
+use super::{Event, Options, Reason, SEQUENCE_ORIGIN, State, TcpInfo};
+use crate::buf::{FragmentArena, RxBuf, RxChain};
+use crate::time::Instant;
+use crate::wire::tcp::{Flags, Repr, SeqNumber};
+use timers::Timers;
+
+/// What all connections of an endpoint share.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub counters: TcpCounters,
+    pub events: VecDeque<Event>,
+    pub replies: VecDeque<Reply>,
+    pub listeners: Vec<Listener>,
+    pub copy_out: Option<FragmentArena>,
+    /// Driver buffers held by all connections: an upper bound.
+    pub driver_buffers: usize,
+    /// Where a segment's buffers lie while it is decided what becomes of them.
+    pub scratch: VecDeque<RxBuf>,
+}
+
+impl Shared {
+    pub fn new(options: Options) -> Shared {
+        Shared {
+            options,
+            counters: TcpCounters::default(),
+            events: VecDeque::new(),
+            replies: VecDeque::new(),
+            listeners: Vec::new(),
+            copy_out: None,
+            driver_buffers: 0,
+            scratch: VecDeque::new(),
+        }
+    }
+
+    pub fn listener(&mut self, port: u16) -> Option<&mut Listener> {
+        self.listeners.iter_mut().find(|listener| listener.port == port)
+    }
+
+    /// Three quarters of the endpoint's share of the driver's buffers are held.
+    pub fn driver_buffers_short(&self) -> bool {
+        self.driver_buffers >= self.options.driver_buffers_max / 4 * 3
+    }
+
+    /// Answers a segment that belongs to nothing (RFC 9293 section 3.5.2, group 1).
+    pub fn reset(&mut self, tuple: &FourTuple, to: &Repr, payload_len: usize) {
+        if to.flags.contains(Flags::RST) {
+            return;
+        }
+        let mut repr = Repr { src_port: tuple.local_port, dst_port: tuple.remote_port, ..Repr::default() };
+        if to.flags.contains(Flags::ACK) {
+            (repr.seq, repr.flags) = (to.ack, Flags::RST);
+        } else {
+            let flags = u32::from(to.flags.contains(Flags::SYN)) + u32::from(to.flags.contains(Flags::FIN));
+            (repr.ack, repr.flags) = (to.seq + payload_len as u32 + flags, Flags::RST | Flags::ACK);
+        }
+        self.reply(tuple, repr);
+    }
+
+    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) {
+        if self.replies.len() >= self.options.replies_max {
+            self.counters.replies_dropped += 1;
+            return;
+        }
+        if repr.flags.contains(Flags::RST) {
+            self.counters.out_rsts += 1;
+        }
+        self.replies.push_back(Reply { tuple: *tuple, repr });
+    }
+}
+
+/// The send sequence space (RFC 9293 section 3.3.1). Positions, not sequence numbers.
+struct SendState {
+    iss: SeqNumber,
+    /// SND.UNA.
+    unacknowledged: u64,
+    /// SND.NXT.
+    next: u64,
+    /// SND.WND, bytes.
+    window: u64,
+    /// SND.WL1, SND.WL2.
+    window_seq: u64,
+    window_ack: u64,
+    /// The largest window the peer ever had: half of it is worth a short segment (RFC 9293 section 3.8.6.2.1).
+    window_max: u64,
+    scale: u8,
+    /// The peer's MSS option, or 536 without one (RFC 9293 section 3.7.1, MUST-15).
+    peer_mss: u16,
+    /// IP packet bytes known to pass.
+    path_mtu: u16,
+    /// Payload bytes of a full segment as last sent.
+    mss: u16,
+    queue: SendQueue,
+    /// Close was called: a FIN follows the queue.
+    fin: bool,
+    /// The last list that was refused, bytes.
+    refused: usize,
+    last_sent_at: Instant,
+    /// Since when nothing was acknowledged though something was sent.
+    stalled_since: Instant,
+    /// The congestion window, not the data or the peer, ended the last transmission.
+    window_limited: bool,
+    /// Send a tail loss probe, a window or keepalive probe, or a segment below the window's silly limit at the next occasion.
+    tail_probe_due: bool,
+    probe_due: bool,
+    override_due: bool,
+    /// Retransmissions, or unanswered probes, in a row.
+    retries: u8,
+}
+
+/// The receive sequence space.
+struct ReceiveState {
+    irs: SeqNumber,
+    /// RCV.NXT.
+    next: u64,
+    /// RCV.NXT + RCV.WND as last advertised: never taken back.
+    edge: u64,
+    scale: u8,
+    /// Bytes the window may cover, unread ones included.
+    limit: u64,
+    chain: RxChain,
+    /// Upper bound of the driver buffers in `chain`.
+    chain_driver_buffers: usize,
+    reassembly: Reassembly,
+    /// Where the peer's FIN lies, once it was seen.
+    fin_at: Option<u64>,
+    /// Last.ACK.sent of RFC 7323.
+    acknowledged: u64,
+    ts_recent: u32,
+    ts_recent_at: Instant,
+    /// To be reported as the first SACK block (RFC 2883).
+    duplicate: Option<(u64, u64)>,
+    /// The largest segment seen.
+    mss: u16,
+    ack: Ack,
+    /// ACKs owed beyond one: a peer without SACK counts duplicates.
+    duplicate_acks: u8,
+    quick_acks: u8,
+    /// Of text, and of any acceptable segment.
+    last_received_at: Instant,
+    last_sign_of_life: Instant,
+    /// When the last challenge ACK went out.
+    challenged_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ack {
+    None,
+    /// A timer runs.
+    Delayed,
+    Now,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Statistics {
+    segments_in: u64,
+    segments_out: u64,
+    retransmitted: u64,
+    bytes_in: u64,
+}
+
+pub(crate) struct Connection {
+    pub id: ConnectionId,
+    pub tuple: FourTuple,
+    pub state: State,
+    /// The listening port whose half-open connections it counts among.
+    pub listener: Option<u16>,
+    /// Wants `transmit` to be called.
+    pub wake: bool,
+    /// Is in the endpoint's ready queue.
+    pub queued: bool,
+    /// What the timer wheel knows.
+    pub armed: Instant,
+    /// Driver buffers the endpoint counts for it.
+    pub accounted_buffers: usize,
+    pub entered_time_wait: bool,
+    pub readable_pending: bool,
+    pub writable_pending: bool,
+    /// The application will not ask for it again.
+    pub released: bool,
+    /// It is out of the endpoint's tables.
+    pub removed: bool,
+    /// The application knows of it.
+    known: bool,
+    closed_reported: bool,
+    passive: bool,
+    timestamps: bool,
+    sack: bool,
+    scaling: bool,
+    timestamp_offset: u32,
+    send: SendState,
+    receive: ReceiveState,
+    scoreboard: Scoreboard,
+    rtt: RttEstimator,
+    congestion: Box<dyn Congestion>,
+    timers: Timers,
+    statistics: Statistics,
+}
+
+impl Connection {
+    /// The sequence number at a position of our stream.
+    fn seq_at(&self, position: u64) -> SeqNumber {
+        // Positions start at the origin, which the ISS names; the low 32 bits wrap as sequence numbers do.
+        self.send.iss + (position.wrapping_sub(SEQUENCE_ORIGIN)) as u32
+    }
+
+    /// The position an acknowledgement number names, near SND.UNA.
+    fn ack_position(&self, ack: SeqNumber) -> u64 {
+        let distance = ack.distance(self.seq_at(self.send.unacknowledged));
+        self.send.unacknowledged.wrapping_add_signed(i64::from(distance))
+    }
+
+    /// The sequence number at a position of the peer's stream.
+    fn peer_seq_at(&self, position: u64) -> SeqNumber {
+        self.receive.irs + (position.wrapping_sub(SEQUENCE_ORIGIN)) as u32
+    }
+
+    /// The position a sequence number of the peer names, near RCV.NXT.
+    fn peer_position(&self, seq: SeqNumber) -> u64 {
+        let distance = seq.distance(self.peer_seq_at(self.receive.next));
+        self.receive.next.wrapping_add_signed(i64::from(distance))
+    }
+
+    /// RFC 7323 section 5.4: a millisecond clock, offset per connection.
+    fn timestamp(&self, at: Instant) -> u32 {
+        (at.millis() as u32).wrapping_add(self.timestamp_offset)
+    }
+
+    fn fin_sent(&self) -> bool {
+        self.send.next > self.send.queue.end()
+    }
+
+    fn is_synchronized(&self) -> bool {
+        !matches!(self.state, State::SynSent | State::SynReceived | State::Closed)
+    }
+
+    /// Ends the connection. What the application may still read stays until it polled the event.
+    fn finish(&mut self, shared: &mut Shared, reason: Reason) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.leave_half_open(shared);
+        self.set_state(shared, State::Closed);
+        self.send.queue.clear();
+        self.receive.reassembly.clear();
+        self.scoreboard = Scoreboard::new();
+        self.timers = Timers::default();
+        self.report_closed(shared, reason);
+        self.released |= !self.known;
+    }
+
+    fn report_closed(&mut self, shared: &mut Shared, reason: Reason) {
+        if self.known && !std::mem::replace(&mut self.closed_reported, true) {
+            shared.events.push_back(Event::Closed(self.id, reason));
+        }
+    }
+
+    fn leave_half_open(&mut self, shared: &mut Shared) {
+        if let Some(listener) = self.listener.take().and_then(|port| shared.listener(port)) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+    }
+
+    fn set_state(&mut self, shared: &mut Shared, state: State) {
+        let established = |state| matches!(state, State::Established | State::CloseWait);
+        let waiting = |state| state == State::TimeWait;
+        let counters = &mut shared.counters;
+        counters.curr_estab = counters.curr_estab + u64::from(established(state)) - u64::from(established(self.state));
+        counters.curr_time_wait = counters.curr_time_wait + u64::from(waiting(state)) - u64::from(waiting(self.state));
+        self.state = state;
+    }
+
+    /// The application has polled `Closed`: nothing of it is needed by it any more.
+    pub fn release(&mut self) {
+        self.released = true;
+        self.receive.chain = RxChain::new();
+        self.receive.chain_driver_buffers = 0;
+        self.receive.reassembly.clear();
+    }
+
+    pub fn info(&self, options: &Options) -> TcpInfo {
+        TcpInfo {
+            state: self.state,
+            local: self.tuple.local(),
+            remote: self.tuple.remote(),
+            smoothed_rtt: self.rtt.smoothed(),
+            rtt_variance: self.rtt.variance(),
+            min_rtt: self.rtt.min(),
+            rto: self.rtt.rto(options.rto_max),
+            mss: self.send.mss,
+            congestion_window: self.congestion.window(),
+            slow_start_threshold: self.congestion.slow_start_threshold(),
+            in_flight_bytes: self.scoreboard.in_flight(u64::from(self.send.mss)),
+            sacked_bytes: self.scoreboard.sacked(),
+            lost_bytes: self.scoreboard.lost(),
+            send_window: self.send.window,
+            receive_window: self.receive.edge.saturating_sub(self.receive.next),
+            queued_bytes: self.send.queue.len(),
+            unread_bytes: self.receive.chain.len(),
+            out_of_order_bytes: self.receive.reassembly.len(),
+            bytes_acknowledged: self.send.unacknowledged.saturating_sub(SEQUENCE_ORIGIN + 1),
+            bytes_received: self.statistics.bytes_in,
+            segments_in: self.statistics.segments_in,
+            segments_out: self.statistics.segments_out,
+            retransmitted_segments: self.statistics.retransmitted,
+            window_scale: self.scaling.then_some((self.send.scale, self.receive.scale)),
+            timestamps: self.timestamps,
+            sack: self.sack,
+        }
+    }
+}

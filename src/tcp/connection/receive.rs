@@ -1,0 +1,273 @@
+//! Text: into order, into as few driver buffers as needed, acknowledged when it helps; and the window.
+//!
+//! Read first: RFC 9293 sections 3.10.7.4 (seventh step), 3.8.6.2.2 and 3.8.6.3; RFC 5681 section 4.2.
+
+use super::segment::Segment;
+use super::timers::Timer;
+use super::*;
+use crate::buf::RxPacket;
+use crate::tcp::endpoint::copied;
+use crate::tcp::reassembly::Insert;
+
+/// An observed segment size beyond this is a coalesced train.
+const MSS_OBSERVED_MAX: u16 = 9000;
+
+impl Connection {
+    pub(super) fn acknowledge_now(&mut self) {
+        if self.receive.ack == Ack::Now && !self.sack {
+            // A peer without SACK counts duplicate ACKs: each is sent (RFC 5681 section 4.2).
+            self.receive.duplicate_acks = self.receive.duplicate_acks.saturating_add(1);
+        }
+        self.receive.ack = Ack::Now;
+        self.wake = true;
+    }
+
+    /// Seventh: the segment text.
+    pub(super) fn process_text(&mut self, now: Instant, shared: &mut Shared, segment: &Segment, mut payload: RxPacket) {
+        if segment.payload_len == 0 {
+            return;
+        }
+        if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
+            // Behind the peer's FIN there can be nothing.
+            self.acknowledge_now();
+            return;
+        }
+        let (mut start, mut end) = (segment.text(), segment.text() + segment.payload_len);
+        let limit = self.receive.fin_at.unwrap_or(u64::MAX).min(self.receive.edge);
+        if end > limit {
+            // "Portions outside the window are discarded."
+            shared.counters.rcv_beyond_window_bytes += end - limit.max(start);
+            payload.truncate(limit.saturating_sub(start) as usize);
+            end = limit.max(start);
+            self.acknowledge_now();
+        }
+        if start < self.receive.next {
+            let known = self.receive.next.min(end);
+            shared.counters.duplicate_bytes += known - start;
+            self.receive.duplicate = Some((start, known));
+            payload.advance((known - start) as usize);
+            start = known;
+            self.acknowledge_now();
+        }
+        if start >= end {
+            return;
+        }
+        let len = end - start;
+        self.receive.mss = self.receive.mss.max(len.min(u64::from(MSS_OBSERVED_MAX)) as u16);
+        let mut bufs = std::mem::take(&mut shared.scratch);
+        bufs.extend(payload.into_bufs());
+        if !self.admit(shared, &mut bufs, start == self.receive.next) {
+            shared.counters.rcv_buffer_drops += 1;
+            self.acknowledge_now();
+        } else if start == self.receive.next {
+            let push = segment.has(Flags::PSH) || segment.has(Flags::FIN);
+            self.append(now, shared, &mut bufs, len, push);
+        } else {
+            self.queue_out_of_order(shared, start, end, &mut bufs);
+        }
+        bufs.clear();
+        shared.scratch = bufs;
+    }
+
+    fn queue_out_of_order(&mut self, shared: &mut Shared, start: u64, end: u64, bufs: &mut VecDeque<RxBuf>) {
+        match self.receive.reassembly.insert(start, bufs) {
+            Insert::Queued => shared.counters.ofo_queued += 1,
+            Insert::Duplicate => {
+                shared.counters.duplicate_bytes += end - start;
+                self.receive.duplicate = Some((start, end));
+            }
+            Insert::Refused => shared.counters.ofo_drops += 1,
+        }
+        // RFC 5681 section 4.2: at once, so that the sender learns of the hole.
+        self.acknowledge_now();
+    }
+
+    /// In order: to the application, with everything that waited for it.
+    fn append(&mut self, now: Instant, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, len: u64, push: bool) {
+        let had_hole = !self.receive.reassembly.is_empty();
+        let before = self.receive.next;
+        while let Some(buf) = bufs.pop_front() {
+            self.take_in(buf);
+        }
+        while let Some(buf) = self.receive.reassembly.take(self.receive.next) {
+            self.take_in(buf);
+        }
+        let taken = self.receive.next - before;
+        self.statistics.bytes_in += taken;
+        shared.counters.in_bytes += taken;
+        // The window grows with what the peer sends, read or not: a record larger than the first window must fit.
+        self.receive.limit = (self.receive.limit + 2 * taken).min(u64::from(shared.options.receive_window_max));
+        if !std::mem::replace(&mut self.readable_pending, true) {
+            shared.events.push_back(Event::Readable(self.id));
+        }
+        if had_hole {
+            self.acknowledge_now();
+        } else {
+            self.schedule_ack(now, shared, len, push);
+        }
+        self.receive.last_received_at = now;
+    }
+
+    fn take_in(&mut self, buf: RxBuf) {
+        self.receive.next += buf.len() as u64;
+        self.receive.chain_driver_buffers += usize::from(buf.is_driver_buffer());
+        self.receive.chain.push(buf);
+    }
+
+    /// RFC 9293 section 3.8.6.3: every second full segment at once (MUST-59, SHLD-19), others after a delay.
+    fn schedule_ack(&mut self, now: Instant, shared: &Shared, len: u64, push: bool) {
+        let options = &shared.options;
+        if now.since(self.receive.last_received_at) > self.rtt.rto(options.rto_max) {
+            // After silence the peer starts over with a small window: it needs each ACK.
+            self.receive.quick_acks = options.quick_acks;
+        }
+        let mss = u64::from(self.receive.mss);
+        if self.receive.quick_acks > 0 || self.receive.next - self.receive.acknowledged >= 2 * mss {
+            self.acknowledge_now();
+        } else if self.receive.ack == Ack::None {
+            let delay = if push || len < mss { options.push_ack_delay } else { options.delayed_ack };
+            self.receive.ack = Ack::Delayed;
+            self.timers.arm(Timer::Ack, now + delay);
+        } else if self.receive.ack == Ack::Delayed && (push || len < mss) {
+            self.timers.arm_earlier(Timer::Ack, now + options.push_ack_delay);
+        }
+    }
+
+    /// The copy-out rule: whether the connection may hold `bufs`, after copying what should not occupy a driver's buffer.
+    ///
+    /// Small segments are copied once the connection holds `driver_buffers_unshared`, all once the endpoint is short of
+    /// buffers. At the connection's maximum the stream is compacted; what still does not fit is refused.
+    fn admit(&mut self, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, in_order: bool) -> bool {
+        if !self.make_room(shared, bufs.len(), in_order) {
+            return false;
+        }
+        let short = shared.driver_buffers_short();
+        let crowded = self.driver_buffers() >= shared.options.driver_buffers_unshared;
+        let mut held = shared.driver_buffers;
+        for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
+            let small = buf.len() < shared.options.copy_out_below_bytes;
+            if (short || (crowded && small))
+                && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
+            {
+                shared.counters.copied_out_bytes += copy.len() as u64;
+                *buf = copy;
+                continue;
+            }
+            held += 1;
+        }
+        held <= shared.options.driver_buffers_max
+    }
+
+    /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.
+    fn make_room(&mut self, shared: &mut Shared, more: usize, in_order: bool) -> bool {
+        let max = shared.options.receive_buffers_max;
+        if self.receive_buffers() + more > max {
+            self.compact(shared);
+        }
+        if !in_order {
+            return self.receive.reassembly.buffers() + more <= max / 2 && self.receive_buffers() + more <= max;
+        }
+        // RFC 2018 section 8 allows to forget what was only reported selectively; the highest is needed last.
+        while self.receive_buffers() + more > max && self.receive.reassembly.drop_last() {
+            shared.counters.ofo_pruned += 1;
+        }
+        self.receive_buffers() + more <= max
+    }
+
+    fn receive_buffers(&self) -> usize {
+        self.receive.chain.buffers() + self.receive.reassembly.buffers()
+    }
+
+    /// Driver buffers held; an upper bound, exact while the stream holds no copies.
+    pub fn driver_buffers(&self) -> usize {
+        self.receive.chain_driver_buffers.min(self.receive.chain.buffers()) + self.receive.reassembly.driver_buffers()
+    }
+
+    /// Joins the small pieces of the stream: a hostile peer's one-byte segments become full pages.
+    fn compact(&mut self, shared: &mut Shared) {
+        let Some(arena) = &mut shared.copy_out else { return };
+        let chain = &mut self.receive.chain;
+        let piece_max = arena.piece_max();
+        // Worth it only if the pieces are much smaller than what they become.
+        if chain.buffers() < 2 || chain.len() / chain.buffers() > piece_max / 4 {
+            return;
+        }
+        let mut compacted = RxChain::new();
+        let mut at = 0;
+        while at < chain.len() {
+            let len = piece_max.min(chain.len() - at);
+            let (Some(view), Some(fragment)) = (chain.view(at, len), arena.reserve(len)) else { return };
+            view.copy_to(&mut fragment.spare()[..len]);
+            compacted.push(RxBuf::from_slice(fragment.commit(len)));
+            at += len;
+        }
+        shared.counters.copied_out_bytes += chain.len() as u64;
+        *chain = compacted;
+        self.receive.chain_driver_buffers = 0;
+    }
+
+    /// Copies everything held in driver buffers out of them, as far as there is room.
+    pub fn copy_out_held(&mut self, shared: &mut Shared) {
+        let Shared { copy_out: Some(arena), counters, .. } = shared else { return };
+        let mut left = 0;
+        let mut copy = |buf: &RxBuf| {
+            if !buf.is_driver_buffer() {
+                return None;
+            }
+            let copy = copied(arena, buf);
+            match &copy {
+                Some(copy) => counters.copied_out_bytes += copy.len() as u64,
+                None => left += 1,
+            }
+            copy
+        };
+        self.receive.reassembly.replace_each(&mut copy);
+        let reassembly_left = self.receive.reassembly.driver_buffers();
+        self.receive.chain.replace_each(&mut copy);
+        self.receive.chain_driver_buffers = left - reassembly_left;
+    }
+
+    pub fn received_chain(&mut self) -> &mut RxChain {
+        &mut self.receive.chain
+    }
+
+    /// The application consumed something.
+    pub fn on_consumed(&mut self, _now: Instant, shared: &mut Shared) {
+        let receive = &mut self.receive;
+        receive.chain_driver_buffers = receive.chain_driver_buffers.min(receive.chain.buffers());
+        if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
+            return;
+        }
+        let old = self.receive.edge - self.receive.next;
+        let new = self.window(shared);
+        // RFC 9293 section 3.8.6.2.2 asks for at least an MSS; a quarter of the buffer spares ACKs, unless the peer is
+        // about to run dry.
+        let limit = self.receive.limit;
+        let mss = u64::from(self.receive.mss);
+        let step = if old < 2 * mss { mss.min(limit / 2) } else { limit / 4 };
+        if new >= old + step.max(1) {
+            self.acknowledge_now();
+        }
+    }
+
+    /// The window to advertise now, bytes from RCV.NXT: never less than what was promised.
+    pub(super) fn window(&self, shared: &Shared) -> u64 {
+        let receive = &self.receive;
+        let old = receive.edge.saturating_sub(receive.next);
+        let free = receive.limit.saturating_sub(receive.chain.len() as u64);
+        // Worst case in buffers: one usual segment each. Smaller ones are compacted when the maximum is reached.
+        let buffers = shared.options.receive_buffers_max.saturating_sub(self.receive_buffers()) as u64;
+        let mut window = free.min(buffers * u64::from(receive.mss));
+        if shared.driver_buffers >= shared.options.driver_buffers_max && shared.copy_out.is_none() {
+            window = 0;
+        }
+        let mut field_max = u64::from(u16::MAX);
+        if self.scaling {
+            field_max <<= receive.scale;
+        }
+        window = window.min(field_max);
+        // RFC 9293 section 3.8.6.2.2 (MUST-39): the edge moves in steps worth sending into.
+        let step = u64::from(receive.mss).min(receive.limit / 2);
+        if window < old + step { old } else { window }
+    }
+}

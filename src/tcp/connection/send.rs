@@ -1,0 +1,438 @@
+//! The next packet of a connection.
+//!
+//! Read first: RFC 9293 sections 3.7.1, 3.7.4, 3.8.6.2.1; RFC 6675 section 5; RFC 8985 section 7.3. Order: SYN, what is lost, a
+//! tail probe, new data, probes, an ACK alone. Whatever goes out carries the newest ACK and window.
+
+use std::net::IpAddr;
+
+use super::timers::Timer;
+use super::*;
+use crate::buf::Slice;
+use crate::tcp::SendError;
+use crate::tcp::endpoint::{Transmit, TransmitLimits};
+use crate::tcp::recovery::Phase;
+use crate::tcp::send_queue::Composition;
+use crate::wire::tcp::{HEADER_LEN, SackBlocks, TcpOptions, Timestamps};
+
+/// RFC 9293 section 3.8.6.2.1: the fraction of the largest window that is worth a short segment (Fs = 1/2).
+const WORTHWHILE_FRACTION: u64 = 2;
+
+/// Sequence space of one packet or chain.
+struct Range {
+    start: u64,
+    /// Payload bytes to send at most.
+    len: usize,
+    /// A FIN follows if all of it fits.
+    fin: bool,
+}
+
+impl Connection {
+    /// RFC 9293 section 3.10.2.
+    pub fn send(&mut self, _now: Instant, shared: &mut Shared, gather: &mut Vec<Slice>) -> Result<(), SendError> {
+        let takes = matches!(self.state, State::SynSent | State::SynReceived | State::Established | State::CloseWait);
+        if !takes || self.send.fin {
+            return Err(SendError::Closed);
+        }
+        let len = crate::buf::gather_len(gather);
+        let queued = self.send.queue.len();
+        if queued > 0 && queued + len > shared.options.send_queue_bytes_max {
+            self.send.refused = len;
+            shared.counters.send_queue_full += 1;
+            return Err(SendError::Full);
+        }
+        self.send.queue.push(gather);
+        self.wake = true;
+        Ok(())
+    }
+
+    pub fn send_room(&self, options: &Options) -> usize {
+        let takes = matches!(self.state, State::SynSent | State::SynReceived | State::Established | State::CloseWait);
+        if takes && !self.send.fin { options.send_queue_bytes_max.saturating_sub(self.send.queue.len()) } else { 0 }
+    }
+
+    pub fn queued_bytes(&self) -> usize {
+        self.send.queue.len()
+    }
+
+    /// Fills `out` with one packet or chain; `false`: nothing to send now.
+    pub fn transmit(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            return self.transmit_syn(now, shared, limits, out);
+        }
+        if self.state == State::Closed {
+            return false;
+        }
+        self.learn_mss(limits);
+        self.transmit_lost(now, shared, limits, out)
+            || self.transmit_tail_probe(now, shared, limits, out)
+            || self.transmit_new(now, shared, limits, out)
+            || self.transmit_probe(now, shared, out)
+            || self.transmit_ack(now, shared, out)
+    }
+
+    fn headers_len(&self) -> u16 {
+        let ip = match self.tuple.remote_ip {
+            IpAddr::V4(_) => 20,
+            IpAddr::V6(_) => 40,
+        };
+        ip + HEADER_LEN as u16
+    }
+
+    /// RFC 9293 section 3.7.1 (MUST-16), RFC 6691: the peer's MSS and the path's, less the options every segment carries.
+    fn learn_mss(&mut self, limits: &TransmitLimits) {
+        let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.headers_len());
+        let options = if self.timestamps { 12 } else { 0 };
+        let mss = self.send.peer_mss.min(path).saturating_sub(options).max(1);
+        if mss != self.send.mss {
+            self.send.mss = mss;
+            self.congestion.set_mss(u64::from(mss));
+        }
+    }
+
+    fn transmit_syn(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        let again = self.send.next > SEQUENCE_ORIGIN;
+        if again && self.scoreboard.lost() == 0 {
+            return false;
+        }
+        let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
+        let mut repr = self.header(now, shared, SEQUENCE_ORIGIN, flags);
+        repr.options = self.syn_options(shared, limits.mtu.saturating_sub(self.headers_len()));
+        if self.state == State::SynReceived {
+            repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
+        }
+        if again {
+            self.scoreboard.on_retransmitted(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
+            self.count_retransmission(shared);
+        } else {
+            self.scoreboard.on_sent(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
+            self.send.next = SEQUENCE_ORIGIN + 1;
+            self.send.stalled_since = now;
+        }
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        }
+        self.emit(now, shared, repr, out);
+        true
+    }
+
+    fn count_retransmission(&mut self, shared: &mut Shared) {
+        shared.counters.retrans_segs += 1;
+        self.statistics.retransmitted += 1;
+    }
+
+    /// Bytes the network may take now.
+    fn allowance(&self) -> u64 {
+        let mss = u64::from(self.send.mss);
+        let flight = self.scoreboard.in_flight(mss);
+        match self.scoreboard.phase {
+            Phase::Recovery { .. } => {
+                // With nothing in flight nothing would bring the next ACK.
+                let floor = if flight == 0 { mss } else { 0 };
+                self.scoreboard.recovery_allowance().max(floor)
+            }
+            Phase::Open | Phase::Loss { .. } => self.congestion.window().saturating_sub(flight),
+        }
+    }
+
+    fn transmit_lost(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        let Some((start, end)) = self.scoreboard.first_lost() else { return false };
+        let mss = u64::from(self.send.mss);
+        let allowance = self.allowance();
+        if allowance < mss.min(end - start) {
+            return false;
+        }
+        self.transmit_again(now, shared, limits, out, start, end, allowance)
+    }
+
+    /// Sends `start..end`, or the front of it, once more.
+    #[allow(clippy::too_many_arguments, reason = "the range, and what every transmission takes")]
+    fn transmit_again(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+        start: u64,
+        end: u64,
+        allowance: u64,
+    ) -> bool {
+        let data_end = end.min(self.send.queue.end());
+        let whole = self.whole_packets(data_end.saturating_sub(start), allowance.max(1), limits);
+        let range = Range { start, len: whole, fin: end > self.send.queue.end() && start + whole as u64 == data_end };
+        let sent = self.emit_range(now, shared, limits, out, &range);
+        self.scoreboard.on_retransmitted(start, start + sent, now);
+        self.count_retransmission(shared);
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        }
+        true
+    }
+
+    /// RFC 8985 section 7.3: new data if there is any and the peer has room, else the last segment again.
+    fn transmit_tail_probe(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        if !std::mem::take(&mut self.send.tail_probe_due) || self.scoreboard.is_empty() {
+            return false;
+        }
+        shared.counters.loss_probes += 1;
+        let mss = u64::from(self.send.mss);
+        let unsent = self.send.queue.end().saturating_sub(self.send.next);
+        let usable = (self.send.unacknowledged + self.send.window).saturating_sub(self.send.next);
+        if unsent > 0 && usable >= unsent.min(mss) {
+            let range = Range { start: self.send.next, len: unsent.min(mss) as usize, fin: false };
+            self.transmit_range(now, shared, limits, out, &range);
+            self.scoreboard.on_probe_sent(self.send.next, false);
+        } else if let Some((start, end)) = self.scoreboard.cut_last(mss) {
+            self.transmit_again(now, shared, limits, out, start, end, mss);
+            self.scoreboard.on_probe_sent(self.send.next, true);
+        }
+        true
+    }
+
+    /// New data, and the FIN behind it.
+    fn transmit_new(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        let unsent = self.send.queue.end().saturating_sub(self.send.next);
+        let fin = self.send.fin && !self.fin_sent();
+        if unsent == 0 && !fin {
+            return false;
+        }
+        if self.scoreboard.is_empty() && now.since(self.send.last_sent_at) > self.rtt.rto(shared.options.rto_max) {
+            // RFC 5681 section 4.1: restart after idle.
+            self.congestion.on_idle();
+        }
+        let mss = u64::from(self.send.mss);
+        let usable = (self.send.unacknowledged + self.send.window).saturating_sub(self.send.next);
+        let allowance = self.allowance();
+        if allowance < mss.min(unsent.max(1)) {
+            self.send.window_limited = true;
+            return false;
+        }
+        let len = self.whole_packets(unsent, allowance.min(usable), limits);
+        if !self.is_worth_sending(shared, len as u64, unsent, fin) {
+            self.arm_persist(now, shared);
+            return false;
+        }
+        self.send.window_limited = len as u64 + mss > allowance || self.uses_most_of_window();
+        self.send.override_due = false;
+        self.timers.cancel(Timer::Persist);
+        let range = Range { start: self.send.next, len, fin: fin && len as u64 == unsent };
+        self.transmit_range(now, shared, limits, out, &range);
+        true
+    }
+
+    /// Slow start must not wait for the whole window to be filled (RFC 7661 section 4.3's half).
+    fn uses_most_of_window(&self) -> bool {
+        let window = self.congestion.window();
+        window < self.congestion.slow_start_threshold() && 2 * self.scoreboard.in_flight(u64::from(self.send.mss)) >= window
+    }
+
+    /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
+    fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
+        let mss = u64::from(self.send.mss);
+        let device = u64::from(limits.tso_bytes_max).min(u64::from(u16::MAX) - 120).max(mss);
+        let len = available.min(limit).min(device);
+        let whole = if len < available && len > mss { len - len % mss } else { len };
+        whole as usize
+    }
+
+    /// RFC 9293 sections 3.8.6.2.1 (MUST-38) and 3.7.4.
+    fn is_worth_sending(&self, shared: &Shared, len: u64, unsent: u64, fin: bool) -> bool {
+        if unsent == 0 {
+            // A FIN alone needs no window: the peer has to hear of it.
+            return fin;
+        }
+        if len == 0 {
+            return false;
+        }
+        let everything = len == unsent;
+        let nagle = shared.options.nagle && !self.scoreboard.is_empty() && !fin;
+        len >= u64::from(self.send.mss)
+            || (everything && !nagle)
+            || (!everything && len >= self.send.window_max / WORTHWHILE_FRACTION)
+            || self.send.override_due
+    }
+
+    /// Nothing is in flight whose ACK would open the window: look again later.
+    fn arm_persist(&mut self, now: Instant, shared: &Shared) {
+        if self.scoreboard.is_empty() && !self.timers.is_armed(Timer::Persist) {
+            self.timers.arm(Timer::Persist, now + self.rtt.rto(shared.options.rto_max));
+        }
+    }
+
+    fn transmit_range(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit, range: &Range) {
+        if self.scoreboard.is_empty() {
+            self.send.stalled_since = now;
+        }
+        let sent = self.emit_range(now, shared, limits, out, range);
+        self.scoreboard.on_sent(range.start, range.start + sent, now);
+        self.send.next = range.start + sent;
+        self.send.last_sent_at = now;
+        // RFC 6298 section 5.1.
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        }
+        self.arm_tail_probe(now);
+    }
+
+    /// Composes payload and header; tells how much sequence space went out.
+    fn emit_range(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+        range: &Range,
+    ) -> u64 {
+        let mss = usize::from(self.send.mss);
+        let composition = Composition {
+            mss,
+            // The header takes one buffer of each packet and one of the chain.
+            pieces_per_packet_max: usize::from(limits.segments_per_packet_max).saturating_sub(1).max(1),
+            pieces_max: usize::from(if range.len > mss { limits.segments_tso_max } else { limits.segments_per_packet_max })
+                .saturating_sub(1)
+                .max(1),
+        };
+        let len = match range.len {
+            0 => 0,
+            wanted => self.send.queue.gather(range.start, wanted, &composition, &mut out.payload),
+        };
+        if len > mss {
+            out.tso_mss = Some(self.send.mss);
+        }
+        let fin = range.fin && len == range.len;
+        let mut flags = Flags::ACK;
+        let end = range.start + len as u64;
+        if len > 0 && end == self.send.queue.end() {
+            // RFC 9293 section 3.9.1.2: the last of what the application gave us.
+            flags |= Flags::PSH;
+        }
+        if fin {
+            flags |= Flags::FIN;
+        }
+        let mut repr = self.header(now, shared, range.start, flags);
+        if len > 0 {
+            // Blocks would take the place of payload; pure ACKs report them.
+            repr.options.sack = SackBlocks::default();
+        }
+        shared.counters.out_bytes += len as u64;
+        self.emit(now, shared, repr, out);
+        len as u64 + u64::from(fin)
+    }
+
+    /// An empty segment one position back: the peer must answer with its window (RFC 9293 sections 3.8.4 and 3.8.6.1).
+    fn transmit_probe(&mut self, now: Instant, shared: &mut Shared, out: &mut Transmit) -> bool {
+        if !std::mem::take(&mut self.send.probe_due) {
+            return false;
+        }
+        let repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
+        self.emit(now, shared, repr, out);
+        // The next probe, with backoff, unless the window opens.
+        if self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent()) {
+            self.arm_persist(now, shared);
+        }
+        true
+    }
+
+    fn transmit_ack(&mut self, now: Instant, shared: &mut Shared, out: &mut Transmit) -> bool {
+        if self.receive.ack != Ack::Now {
+            return false;
+        }
+        shared.counters.pure_acks += 1;
+        let repr = self.header(now, shared, self.send.next, Flags::ACK);
+        let repeat = self.receive.duplicate_acks.checked_sub(1);
+        self.emit(now, shared, repr, out);
+        if let Some(left) = repeat {
+            (self.receive.duplicate_acks, self.receive.ack) = (left, Ack::Now);
+        }
+        true
+    }
+
+    /// A header at `position` with the newest acknowledgement, window and options; the window counts as advertised.
+    fn header(&mut self, _now: Instant, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
+        let syn = flags.contains(Flags::SYN);
+        let mut repr = Repr {
+            src_port: self.tuple.local_port,
+            dst_port: self.tuple.remote_port,
+            seq: self.seq_at(position),
+            flags,
+            options: self.segment_options(),
+            ..Repr::default()
+        };
+        if flags.contains(Flags::ACK) {
+            repr.ack = self.peer_seq_at(self.receive.next);
+            if self.sack && !syn {
+                repr.options.sack = self.sack_blocks(shared);
+            }
+        }
+        repr.window = self.advertise(shared, syn);
+        repr
+    }
+
+    /// The options every segment but a SYN carries, without timestamps' values.
+    pub(super) fn segment_options(&self) -> TcpOptions {
+        TcpOptions { timestamps: self.timestamps.then(Timestamps::default), ..TcpOptions::default() }
+    }
+
+    fn timestamps_option(&self, now: Instant) -> Timestamps {
+        let synchronized = self.state != State::SynSent;
+        Timestamps { value: self.timestamp(now), echo_reply: if synchronized { self.receive.ts_recent } else { 0 } }
+    }
+
+    /// RFC 2018 section 4, RFC 2883 section 4: a duplicate first, then the newest ranges.
+    fn sack_blocks(&mut self, shared: &mut Shared) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        let room = if self.timestamps { 3 } else { 4 };
+        let mut put = |connection: &Connection, (left, right): (u64, u64)| {
+            blocks.push((connection.peer_seq_at(left), connection.peer_seq_at(right)));
+        };
+        let mut left = room;
+        if let Some(duplicate) = self.receive.duplicate.take() {
+            shared.counters.dsack_sent += 1;
+            put(self, duplicate);
+            left -= 1;
+            if let Some(range) = self.receive.reassembly.range_of(duplicate.0) {
+                // The block that contains the duplicate comes second.
+                put(self, range);
+                left -= 1;
+                for other in self.receive.reassembly.newest(room).filter(|other| *other != range).take(left) {
+                    put(self, other);
+                }
+                return blocks;
+            }
+        }
+        for range in self.receive.reassembly.newest(left) {
+            put(self, range);
+        }
+        blocks
+    }
+
+    /// The window field; moves the promised edge.
+    fn advertise(&mut self, shared: &Shared, syn: bool) -> u16 {
+        let window = self.window(shared);
+        // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4).
+        let scale = if syn { 0 } else { self.receive.scale };
+        let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
+        let promised = self.receive.next + (field << scale);
+        if self.receive.next > SEQUENCE_ORIGIN {
+            self.receive.edge = self.receive.edge.max(promised);
+        }
+        field as u16
+    }
+
+    /// Whatever leaves carries the acknowledgement.
+    fn emit(&mut self, now: Instant, shared: &mut Shared, mut repr: Repr, out: &mut Transmit) {
+        if repr.options.timestamps.is_some() {
+            repr.options.timestamps = Some(self.timestamps_option(now));
+        }
+        if repr.flags.contains(Flags::ACK) {
+            let receive = &mut self.receive;
+            receive.acknowledged = receive.next;
+            receive.ack = Ack::None;
+            receive.duplicate_acks = 0;
+            receive.quick_acks = receive.quick_acks.saturating_sub(1);
+            self.timers.cancel(Timer::Ack);
+        }
+        self.statistics.segments_out += 1;
+        shared.counters.out_segs += 1;
+        out.seal(&self.tuple, &repr);
+    }
+}

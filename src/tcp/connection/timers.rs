@@ -1,0 +1,212 @@
+//! The timers of a connection and what each does when it fires.
+//!
+//! Read first: RFC 6298 section 5, RFC 8985 sections 6.3 and 7.3, RFC 9293 sections 3.8.3, 3.8.4 and 3.8.6.1.
+
+use super::*;
+use crate::tcp::recovery::Phase;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// RFC 6298.
+    Retransmit,
+    /// RFC 8985 section 7.
+    TailProbe,
+    /// RFC 8985 section 6.2 step 5.
+    Reorder,
+    /// RFC 9293 section 3.8.6.1, and the override of section 3.8.6.2.1.
+    Persist,
+    /// RFC 9293 section 3.8.6.3.
+    Ack,
+    /// RFC 9293 section 3.8.4.
+    Keepalive,
+    /// FIN-WAIT-2's limit, and TIME-WAIT.
+    Life,
+}
+
+const TIMERS: [Timer; 7] =
+    [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life];
+
+/// A deadline each.
+pub(super) struct Timers([Instant; TIMERS.len()]);
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers([Instant::FAR_FUTURE; TIMERS.len()])
+    }
+}
+
+impl Timers {
+    pub fn arm(&mut self, timer: Timer, deadline: Instant) {
+        self.0[timer as usize] = deadline;
+    }
+
+    pub fn arm_earlier(&mut self, timer: Timer, deadline: Instant) {
+        self.0[timer as usize] = self.0[timer as usize].min(deadline);
+    }
+
+    pub fn cancel(&mut self, timer: Timer) {
+        self.0[timer as usize] = Instant::FAR_FUTURE;
+    }
+
+    pub fn is_armed(&self, timer: Timer) -> bool {
+        self.0[timer as usize] != Instant::FAR_FUTURE
+    }
+
+    fn earliest(&self) -> Instant {
+        self.0.iter().copied().min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// Whether the timer is due; it is disarmed then.
+    fn expired(&mut self, timer: Timer, now: Instant) -> bool {
+        let due = self.0[timer as usize] <= now;
+        if due {
+            self.cancel(timer);
+        }
+        due
+    }
+}
+
+impl Connection {
+    pub fn next_deadline(&self) -> Instant {
+        self.timers.earliest()
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        for timer in TIMERS {
+            if self.state != State::Closed && self.timers.expired(timer, now) {
+                match timer {
+                    Timer::Retransmit => self.on_retransmit_timeout(now, shared),
+                    Timer::TailProbe => self.on_tail_probe_timeout(now, shared),
+                    Timer::Reorder => self.on_reorder_timeout(now, shared),
+                    Timer::Persist => self.on_persist_timeout(now, shared),
+                    Timer::Ack => self.on_ack_timeout(shared),
+                    Timer::Keepalive => self.on_keepalive_timeout(now, shared),
+                    Timer::Life => self.on_life_timeout(shared),
+                }
+            }
+        }
+    }
+
+    /// RFC 6298 sections 5.4 to 5.7.
+    fn on_retransmit_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        if self.scoreboard.is_empty() {
+            return;
+        }
+        if self.has_given_up(now, shared) {
+            shared.counters.abort_on_timeout += 1;
+            return self.give_up(shared);
+        }
+        shared.counters.rto_timeouts += 1;
+        let mss = u64::from(self.send.mss);
+        let first = !matches!(self.scoreboard.phase, Phase::Loss { .. });
+        let flight = self.send.next - self.send.unacknowledged;
+        self.send.retries = self.send.retries.saturating_add(1);
+        self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
+        if self.is_synchronized() {
+            self.congestion.on_timeout(now, flight, first);
+        }
+        self.rtt.back_off();
+        self.timers.cancel(Timer::TailProbe);
+        self.timers.cancel(Timer::Reorder);
+        self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        self.send.tail_probe_due = false;
+        self.wake = true;
+    }
+
+    /// RFC 9293 section 3.8.3: R2, and the handshake's own limits.
+    fn has_given_up(&self, now: Instant, shared: &Shared) -> bool {
+        let options = &shared.options;
+        match self.state {
+            State::SynSent => self.send.retries >= options.syn_retries_max,
+            State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
+            _ => now.since(self.send.stalled_since) >= options.user_timeout,
+        }
+    }
+
+    fn give_up(&mut self, shared: &mut Shared) {
+        if !self.is_synchronized() {
+            shared.counters.attempt_fails += 1;
+        }
+        self.finish(shared, Reason::TimedOut);
+    }
+
+    /// RFC 8985 section 7.3.
+    fn on_tail_probe_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        if self.scoreboard.is_empty() || self.scoreboard.in_recovery() || !self.sack {
+            return;
+        }
+        self.send.tail_probe_due = true;
+        self.wake = true;
+        // The probe takes the place of a timeout: that one starts over.
+        self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+    }
+
+    pub(super) fn arm_tail_probe(&mut self, now: Instant) {
+        if !self.sack || !self.is_synchronized() {
+            return;
+        }
+        let delayed_ack_max = std::time::Duration::from_millis(200);
+        match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss), delayed_ack_max) {
+            // RFC 8985 section 7.2: never later than the retransmission timeout, which is there as well.
+            Some(after) => self.timers.arm(Timer::TailProbe, now + after),
+            None => self.timers.cancel(Timer::TailProbe),
+        }
+    }
+
+    fn on_reorder_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        let flight = self.send.next - self.send.unacknowledged;
+        let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
+        self.on_losses(now, shared, newly_lost, flight);
+    }
+
+    /// RFC 9293 section 3.8.6.1: the window is closed, or too small to be worth a segment, and nothing is in flight.
+    fn on_persist_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        if self.has_given_up(now, shared) {
+            shared.counters.abort_on_timeout += 1;
+            return self.give_up(shared);
+        }
+        if self.send.window > 0 {
+            self.send.override_due = true;
+        } else {
+            shared.counters.win_probes += 1;
+            self.send.probe_due = true;
+        }
+        self.rtt.back_off();
+        self.wake = true;
+    }
+
+    fn on_ack_timeout(&mut self, shared: &mut Shared) {
+        if self.receive.ack == Ack::Delayed {
+            shared.counters.delayed_acks += 1;
+            self.receive.ack = Ack::Now;
+            self.wake = true;
+        }
+    }
+
+    fn on_keepalive_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(keepalive) = shared.options.keepalive else { return };
+        if !self.scoreboard.is_empty() {
+            // Data is in flight: the retransmission timer decides. Section 3.8.4: only on an idle connection.
+            self.timers.arm(Timer::Keepalive, now + keepalive.idle);
+            return;
+        }
+        let silence = now.since(self.receive.last_sign_of_life);
+        let limit = keepalive.idle + keepalive.interval * u32::from(keepalive.probes_max);
+        if silence >= limit {
+            shared.counters.abort_on_timeout += 1;
+            return self.give_up(shared);
+        }
+        shared.counters.keep_alives += 1;
+        self.send.probe_due = true;
+        self.wake = true;
+        self.timers.arm(Timer::Keepalive, now + keepalive.interval);
+    }
+
+    fn on_life_timeout(&mut self, shared: &mut Shared) {
+        if self.state == State::TimeWait {
+            return self.leave_time_wait(shared);
+        }
+        shared.counters.fin_wait_2_timeouts += 1;
+        self.finish(shared, Reason::TimedOut);
+    }
+}

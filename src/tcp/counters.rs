@@ -1,0 +1,119 @@
+//! What one endpoint counts, under `nstat`'s names where it has them.
+
+crate::counters! {
+    /// Counters of one endpoint.
+    pub struct TcpCounters {
+        /// Segments handed in.
+        in_segs,
+        /// Segments dropped for a wrong checksum.
+        in_csum_errors,
+        /// Segments dropped for a malformed header.
+        in_errs,
+        /// Segments dropped because an address is not a host's.
+        in_addr_errors,
+        /// Packets and TSO chains handed out, retransmissions included.
+        out_segs,
+        /// Payload bytes handed out, retransmissions included.
+        out_bytes,
+        /// Payload bytes received in order.
+        in_bytes,
+        /// Resets sent.
+        out_rsts,
+        /// Resets and TIME-WAIT answers not sent because too many waited.
+        replies_dropped,
+        /// Resets that ended a connection.
+        estab_resets,
+        /// Connections opened by connect.
+        active_opens,
+        /// Connections opened by a peer's SYN.
+        passive_opens,
+        /// Handshakes that failed.
+        attempt_fails,
+        /// SYNs dropped because the listener's half-open connections or the endpoint's connections were at their maximum.
+        listen_drops,
+        /// Handshakes whose last ACK was dropped because too many accepted connections waited.
+        listen_overflows,
+        /// Packets and TSO chains that carried retransmitted data, SYN or FIN.
+        retrans_segs,
+        /// Retransmission timeouts.
+        rto_timeouts,
+        /// Fast recoveries of peers with SACK.
+        sack_recoveries,
+        /// Fast recoveries of peers without SACK.
+        reno_recoveries,
+        /// Tail loss probes sent.
+        loss_probes,
+        /// Losses that a tail loss probe repaired.
+        loss_probe_recoveries,
+        /// Bytes judged lost.
+        lost_bytes,
+        /// D-SACK blocks sent.
+        dsack_sent,
+        /// D-SACK blocks received.
+        dsack_recv,
+        /// SACK blocks received that name nothing in flight.
+        sack_discarded,
+        /// Segments queued out of order.
+        ofo_queued,
+        /// Segments dropped because there were too many holes.
+        ofo_drops,
+        /// Out-of-order ranges forgotten to make room for what is in order.
+        ofo_pruned,
+        /// Segments dropped because the connection or the endpoint held too many buffers.
+        rcv_buffer_drops,
+        /// Payload bytes beyond the window, dropped.
+        rcv_beyond_window_bytes,
+        /// Payload bytes received more than once.
+        duplicate_bytes,
+        /// Payload bytes copied out of driver buffers.
+        copied_out_bytes,
+        /// Segments outside the window, answered with an ACK.
+        out_of_window,
+        /// Segments refused by RFC 7323's timestamp check.
+        paws_estab_rejected,
+        /// Segments without the agreed timestamps, dropped.
+        timestamps_missing,
+        /// Challenge ACKs sent.
+        challenge_acks,
+        /// Challenge ACKs not sent because of the rate limit.
+        challenge_acks_skipped,
+        /// ACKs of data never sent, or older than any window.
+        unacceptable_acks,
+        /// ACKs sent alone.
+        pure_acks,
+        /// ACKs sent because the delay ran out.
+        delayed_acks,
+        /// Window probes sent.
+        win_probes,
+        /// Keepalive probes sent.
+        keep_alives,
+        /// Connections ended by the user timeout, by keepalive or in the handshake.
+        abort_on_timeout,
+        /// Connections in FIN-WAIT-2 whose peer fell silent.
+        fin_wait_2_timeouts,
+        /// Connections that entered TIME-WAIT.
+        time_wait_entered,
+        /// TIME-WAITs cut short because there were too many.
+        time_wait_overflows,
+        /// TIME-WAITs ended by a new SYN.
+        time_wait_recycled,
+        /// Sends refused because the queue was full.
+        send_queue_full,
+        /// Urgent pointers ignored.
+        urgent_ignored,
+        /// ICMP errors that fit no data in flight (RFC 5927).
+        icmp_ignored,
+        /// Path MTU reductions.
+        pmtu_reductions,
+    }
+    gauges {
+        /// Connections in any state but CLOSED.
+        curr_connections,
+        /// Connections between handshake and close.
+        curr_estab,
+        /// Connections in TIME-WAIT.
+        curr_time_wait,
+        /// Driver buffers held by all connections (an upper bound).
+        driver_buffers_held,
+    }
+}

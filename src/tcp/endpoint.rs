@@ -1,0 +1,695 @@
+//! All connections of one core: the tables, listening ports, stateless replies, timers and the fair order of sending.
+//!
+//! Read first: RFC 9293 section 3.10.7, RFC 6528, RFC 6056, RFC 5927. A segment finds its connection here; what it does to it
+//! is `connection`'s. Every call ends in `settle`, the one place that turns a connection's wishes into table changes.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use siphasher::sip::{SipHasher13, SipHasher24};
+
+use super::connection::{Connection, Shared};
+use super::counters::TcpCounters;
+use super::{ConnectError, Event, ListenError, Options, SendError, State, TcpInfo};
+use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
+use crate::time::{Instant, TimerWheel};
+use crate::wire::tcp::{self as wire, Flags, HEADER_LEN_MAX, Repr, SeqNumber};
+
+/// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
+const EPHEMERAL_FIRST: u16 = 49_152;
+const EPHEMERAL_COUNT: u32 = 16_384;
+/// Connections whose buffers are looked at per segment while the endpoint's driver buffers are short.
+const RELIEF_STEPS: usize = 4;
+
+/// Names a connection; refused once its `Event::Closed` has been polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl ConnectionId {
+    /// One word, for tables of layers above that name connections by a number of their own.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// What `to_bits` gave. A word that it never gave names no connection.
+    pub fn from_bits(bits: u64) -> ConnectionId {
+        ConnectionId { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// Both ends of a connection, as seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FourTuple {
+    pub local_ip: IpAddr,
+    pub remote_ip: IpAddr,
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+impl FourTuple {
+    pub fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.local_ip, self.local_port)
+    }
+
+    pub fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote_ip, self.remote_port)
+    }
+}
+
+impl Hash for FourTuple {
+    /// One write, which is what the hash functions are fast at.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 36];
+        let len = match (self.local_ip, self.remote_ip) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                bytes[..4].copy_from_slice(&local.octets());
+                bytes[4..8].copy_from_slice(&remote.octets());
+                8
+            }
+            (local, remote) => {
+                for (at, address) in [(0, local), (16, remote)] {
+                    let octets = match address {
+                        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                        IpAddr::V6(v6) => v6.octets(),
+                    };
+                    bytes[at..at + 16].copy_from_slice(&octets);
+                }
+                32
+            }
+        };
+        bytes[len..len + 2].copy_from_slice(&self.local_port.to_be_bytes());
+        bytes[len + 2..len + 4].copy_from_slice(&self.remote_port.to_be_bytes());
+        state.write(&bytes[..len + 4]);
+    }
+}
+
+/// Keyed, so that a peer cannot aim at one bucket.
+#[derive(Clone)]
+struct TupleHash([u8; 16]);
+
+impl BuildHasher for TupleHash {
+    type Hasher = SipHasher13;
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_key(&self.0)
+    }
+}
+
+/// What the layers below can carry; may differ between calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransmitLimits {
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Largest TCP payload of one chain to be cut by the device, bytes; 0: no TSO.
+    pub tso_bytes_max: u32,
+    /// Buffers (header included) one packet, or the bytes of one MSS of a chain, may be made of.
+    pub segments_per_packet_max: u16,
+    /// Buffers (header included) a chain may be made of.
+    pub segments_tso_max: u16,
+}
+
+impl Default for TransmitLimits {
+    fn default() -> TransmitLimits {
+        TransmitLimits { mtu: 1500, tso_bytes_max: 0, segments_per_packet_max: 32, segments_tso_max: 32 }
+    }
+}
+
+/// One packet, or one chain to be cut by the device. The caller keeps it and hands it in again: its memory is reused.
+#[derive(Debug)]
+pub struct Transmit {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub header: [u8; HEADER_LEN_MAX],
+    pub header_len: u8,
+    /// The payload, by reference.
+    pub payload: Vec<Slice>,
+    /// Cut the payload into packets of this many bytes each; `None`: it is one packet.
+    pub tso_mss: Option<u16>,
+    /// For the two ECN bits of the IP header; 0 (not ECN-capable) so far.
+    pub ecn: u8,
+}
+
+impl Default for Transmit {
+    fn default() -> Transmit {
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Transmit {
+            src: nowhere,
+            dst: nowhere,
+            header: [0; HEADER_LEN_MAX],
+            header_len: 0,
+            payload: Vec::new(),
+            tso_mss: None,
+            ecn: 0,
+        }
+    }
+}
+
+impl Transmit {
+    /// The TCP header. Its checksum field holds the folded, not complemented sum over the pseudo-header: with the length for
+    /// one packet, without it for a chain, which is what devices ask for. Without such a device call `fill_checksum`.
+    pub fn header(&self) -> &[u8] {
+        &self.header[..usize::from(self.header_len)]
+    }
+
+    pub fn payload_len(&self) -> usize {
+        crate::buf::gather_len(&self.payload)
+    }
+
+    /// Computes the checksum in software. Not for chains.
+    pub fn fill_checksum(&mut self) {
+        debug_assert!(self.tso_mss.is_none());
+        let len = usize::from(self.header_len);
+        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].fill(0);
+        let pieces = std::iter::once(&self.header[..len]).chain(self.payload.iter().map(|slice| &slice[..]));
+        let sum = wire::checksum(self.src, self.dst, pieces);
+        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// Writes the header; the payload and `tso_mss` are in place already.
+    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr) {
+        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
+        self.header_len = repr.emit(&mut self.header) as u8;
+        let len = match self.tso_mss {
+            Some(_) => 0,
+            None => u32::from(self.header_len) + self.payload_len() as u32,
+        };
+        let sum = wire::checksum_fold(wire::pseudo_header_sum(self.src, self.dst, len));
+        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.payload.clear();
+        self.tso_mss = None;
+    }
+}
+
+/// What an ICMP error that quotes one of our segments says (RFC 1122 section 4.2.3.9, RFC 1191, RFC 8201).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Port or protocol unreachable, or administratively prohibited: hard for a handshake, soft afterwards.
+    Unreachable,
+    /// Network or host unreachable, time exceeded: soft.
+    Transient,
+    /// The MTU of the next hop, bytes of IP packet.
+    PacketTooBig { mtu: u16 },
+}
+
+/// An answer that needs no connection.
+pub(crate) struct Reply {
+    pub tuple: FourTuple,
+    pub repr: Repr,
+}
+
+pub(crate) struct Listener {
+    pub port: u16,
+    pub half_open: usize,
+    pub accept_pending: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// All connections of one core. See the module for the order in which to call.
+pub struct Endpoint {
+    shared: Shared,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    table: HashMap<FourTuple, u32, TupleHash>,
+    wheel: TimerWheel,
+    ready: VecDeque<u32>,
+    time_wait: VecDeque<ConnectionId>,
+    secret: [u8; 16],
+    ephemeral: u32,
+    relief_cursor: usize,
+}
+
+impl Endpoint {
+    /// `secret` keys the sequence numbers, port choice and tables: 16 unpredictable bytes.
+    pub fn new(options: Options, secret: [u8; 16]) -> Endpoint {
+        Endpoint {
+            shared: Shared::new(options),
+            slots: Vec::new(),
+            free: Vec::new(),
+            table: HashMap::with_hasher(TupleHash(secret)),
+            wheel: TimerWheel::new(),
+            ready: VecDeque::new(),
+            time_wait: VecDeque::new(),
+            secret,
+            ephemeral: 0,
+            relief_cursor: 0,
+        }
+    }
+
+    /// Gives the endpoint room to copy received bytes to when driver buffers are short. Without it, segments that need
+    /// copying are dropped instead once the limits are reached.
+    pub fn set_copy_out(&mut self, arena: FragmentArena) {
+        self.shared.copy_out = Some(arena);
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    pub fn counters(&self) -> &TcpCounters {
+        &self.shared.counters
+    }
+
+    /// Accepts connections to `port` at any local address.
+    pub fn listen(&mut self, port: u16) -> Result<(), ListenError> {
+        if port == 0 {
+            return Err(ListenError::InvalidPort);
+        }
+        if self.shared.listener(port).is_some() {
+            return Err(ListenError::InUse);
+        }
+        if self.shared.listeners.len() >= self.shared.options.listeners_max {
+            return Err(ListenError::TooMany);
+        }
+        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0 });
+        Ok(())
+    }
+
+    /// Accepts no more connections to `port`; half-open ones are reset, accepted ones stay. `false`: it was not listened on.
+    pub fn unlisten(&mut self, port: u16) -> bool {
+        let Some(at) = self.shared.listeners.iter().position(|listener| listener.port == port) else { return false };
+        for index in 0..self.slots.len() {
+            if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.listener == Some(port)) {
+                connection.abort(&mut self.shared);
+                self.settle(index as u32);
+            }
+        }
+        self.shared.listeners.swap_remove(at);
+        true
+    }
+
+    /// Opens a connection. A local port of 0 is replaced by one of RFC 6056's choice.
+    pub fn connect(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Result<ConnectionId, ConnectError> {
+        // RFC 9293 section 3.9.2.3, MUST-46 and MUST-57.
+        let host = |ip: IpAddr| !ip.is_unspecified() && !is_group(ip);
+        if !host(local.ip()) || !host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
+            return Err(ConnectError::InvalidAddress);
+        }
+        if self.table.len() >= self.shared.options.connections_max {
+            return Err(ConnectError::TooMany);
+        }
+        let mut tuple =
+            FourTuple { local_ip: local.ip(), remote_ip: remote.ip(), local_port: local.port(), remote_port: remote.port() };
+        if tuple.local_port == 0 {
+            tuple.local_port = self.choose_port(tuple).ok_or(ConnectError::NoPort)?;
+        } else if self.table.contains_key(&tuple) {
+            return Err(ConnectError::InUse);
+        }
+        self.shared.counters.active_opens += 1;
+        let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let index = self.insert(tuple, |id, shared| Connection::open_active(now, id, tuple, iss, timestamp_offset, shared));
+        self.settle(index);
+        Ok(ConnectionId { index, generation: self.slots[index as usize].generation })
+    }
+
+    /// RFC 6056 section 3.3.3: a keyed offset per destination plus a counter.
+    fn choose_port(&mut self, mut tuple: FourTuple) -> Option<u16> {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        tuple.hash(&mut hasher);
+        hasher.write_u8(1);
+        let offset = hasher.finish() as u32;
+        for _ in 0..EPHEMERAL_COUNT {
+            self.ephemeral = self.ephemeral.wrapping_add(1);
+            tuple.local_port = EPHEMERAL_FIRST + (offset.wrapping_add(self.ephemeral) % EPHEMERAL_COUNT) as u16;
+            if !self.table.contains_key(&tuple) {
+                return Some(tuple.local_port);
+            }
+        }
+        None
+    }
+
+    /// RFC 6528 section 3: M + F(four-tuple, secret), M being a 4 us timer; and RFC 7323 section 7.1's offset of the
+    /// timestamp clock.
+    fn initial_sequence(&self, now: Instant, tuple: &FourTuple) -> (SeqNumber, u32) {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        tuple.hash(&mut hasher);
+        let hash = hasher.finish();
+        (SeqNumber((now.nanos() / 4_000) as u32) + hash as u32, (hash >> 32) as u32)
+    }
+
+    fn insert(&mut self, tuple: FourTuple, make: impl FnOnce(ConnectionId, &mut Shared) -> Connection) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        let id = ConnectionId { index, generation: slot.generation };
+        slot.connection = Some(Box::new(make(id, &mut self.shared)));
+        self.table.insert(tuple, index);
+        self.shared.counters.curr_connections += 1;
+        index
+    }
+
+    /// One received segment. `packet` starts at the TCP header, which is contiguous, and ends with the IP payload.
+    pub fn handle_segment(&mut self, now: Instant, src: IpAddr, dst: IpAddr, mut packet: RxPacket, checksum: Checksum) {
+        self.shared.counters.in_segs += 1;
+        let Some((repr, header_len)) = self.check_segment(src, dst, &packet, checksum) else { return };
+        packet.advance(header_len);
+        let tuple = FourTuple { local_ip: dst, remote_ip: src, local_port: repr.dst_port, remote_port: repr.src_port };
+        let mut known = self.table.get(&tuple).copied();
+        if let Some(index) = known
+            && self.time_wait_gives_way(now, index, &repr)
+        {
+            known = None;
+        }
+        match known {
+            Some(index) => {
+                self.relieve();
+                if let Some(connection) = &mut self.slots[index as usize].connection {
+                    connection.handle_segment(now, &mut self.shared, &repr, packet);
+                }
+                self.settle(index);
+            }
+            None => self.handle_without_connection(now, tuple, &repr, packet.len()),
+        }
+    }
+
+    /// The header, if the segment is one: checksum, format, addresses.
+    fn check_segment(&mut self, src: IpAddr, dst: IpAddr, packet: &RxPacket, checksum: Checksum) -> Option<(Repr, usize)> {
+        let counters = &mut self.shared.counters;
+        // RFC 9293 section 3.9.2.3, MUST-57: only between hosts.
+        if src.is_unspecified() || is_group(src) || is_group(dst) {
+            counters.in_addr_errors += 1;
+            return None;
+        }
+        let pieces = std::iter::once(&packet.first[..]).chain(packet.more.iter().map(|buf| &buf[..]));
+        let good = match checksum {
+            Checksum::Good => true,
+            Checksum::Bad => false,
+            Checksum::Unknown => wire::checksum_is_good(src, dst, pieces),
+        };
+        if !good {
+            // RFC 9293 section 3.1, MUST-3.
+            counters.in_csum_errors += 1;
+            return None;
+        }
+        match Repr::parse(&packet.first) {
+            Ok((repr, header_len)) if repr.src_port != 0 && repr.dst_port != 0 => Some((repr, header_len)),
+            _ => {
+                counters.in_errs += 1;
+                None
+            }
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
+    fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
+        let listening = self.shared.listener(repr.dst_port).is_some();
+        let Some(connection) = &mut self.slots[index as usize].connection else { return false };
+        if !listening || !connection.may_be_replaced_by(now, repr) {
+            return false;
+        }
+        self.shared.counters.time_wait_recycled += 1;
+        connection.leave_time_wait(&mut self.shared);
+        self.settle(index);
+        true
+    }
+
+    /// RFC 9293 sections 3.10.7.1 and 3.10.7.2: CLOSED and LISTEN.
+    fn handle_without_connection(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, payload_len: usize) {
+        let listening = self.shared.listener(tuple.local_port).is_some();
+        if repr.flags.contains(Flags::RST) {
+            return;
+        }
+        if repr.flags.contains(Flags::ACK) || !listening {
+            self.shared.reset(&tuple, repr, payload_len);
+            return;
+        }
+        // RFC 9293 section 3.10.7.2, fourth step: neither ACK nor SYN: dropped. SYN with FIN is nobody's (Linux: dropped).
+        if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
+            return;
+        }
+        let full = self.table.len() >= self.shared.options.connections_max;
+        let half_open_max = self.shared.options.syn_received_max;
+        let Some(listener) = self.shared.listener(tuple.local_port) else { return };
+        if full || listener.half_open >= half_open_max {
+            self.shared.counters.listen_drops += 1;
+            return;
+        }
+        listener.half_open += 1;
+        self.shared.counters.passive_opens += 1;
+        let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let index =
+            self.insert(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
+        self.settle(index);
+    }
+
+    /// An ICMP error that quotes a segment of ours with sequence number `seq`.
+    pub fn handle_icmp(&mut self, now: Instant, tuple: &FourTuple, seq: SeqNumber, error: IcmpError) {
+        let Some(index) = self.table.get(tuple).copied() else {
+            self.shared.counters.icmp_ignored += 1;
+            return;
+        };
+        if let Some(connection) = &mut self.slots[index as usize].connection {
+            connection.handle_icmp(now, &mut self.shared, seq, error);
+        }
+        self.settle(index);
+    }
+
+    /// Lets every timer that is due do its work.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(index) = self.wheel.poll(now) {
+            if let Some(connection) = self.slots.get_mut(index as usize).and_then(|slot| slot.connection.as_mut()) {
+                connection.armed = Instant::FAR_FUTURE;
+                connection.handle_timeout(now, &mut self.shared);
+            }
+            self.settle(index);
+        }
+    }
+
+    /// When to call `handle_timeout`; may be early, never late.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_timeout()
+    }
+
+    /// What happened, in order.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.shared.events.pop_front()?;
+        match event {
+            Event::Accepted { port, .. } => {
+                if let Some(listener) = self.shared.listener(port) {
+                    listener.accept_pending = listener.accept_pending.saturating_sub(1);
+                }
+            }
+            Event::Readable(id) => {
+                if let Some(connection) = self.connection(id) {
+                    connection.readable_pending = false;
+                }
+            }
+            Event::Writable(id) => {
+                if let Some(connection) = self.connection(id) {
+                    connection.writable_pending = false;
+                }
+            }
+            Event::Closed(id, _) => {
+                if let Some(connection) = self.connection(id) {
+                    connection.release();
+                }
+                self.settle(id.index);
+            }
+            Event::Connected(_) | Event::PeerClosed(_) => {}
+        }
+        Some(event)
+    }
+
+    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning.
+    pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        out.clear();
+        if let Some(reply) = self.shared.replies.pop_front() {
+            out.seal(&reply.tuple, &reply.repr);
+            self.shared.counters.out_segs += 1;
+            return true;
+        }
+        while let Some(index) = self.ready.pop_front() {
+            let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            connection.queued = false;
+            let sent = connection.transmit(now, &mut self.shared, limits, out);
+            // There may be more: to the back of the queue, behind everybody else.
+            connection.wake |= sent;
+            self.settle(index);
+            if sent {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Queues a gather list, whole or not at all. Taken: `gather` is empty and keeps its capacity. Refused: it is untouched.
+    pub fn send(&mut self, now: Instant, id: ConnectionId, gather: &mut Vec<Slice>) -> Result<(), SendError> {
+        let Endpoint { slots, shared, .. } = self;
+        let connection = find(slots, id).ok_or(SendError::Closed)?;
+        let result = connection.send(now, shared, gather);
+        self.settle(id.index);
+        result
+    }
+
+    /// Bytes `send` would take now; 0 for an unknown or closed connection.
+    pub fn send_room(&self, id: ConnectionId) -> usize {
+        self.peek(id).map_or(0, |connection| connection.send_room(&self.shared.options))
+    }
+
+    /// Bytes queued and not acknowledged.
+    pub fn queued(&self, id: ConnectionId) -> usize {
+        self.peek(id).map_or(0, |connection| connection.queued_bytes())
+    }
+
+    /// The received stream, to be consumed from the front; call `received` afterwards.
+    pub fn receive(&mut self, id: ConnectionId) -> Option<&mut RxChain> {
+        self.connection(id).map(|connection| connection.received_chain())
+    }
+
+    /// Some of `receive`'s bytes were consumed: the window may open.
+    pub fn received(&mut self, now: Instant, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        if let Some(connection) = find(slots, id) {
+            connection.on_consumed(now, shared);
+            self.settle(id.index);
+        }
+    }
+
+    /// Closes our direction once the queue is sent. The other stays open until the peer closes it.
+    pub fn close(&mut self, now: Instant, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        if let Some(connection) = find(slots, id) {
+            connection.close(now, shared);
+            self.settle(id.index);
+        }
+    }
+
+    /// Drops everything queued and resets the connection; `Event::Closed` follows.
+    pub fn abort(&mut self, _now: Instant, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        if let Some(connection) = find(slots, id) {
+            connection.abort(shared);
+            self.settle(id.index);
+        }
+    }
+
+    /// A connection's figures; `None` for an unknown id.
+    pub fn info(&self, id: ConnectionId) -> Option<TcpInfo> {
+        self.peek(id).map(|connection| connection.info(&self.shared.options))
+    }
+
+    /// Every connection, for `stats --connections`.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).map(|connection| connection.id)
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        find(&mut self.slots, id)
+    }
+
+    fn peek(&self, id: ConnectionId) -> Option<&Connection> {
+        let slot = self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.connection.as_deref().filter(|connection| !connection.released)
+    }
+
+    /// Copies received bytes out of driver buffers where they have lain longest, a few connections at a time, while the
+    /// endpoint's share of the driver's pool runs short.
+    fn relieve(&mut self) {
+        if !self.shared.driver_buffers_short() {
+            return;
+        }
+        for _ in 0..RELIEF_STEPS.min(self.slots.len()) {
+            self.relief_cursor = (self.relief_cursor + 1) % self.slots.len();
+            let index = self.relief_cursor;
+            if let Some(connection) = &mut self.slots[index].connection
+                && connection.accounted_buffers > 0
+            {
+                connection.copy_out_held(&mut self.shared);
+                self.settle(index as u32);
+            }
+        }
+    }
+
+    /// Carries out what a connection wants after a call: readiness, timer, buffer accounting, TIME-WAIT, removal.
+    fn settle(&mut self, index: u32) {
+        let Some(connection) = self.slots.get_mut(index as usize).and_then(|slot| slot.connection.as_deref_mut()) else { return };
+        let held = connection.driver_buffers();
+        self.shared.driver_buffers = self.shared.driver_buffers + held - connection.accounted_buffers;
+        connection.accounted_buffers = held;
+        self.shared.counters.driver_buffers_held = self.shared.driver_buffers as u64;
+        if connection.state == State::Closed {
+            self.remove(index);
+            return;
+        }
+        if std::mem::take(&mut connection.wake) && !connection.queued {
+            connection.queued = true;
+            self.ready.push_back(index);
+        }
+        let deadline = connection.next_deadline();
+        if deadline < connection.armed {
+            // A deadline that moved back is found out when the wheel fires: re-arming per ACK would cost more.
+            connection.armed = deadline;
+            self.wheel.arm(index, deadline);
+        }
+        if std::mem::take(&mut connection.entered_time_wait) {
+            let id = connection.id;
+            self.enter_time_wait(id);
+        }
+    }
+
+    fn enter_time_wait(&mut self, id: ConnectionId) {
+        self.shared.counters.time_wait_entered += 1;
+        self.time_wait.push_back(id);
+        while let Some(oldest) = self.time_wait.front().copied() {
+            let slot = &mut self.slots[oldest.index as usize];
+            let live =
+                slot.generation == oldest.generation && slot.connection.as_ref().is_some_and(|c| c.state == State::TimeWait);
+            if live && self.time_wait.len() <= self.shared.options.time_wait_max {
+                return;
+            }
+            self.time_wait.pop_front();
+            if live && let Some(connection) = &mut slot.connection {
+                self.shared.counters.time_wait_overflows += 1;
+                connection.leave_time_wait(&mut self.shared);
+                self.settle(oldest.index);
+            }
+        }
+    }
+
+    /// Takes a closed connection out of the tables, and out of memory once the application knows.
+    fn remove(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(connection) = &mut slot.connection else { return };
+        if !std::mem::replace(&mut connection.removed, true) {
+            self.table.remove(&connection.tuple);
+            self.wheel.cancel(index);
+            self.shared.counters.curr_connections -= 1;
+        }
+        if connection.released {
+            self.shared.driver_buffers -= connection.accounted_buffers;
+            self.shared.counters.driver_buffers_held = self.shared.driver_buffers as u64;
+            slot.connection = None;
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(index);
+        }
+    }
+}
+
+fn find(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
+    let slot = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+    slot.connection.as_deref_mut().filter(|connection| !connection.released)
+}
+
+/// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.
+fn is_group(ip: IpAddr) -> bool {
+    ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
+}
+
+/// Copies a buffer into a fragment page; `None` if there is no room.
+pub(crate) fn copied(arena: &mut FragmentArena, buf: &RxBuf) -> Option<RxBuf> {
+    let fragment = arena.reserve(buf.len())?;
+    fragment.spare()[..buf.len()].copy_from_slice(buf);
+    Some(RxBuf::from_slice(fragment.commit(buf.len())))
+}

@@ -1,0 +1,110 @@
+//! What an endpoint can be told. Every limit has its unit in the name or the doc.
+
+use super::CongestionControl;
+use crate::time::Duration;
+
+/// RFC 9293 section 3.8.4: off unless asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    pub interval: Duration,
+    /// Probes without an answer that end the connection.
+    pub probes_max: u8,
+}
+
+/// Options of one endpoint; all of its connections share them.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes advertised to a new peer; grows with what it sends.
+    pub receive_window_initial: u32,
+    /// Bytes a peer may have in flight and unread. Larger than the largest record the application waits for.
+    pub receive_window_max: u32,
+    /// Buffers one connection may hold, in order or not. Also bounds the window: free buffers times the usual segment.
+    pub receive_buffers_max: usize,
+    /// Driver buffers all connections together may hold; well below the driver's pool. From three quarters on,
+    /// everything is copied out.
+    pub driver_buffers_max: usize,
+    /// Driver buffers a connection holds before its small segments are copied out.
+    pub driver_buffers_unshared: usize,
+    /// Segments of fewer bytes than this are small.
+    pub copy_out_below_bytes: usize,
+    /// Bytes queued to send. A longer list is taken only by an empty queue.
+    pub send_queue_bytes_max: usize,
+    pub connections_max: usize,
+    pub listeners_max: usize,
+    /// Half-open connections of one listener.
+    pub syn_received_max: usize,
+    /// Accepted connections not yet polled, per listener.
+    pub accept_queue_max: usize,
+    /// Connections in TIME-WAIT; beyond, the oldest goes.
+    pub time_wait_max: usize,
+    /// 2 MSL.
+    pub time_wait: Duration,
+    pub rto_initial: Duration,
+    /// The floor of RFC 6298 section 2.4; 1 s there, 200 ms in Linux.
+    pub rto_min: Duration,
+    pub rto_max: Duration,
+    /// The longest an acknowledgement waits for company.
+    pub delayed_ack: Duration,
+    /// The same for a segment that ends what the peer had to say (PSH, or short): long enough for a reply out of the
+    /// cache, short enough that a peer with Nagle's algorithm, which waits for it, does not notice.
+    pub push_ack_delay: Duration,
+    /// Segments acknowledged at once at the start and after silence.
+    pub quick_acks: u8,
+    pub syn_retries_max: u8,
+    pub syn_ack_retries_max: u8,
+    /// Unacknowledged data this old ends the connection (RFC 9293 section 3.8.3, R2).
+    pub user_timeout: Duration,
+    /// Silence in FIN-WAIT-2 that ends the connection.
+    pub fin_wait_2_timeout: Duration,
+    pub keepalive: Option<Keepalive>,
+    /// RFC 9293 section 3.7.4: off, since a reply is queued whole.
+    pub nagle: bool,
+    pub window_scaling: bool,
+    pub timestamps: bool,
+    pub sack: bool,
+    pub congestion: CongestionControl,
+    /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
+    pub challenge_ack_interval: Duration,
+    /// Resets and TIME-WAIT acknowledgements waiting to be sent; beyond, none is made.
+    pub replies_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            receive_window_initial: 64 << 10,
+            receive_window_max: 2 << 20,
+            receive_buffers_max: 2048,
+            driver_buffers_max: 4096,
+            driver_buffers_unshared: 16,
+            copy_out_below_bytes: 512,
+            send_queue_bytes_max: 4 << 20,
+            connections_max: 65_536,
+            listeners_max: 64,
+            syn_received_max: 1024,
+            accept_queue_max: 1024,
+            time_wait_max: 8192,
+            time_wait: Duration::from_secs(60),
+            rto_initial: Duration::from_secs(1),
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(60),
+            delayed_ack: Duration::from_millis(40),
+            push_ack_delay: Duration::from_millis(1),
+            quick_acks: 16,
+            syn_retries_max: 6,
+            syn_ack_retries_max: 5,
+            user_timeout: Duration::from_secs(180),
+            fin_wait_2_timeout: Duration::from_secs(60),
+            keepalive: None,
+            nagle: false,
+            window_scaling: true,
+            timestamps: true,
+            sack: true,
+            congestion: CongestionControl::Cubic,
+            challenge_ack_interval: Duration::from_millis(500),
+            replies_max: 256,
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! What is in flight, what of it is lost, and how fast to repair it.
+//!
+//! Read first: RFC 8985 (RACK-TLP), RFC 6675, RFC 2018 section 5, RFC 6582 (peers without SACK), RFC 6937 (PRR). One entry
+//! per transmitted packet or TSO chain, cut where an acknowledgement or a retransmission cuts it; the entries cover
+//! SND.UNA..SND.NXT without gaps, SYN and FIN included. Not here: building packets (`connection::send`), and the window
+//! itself (`congestion`).
+
+use std::collections::VecDeque;
+
+use super::rtt::RttEstimator;
+use crate::time::{Duration, Instant};
+
+/// RFC 5681 section 3.2, RFC 6675 DupThresh, RFC 8985 section 6.2 step 4.
+const DUP_THRESH: u64 = 3;
+/// RFC 8985 section 6.2: recoveries without a D-SACK after which the reordering window shrinks again.
+const REO_WND_PERSIST: u8 = 16;
+/// RFC 8985 section 7.2: the probe timeout without an RTT sample.
+const PTO_WITHOUT_RTT: Duration = Duration::from_secs(1);
+/// Timers closer than this make no sense on the wheel.
+const PTO_MIN: Duration = Duration::from_millis(2);
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    start: u64,
+    end: u64,
+    /// Of the last transmission.
+    sent_at: Instant,
+    sacked: bool,
+    /// Judged lost and not yet retransmitted.
+    lost: bool,
+    retransmitted: bool,
+}
+
+impl Sent {
+    fn len(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Fast recovery until everything sent before its start is acknowledged (RFC 6675 RecoveryPoint, RFC 6582 recover).
+    Recovery {
+        point: u64,
+    },
+    /// After a retransmission timeout.
+    Loss {
+        point: u64,
+    },
+}
+
+/// RFC 8985 section 5.2.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rack {
+    rtt: Duration,
+    xmit_at: Instant,
+    end: u64,
+    reordering_seen: bool,
+    reo_wnd_mult: u8,
+    reo_wnd_persist: u8,
+    /// D-SACK round: the multiplier grows once per round trip.
+    dsack_round: Option<u64>,
+}
+
+/// RFC 8985 section 7.1.
+#[derive(Clone, Copy, Debug)]
+struct TailProbe {
+    end: u64,
+    retransmission: bool,
+}
+
+/// RFC 6937 section 3.
+#[derive(Clone, Copy, Debug, Default)]
+struct Prr {
+    flight_at_start: u64,
+    delivered: u64,
+    out: u64,
+    allowance: u64,
+}
+
+/// What an acknowledgement did to the flight.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delivery {
+    /// Bytes acknowledged for the first time, cumulatively or selectively.
+    pub delivered: u64,
+    /// Of them, selectively.
+    pub sacked: u64,
+    /// Time since the oldest never retransmitted segment among them was sent (Karn).
+    pub rtt: Option<Duration>,
+    /// Something among them had been retransmitted: only timestamps can tell which copy arrived.
+    pub retransmitted: bool,
+}
+
+pub(crate) struct Scoreboard {
+    sent: VecDeque<Sent>,
+    outstanding: u64,
+    sacked: u64,
+    lost: u64,
+    /// The end of the highest byte selectively acknowledged (RFC 8985 RACK.fack).
+    forward: u64,
+    pub phase: Phase,
+    rack: Rack,
+    probe: Option<TailProbe>,
+    prr: Prr,
+    /// Duplicate ACKs of a peer without SACK: each stands for one segment that left the network.
+    duplicate_acks: u64,
+}
+
+impl Scoreboard {
+    pub fn new() -> Scoreboard {
+        Scoreboard {
+            sent: VecDeque::new(),
+            outstanding: 0,
+            sacked: 0,
+            lost: 0,
+            forward: 0,
+            phase: Phase::Open,
+            rack: Rack { reo_wnd_mult: 1, ..Rack::default() },
+            probe: None,
+            prr: Prr::default(),
+            duplicate_acks: 0,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Bytes thought to be in the network (RFC 6675 pipe).
+    pub fn in_flight(&self, mss: u64) -> u64 {
+        (self.outstanding - self.sacked - self.lost).saturating_sub(self.duplicate_acks * mss)
+    }
+
+    pub fn sacked(&self) -> u64 {
+        self.sacked
+    }
+
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// When the oldest outstanding segment was last sent.
+    pub fn oldest_sent_at(&self) -> Option<Instant> {
+        self.sent.front().map(|sent| sent.sent_at)
+    }
+
+    pub fn in_recovery(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    pub fn on_sent(&mut self, start: u64, end: u64, now: Instant) {
+        debug_assert!(self.sent.back().is_none_or(|last| last.end == start));
+        self.sent.push_back(Sent { start, end, sent_at: now, sacked: false, lost: false, retransmitted: false });
+        self.outstanding += end - start;
+        self.prr.out += end - start;
+    }
+
+    /// `start..end` was sent again; `start` is where an entry starts and `end` not past where it ends.
+    pub fn on_retransmitted(&mut self, start: u64, end: u64, now: Instant) {
+        let Some(index) = self.index_of(start) else { return };
+        self.cut(index, end);
+        let sent = &mut self.sent[index];
+        if sent.lost {
+            sent.lost = false;
+            self.lost -= sent.len();
+        }
+        (sent.sent_at, sent.retransmitted) = (now, true);
+        self.prr.out += end - start;
+    }
+
+    /// The first range judged lost.
+    pub fn first_lost(&self) -> Option<(u64, u64)> {
+        if self.lost == 0 {
+            return None;
+        }
+        self.sent.iter().find(|sent| sent.lost).map(|sent| (sent.start, sent.end))
+    }
+
+    /// The first range in flight, whatever is known of it.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.sent.front().map(|sent| (sent.start, sent.end))
+    }
+
+    /// The last `mss` bytes in flight, as a range of their own: what a tail loss probe sends again.
+    pub fn cut_last(&mut self, mss: u64) -> Option<(u64, u64)> {
+        let index = self.sent.len().checked_sub(1)?;
+        let last = self.sent[index];
+        if last.len() > mss {
+            self.cut(index, last.end - mss);
+        }
+        self.sent.back().map(|sent| (sent.start, sent.end))
+    }
+
+    fn index_of(&self, offset: u64) -> Option<usize> {
+        let index = self.sent.partition_point(|sent| sent.end <= offset);
+        self.sent.get(index).filter(|sent| sent.start <= offset).map(|_| index)
+    }
+
+    /// Makes `at` a border inside entry `index`, if it lies inside.
+    fn cut(&mut self, index: usize, at: u64) {
+        let sent = &mut self.sent[index];
+        if sent.start < at && at < sent.end {
+            let rest = Sent { start: at, ..*sent };
+            sent.end = at;
+            self.sent.insert(index + 1, rest);
+        }
+    }
+
+    /// RFC 8985 section 6.2 step 2: the most recently sent segment known to have arrived. `echoed_before` tells whether the
+    /// peer's timestamp echo is older than the given transmission, so that an earlier copy was acknowledged.
+    fn advance_rack(&mut self, sent: &Sent, now: Instant, min_rtt: Option<Duration>, echoed_before: &dyn Fn(Instant) -> bool) {
+        let rtt = now.since(sent.sent_at);
+        if sent.retransmitted && (echoed_before(sent.sent_at) || min_rtt.is_some_and(|min| rtt < min)) {
+            return;
+        }
+        self.rack.rtt = rtt;
+        if (sent.sent_at, sent.end) > (self.rack.xmit_at, self.rack.end) {
+            (self.rack.xmit_at, self.rack.end) = (sent.sent_at, sent.end);
+        }
+        // Step 3: acknowledged below what was acknowledged before, and never sent again: the network reorders.
+        if sent.end < self.forward && !sent.retransmitted {
+            self.rack.reordering_seen = true;
+        }
+        self.forward = self.forward.max(sent.end);
+    }
+
+    fn deliver(&mut self, sent: &Sent, now: Instant, delivery: &mut Delivery) {
+        delivery.delivered += sent.len();
+        if sent.retransmitted {
+            delivery.retransmitted = true;
+        } else {
+            let rtt = now.since(sent.sent_at);
+            delivery.rtt = Some(delivery.rtt.map_or(rtt, |oldest| oldest.max(rtt)));
+        }
+    }
+
+    /// Everything before `una` arrived.
+    pub fn acknowledge(
+        &mut self,
+        una: u64,
+        now: Instant,
+        min_rtt: Option<Duration>,
+        echoed_before: &dyn Fn(Instant) -> bool,
+        delivery: &mut Delivery,
+    ) {
+        if let Some(index) = self.index_of(una) {
+            self.cut(index, una);
+        }
+        while let Some(sent) = self.sent.front().copied().filter(|sent| sent.end <= una) {
+            self.sent.pop_front();
+            self.outstanding -= sent.len();
+            if sent.sacked {
+                self.sacked -= sent.len();
+                continue;
+            }
+            if sent.lost {
+                self.lost -= sent.len();
+            }
+            self.deliver(&sent, now, delivery);
+            self.advance_rack(&sent, now, min_rtt, echoed_before);
+        }
+    }
+
+    /// The bytes `left..right` arrived ahead of their turn.
+    pub fn sack(
+        &mut self,
+        left: u64,
+        right: u64,
+        now: Instant,
+        min_rtt: Option<Duration>,
+        echoed_before: &dyn Fn(Instant) -> bool,
+        delivery: &mut Delivery,
+    ) {
+        let Some(first) = self.index_of(left) else { return };
+        self.cut(first, left);
+        let mut index = if self.sent[first].start < left { first + 1 } else { first };
+        while let Some(sent) = self.sent.get(index).copied().filter(|sent| sent.start < right) {
+            self.cut(index, right);
+            let sent = Sent { end: sent.end.min(right), ..sent };
+            if !sent.sacked {
+                if sent.lost {
+                    self.lost -= sent.len();
+                }
+                self.sent[index].sacked = true;
+                self.sent[index].lost = false;
+                self.sacked += sent.len();
+                delivery.sacked += sent.len();
+                self.deliver(&sent, now, delivery);
+                self.advance_rack(&sent, now, min_rtt, echoed_before);
+            }
+            index += 1;
+        }
+    }
+
+    /// RFC 8985 section 6.2 step 4: the reordering window.
+    fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> Duration {
+        let many_sacked =
+            self.sacked >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.sacked).count() as u64 >= DUP_THRESH;
+        if !self.rack.reordering_seen && (self.in_recovery() || many_sacked) {
+            return Duration::ZERO;
+        }
+        let min = rtt.min().unwrap_or_default();
+        (min / 4 * u32::from(self.rack.reo_wnd_mult)).min(rtt.smoothed().unwrap_or(min))
+    }
+
+    /// RFC 8985 section 6.2 step 4: a D-SACK means that a retransmission was not needed.
+    pub fn on_dsack(&mut self, una: u64, nxt: u64) {
+        if self.rack.dsack_round.is_none_or(|round| una >= round) {
+            self.rack.dsack_round = Some(nxt);
+            self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.saturating_add(1);
+            self.rack.reo_wnd_persist = REO_WND_PERSIST;
+        }
+        if self.probe.is_some_and(|probe| probe.retransmission) {
+            // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
+            self.probe = None;
+        }
+    }
+
+    /// RFC 8985 section 6.2 step 5: marks what is lost; gives the bytes newly marked and when to look again.
+    pub fn detect_losses(&mut self, now: Instant, rtt: &RttEstimator, mss: u64) -> (u64, Option<Duration>) {
+        let window = self.rack.rtt + self.reordering_window(rtt, mss);
+        let Rack { xmit_at, end, .. } = self.rack;
+        let mut newly_lost = 0;
+        let mut again: Option<Duration> = None;
+        for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
+            // Only what was sent before something that arrived can be judged.
+            if (sent.sent_at, sent.end) >= (xmit_at, end) {
+                continue;
+            }
+            let elapsed = now.since(sent.sent_at);
+            if elapsed >= window {
+                sent.lost = true;
+                newly_lost += sent.len();
+            } else {
+                again = Some(again.map_or(window - elapsed, |other| other.max(window - elapsed)));
+            }
+        }
+        self.lost += newly_lost;
+        (newly_lost, again)
+    }
+
+    /// A duplicate ACK from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2).
+    pub fn on_duplicate_ack(&mut self) -> bool {
+        self.duplicate_acks += 1;
+        self.phase == Phase::Open && self.duplicate_acks == DUP_THRESH
+    }
+
+    /// New data was acknowledged by a peer without SACK (RFC 6582 section 3.2 step 3): what left the network is forgotten
+    /// for the acknowledged part.
+    pub fn deflate_duplicate_acks(&mut self, acked: u64, mss: u64) {
+        let segments = acked / mss.max(1);
+        self.duplicate_acks = if self.in_recovery() { self.duplicate_acks.saturating_sub(segments.saturating_sub(1)) } else { 0 };
+    }
+
+    /// Marks the first `mss` bytes lost; gives the bytes newly marked.
+    pub fn mark_first_lost(&mut self, mss: u64) -> u64 {
+        let Some((start, _)) = self.first() else { return 0 };
+        self.cut(0, start + mss);
+        let sent = &mut self.sent[0];
+        if sent.lost || sent.sacked {
+            return 0;
+        }
+        sent.lost = true;
+        self.lost += sent.len();
+        sent.len()
+    }
+
+    pub fn enter_recovery(&mut self, nxt: u64, mss: u64) {
+        self.phase = Phase::Recovery { point: nxt };
+        self.probe = None;
+        // RFC 6937 section 3.1: RecoverFS is the flight before the loss was known.
+        self.prr = Prr { flight_at_start: (self.outstanding - self.sacked).max(mss), ..Prr::default() };
+        // Step 4 of RFC 8985 section 6.2: recoveries without D-SACK narrow the reordering window again.
+        self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
+        if self.rack.reo_wnd_persist == 0 {
+            self.rack.reo_wnd_mult = 1;
+        }
+    }
+
+    /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
+    pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
+        let reneged = self.sent.front().is_some_and(|first| first.sacked);
+        let window = self.rack.rtt + self.reordering_window(rtt, mss);
+        let has_sacked = self.sacked > 0 && !reneged;
+        for (index, sent) in self.sent.iter_mut().enumerate() {
+            if reneged && sent.sacked {
+                // RFC 2018 section 8: the receiver dropped what it had reported.
+                sent.sacked = false;
+                self.sacked -= sent.len();
+            }
+            let old = !has_sacked || index == 0 || now.since(sent.sent_at) >= window;
+            if !sent.sacked && !sent.lost && old {
+                sent.lost = true;
+                self.lost += sent.len();
+            }
+        }
+        self.phase = Phase::Loss { point: nxt };
+        self.duplicate_acks = 0;
+        self.probe = None;
+    }
+
+    /// Everything in flight goes again, for no fault of the network: the path MTU fell.
+    pub fn mark_all_lost(&mut self) {
+        for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
+            sent.lost = true;
+            self.lost += sent.len();
+        }
+    }
+
+    /// Ends recovery when its point is acknowledged; tells whether it did.
+    pub fn leave_recovery(&mut self, una: u64) -> bool {
+        let (Phase::Recovery { point } | Phase::Loss { point }) = self.phase else { return false };
+        if una < point {
+            return false;
+        }
+        self.phase = Phase::Open;
+        self.duplicate_acks = 0;
+        true
+    }
+
+    /// RFC 6937 section 3.1, on each ACK in recovery: how many bytes may be sent now.
+    pub fn reduce_proportionally(&mut self, delivered: u64, threshold: u64, mss: u64) {
+        let pipe = self.in_flight(mss);
+        self.prr.delivered += delivered;
+        let Prr { flight_at_start, delivered: total, out, .. } = self.prr;
+        self.prr.allowance = if pipe > threshold {
+            (total.saturating_mul(threshold).div_ceil(flight_at_start.max(1))).saturating_sub(out)
+        } else {
+            // The slow start reduction bound.
+            let limit = total.saturating_sub(out).max(delivered) + mss;
+            limit.min(threshold - pipe)
+        };
+        if out == 0 {
+            // Fast retransmit sends one segment in any case (RFC 5681 section 3.2 step 3).
+            self.prr.allowance = self.prr.allowance.max(mss);
+        }
+        // Kept as a total, so that sending uses it up.
+        self.prr.allowance += out;
+    }
+
+    /// Bytes PRR lets go now.
+    pub fn recovery_allowance(&self) -> u64 {
+        self.prr.allowance.saturating_sub(self.prr.out)
+    }
+
+    /// RFC 8985 section 7.2: when to probe for a lost tail, counted from now.
+    pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64, delayed_ack_max: Duration) -> Option<Duration> {
+        if self.in_recovery() || self.sacked > 0 || self.probe.is_some() || self.sent.is_empty() {
+            return None;
+        }
+        let Some(smoothed) = rtt.smoothed() else { return Some(PTO_WITHOUT_RTT) };
+        let single = if self.outstanding <= mss { delayed_ack_max } else { Duration::ZERO };
+        Some((smoothed * 2 + single).max(PTO_MIN))
+    }
+
+    pub fn on_probe_sent(&mut self, end: u64, retransmission: bool) {
+        self.probe = Some(TailProbe { end, retransmission });
+    }
+
+    /// RFC 8985 section 7.4.2, on an ACK up to `una`; `true`: the probe repaired a loss, the window has to fall once.
+    /// `plain_duplicate`: a duplicate ACK without SACK blocks, so both copies arrived (a D-SACK is `on_dsack`'s).
+    pub fn on_probe_acknowledged(&mut self, una: u64, plain_duplicate: bool) -> bool {
+        let Some(probe) = self.probe.filter(|probe| una >= probe.end) else { return false };
+        let repaired = probe.retransmission && una > probe.end;
+        if !probe.retransmission || repaired || plain_duplicate {
+            self.probe = None;
+        }
+        repaired
+    }
+}

@@ -1,0 +1,124 @@
+//! The round-trip time and the retransmission timeout made from it.
+//!
+//! Read first: RFC 6298; RFC 7323 section 4. Not here: which segments may be sampled (`recovery`), and the timer itself.
+
+use crate::time::{Duration, Instant};
+
+/// How long a minimum is believed (Linux: tcp_min_rtt_wlen).
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
+/// G of RFC 6298 section 2: the resolution of the timer wheel, rounded up.
+const CLOCK_GRANULARITY: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RttEstimator {
+    smoothed: Option<Duration>,
+    variance: Duration,
+    min: Duration,
+    min_at: Instant,
+    rto: Duration,
+    backoff: u32,
+}
+
+impl RttEstimator {
+    pub fn new(rto_initial: Duration) -> RttEstimator {
+        RttEstimator {
+            smoothed: None,
+            variance: Duration::ZERO,
+            min: Duration::MAX,
+            min_at: Instant::ZERO,
+            rto: rto_initial,
+            backoff: 0,
+        }
+    }
+
+    pub fn sample(&mut self, now: Instant, rtt: Duration, rto_min: Duration, rto_max: Duration) {
+        if rtt <= self.min || now.since(self.min_at) > MIN_RTT_WINDOW {
+            (self.min, self.min_at) = (rtt, now);
+        }
+        let smoothed = match self.smoothed {
+            // RFC 6298 section 2.2.
+            None => {
+                self.variance = rtt / 2;
+                rtt
+            }
+            // RFC 6298 section 2.3: RTTVAR first, with the old SRTT.
+            Some(smoothed) => {
+                self.variance = self.variance * 3 / 4 + smoothed.abs_diff(rtt) / 4;
+                smoothed * 7 / 8 + rtt / 8
+            }
+        };
+        self.smoothed = Some(smoothed);
+        // As Linux does, the floor bounds the variance term: RTO >= SRTT + floor, which leaves room for a delayed ACK.
+        self.rto = (smoothed + (self.variance * 4).max(CLOCK_GRANULARITY).max(rto_min)).min(rto_max);
+        // RFC 6298 section 5.7 and Karn: a fresh sample ends the backoff.
+        self.backoff = 0;
+    }
+
+    /// RFC 6298 section 5.5.
+    pub fn back_off(&mut self) {
+        self.backoff = (self.backoff + 1).min(16);
+    }
+
+    /// An ACK of new data came, though nothing could be sampled from it (Linux: icsk_backoff).
+    pub fn end_backoff(&mut self) {
+        self.backoff = 0;
+    }
+
+    pub fn rto(&self, rto_max: Duration) -> Duration {
+        self.rto.saturating_mul(1 << self.backoff).min(rto_max)
+    }
+
+    /// RFC 6298 section 5.7: if the SYN had to be retransmitted and no sample exists, start over with 3 seconds.
+    pub fn restart_after_syn_loss(&mut self) {
+        if self.smoothed.is_none() {
+            self.rto = self.rto.max(Duration::from_secs(3));
+        }
+        self.backoff = 0;
+    }
+
+    pub fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    pub fn variance(&self) -> Duration {
+        self.variance
+    }
+
+    pub fn min(&self) -> Option<Duration> {
+        self.smoothed.map(|_| self.min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOOR: Duration = Duration::from_millis(200);
+    const MAX: Duration = Duration::from_secs(60);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn the_first_sample_sets_and_later_ones_smooth() {
+        let mut rtt = RttEstimator::new(ms(1000));
+        assert_eq!(rtt.rto(MAX), ms(1000));
+        rtt.sample(Instant::ZERO, ms(100), FLOOR, MAX);
+        assert_eq!((rtt.smoothed(), rtt.variance(), rtt.rto(MAX)), (Some(ms(100)), ms(50), ms(300)));
+        rtt.sample(Instant::ZERO, ms(180), FLOOR, MAX);
+        assert_eq!((rtt.smoothed(), rtt.variance()), (Some(ms(110)), Duration::from_micros(57_500)));
+        assert_eq!((rtt.rto(MAX), rtt.min()), (ms(340), Some(ms(100))));
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_the_maximum_and_ends_with_a_sample() {
+        let mut rtt = RttEstimator::new(ms(1000));
+        for expected in [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
+            rtt.back_off();
+            assert_eq!(rtt.rto(MAX), ms(expected));
+        }
+        rtt.sample(Instant::ZERO, ms(1), FLOOR, MAX);
+        assert_eq!(rtt.rto(MAX), ms(201));
+    }
+}

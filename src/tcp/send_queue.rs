@@ -1,0 +1,236 @@
+//! What the application wants sent and the peer has not acknowledged: references, never copies.
+//!
+//! Read first: RFC 9293 section 3.8.6. A slice enters whole, is gathered as clones for every transmission and
+//! retransmission, and is released when its last byte is acknowledged. Offsets are positions in the stream (see `SendState`).
+//! Not here: what may be sent when (`connection::send`), and what was lost (`recovery`).
+
+use std::collections::VecDeque;
+
+use crate::buf::Slice;
+
+struct Queued {
+    start: u64,
+    slice: Slice,
+}
+
+/// How a packet or a TSO chain may be composed; counts are of payload pieces, the header's own buffer is already taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Composition {
+    /// Payload bytes of one packet.
+    pub mss: usize,
+    /// Pieces that one packet's payload may consist of; at least 1.
+    pub pieces_per_packet_max: usize,
+    /// Pieces of the whole chain; at least 1.
+    pub pieces_max: usize,
+}
+
+pub(crate) struct SendQueue {
+    slices: VecDeque<Queued>,
+    /// The first byte not acknowledged.
+    start: u64,
+    /// The byte after the last queued.
+    end: u64,
+}
+
+impl SendQueue {
+    pub fn new(start: u64) -> SendQueue {
+        SendQueue { slices: VecDeque::new(), start, end: start }
+    }
+
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes not acknowledged.
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Takes all of `gather` and leaves it empty, its capacity with the caller.
+    pub fn push(&mut self, gather: &mut Vec<Slice>) {
+        for slice in gather.drain(..) {
+            if slice.is_empty() {
+                continue;
+            }
+            let len = slice.len() as u64;
+            self.slices.push_back(Queued { start: self.end, slice });
+            self.end += len;
+        }
+    }
+
+    /// Releases everything before `offset`.
+    pub fn acknowledge(&mut self, offset: u64) {
+        self.start = offset.clamp(self.start, self.end);
+        while let Some(front) = self.slices.front() {
+            if front.start + front.slice.len() as u64 > self.start {
+                break;
+            }
+            self.slices.pop_front();
+        }
+    }
+
+    /// Forgets everything, sent or not.
+    pub fn clear(&mut self) {
+        self.slices = VecDeque::new();
+        self.start = self.end;
+    }
+
+    /// The slice that holds the byte at `offset`.
+    fn index_of(&self, offset: u64) -> usize {
+        self.slices.partition_point(|queued| queued.start + queued.slice.len() as u64 <= offset)
+    }
+
+    /// Appends to `out` the bytes from `offset` on, at most `len_max`, as far as the composition allows; tells how many.
+    ///
+    /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last
+    /// packet of a chain can be short. Less than a packet only if the pieces are too many: shorter, but never nothing.
+    pub fn gather(&self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
+        let len = self.plan(offset, len_max, composition);
+        let mut left = len;
+        let mut at = offset;
+        let mut index = self.index_of(offset);
+        while left > 0 {
+            let Some(queued) = self.slices.get(index) else { break };
+            let skip = (at - queued.start) as usize;
+            let take = left.min(queued.slice.len() - skip);
+            out.push(queued.slice.slice(skip..skip + take));
+            at += take as u64;
+            left -= take;
+            index += 1;
+        }
+        len - left
+    }
+
+    fn plan(&self, offset: u64, len_max: usize, composition: &Composition) -> usize {
+        let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
+        let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
+        let mut len = 0;
+        let mut pieces = 0;
+        let mut pieces_in_packet = 0;
+        let mut slices = self.slices.range(self.index_of(offset)..);
+        // Bytes left in the slice at hand.
+        let mut left = 0;
+        while len < len_max {
+            if len % mss == 0 {
+                pieces_in_packet = 0;
+            }
+            let mut crowded = pieces_in_packet == pieces_per_packet_max;
+            if left == 0 && !crowded {
+                let Some(queued) = slices.next() else { break };
+                left = queued.slice.len() - (offset + len as u64 - queued.start) as usize;
+                crowded = pieces == pieces_max;
+                pieces += 1;
+            }
+            if crowded {
+                return if len >= mss { len - len % mss } else { len };
+            }
+            let take = left.min(mss - len % mss).min(len_max - len);
+            pieces_in_packet += 1;
+            left -= take;
+            len += take;
+        }
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::PagePool;
+    use proptest::prelude::*;
+
+    fn queue(lens: &[usize]) -> (SendQueue, PagePool) {
+        let pool = PagePool::anonymous(lens.len().max(1), 4096).unwrap();
+        let mut queue = SendQueue::new(100);
+        let mut gather = Vec::new();
+        let mut n = 0u8;
+        for len in lens {
+            let mut page = pool.allocate().unwrap();
+            for byte in &mut page[..*len] {
+                *byte = n;
+                n = n.wrapping_add(1);
+            }
+            let mut slice = page.freeze();
+            slice.truncate(*len);
+            gather.push(slice);
+        }
+        queue.push(&mut gather);
+        assert!(gather.is_empty());
+        (queue, pool)
+    }
+
+    fn lens(out: &[Slice]) -> Vec<usize> {
+        out.iter().map(|slice| slice.len()).collect()
+    }
+
+    const WIDE: Composition = Composition { mss: 1000, pieces_per_packet_max: 64, pieces_max: 64 };
+
+    #[test]
+    fn a_slice_is_released_with_its_last_byte() {
+        let (mut queue, pool) = queue(&[10, 20]);
+        queue.acknowledge(109);
+        assert_eq!((pool.outstanding(), queue.len()), (2, 21));
+        queue.acknowledge(110);
+        assert_eq!(pool.outstanding(), 1);
+        queue.acknowledge(u64::MAX);
+        assert_eq!((pool.outstanding(), queue.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_gather_may_start_and_end_inside_slices() {
+        let (queue, _pool) = queue(&[10, 20, 30]);
+        let mut out = Vec::new();
+        assert_eq!(queue.gather(105, 40, &WIDE, &mut out), 40);
+        assert_eq!(lens(&out), [5, 20, 15]);
+        assert_eq!(out[0][0], 5);
+    }
+
+    #[test]
+    fn too_many_pieces_in_one_packet_make_it_shorter() {
+        let (queue, _pool) = queue(&[10; 8]);
+        let mut out = Vec::new();
+        let narrow = Composition { mss: 1000, pieces_per_packet_max: 3, pieces_max: 64 };
+        assert_eq!(queue.gather(105, 75, &narrow, &mut out), 25);
+        assert_eq!(lens(&out), [5, 10, 10]);
+    }
+
+    #[test]
+    fn a_chain_is_cut_at_the_last_whole_packet() {
+        let (queue, _pool) = queue(&[1500, 1500, 10, 10, 10, 10, 1500]);
+        let mut out = Vec::new();
+        let narrow = Composition { mss: 1000, pieces_per_packet_max: 3, pieces_max: 64 };
+        assert_eq!(queue.gather(100, 4540, &narrow, &mut out), 3000);
+        assert_eq!(lens(&out), [1500, 1500]);
+        out.clear();
+        let few = Composition { mss: 1000, pieces_per_packet_max: 64, pieces_max: 1 };
+        assert_eq!(queue.gather(100, 4540, &few, &mut out), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_of_any_chain_has_too_many_pieces(
+            sizes in proptest::collection::vec(1usize..3000, 1..20),
+            skip in 0usize..2000, mss in 1usize..2000, per_packet in 1usize..5, total in 1usize..12,
+        ) {
+            let (queue, _pool) = queue(&sizes);
+            let sum: usize = sizes.iter().sum();
+            prop_assume!(skip < sum);
+            let composition = Composition { mss, pieces_per_packet_max: per_packet, pieces_max: total };
+            let mut out = Vec::new();
+            let len = queue.gather(100 + skip as u64, usize::MAX, &composition, &mut out);
+            prop_assert!(len > 0);
+            prop_assert_eq!(crate::buf::gather_len(&out), len);
+            prop_assert!(out.len() <= total);
+            prop_assert!(len < mss || len % mss == 0 || skip + len == sum);
+            let mut owner = Vec::new();
+            for (index, slice) in out.iter().enumerate() {
+                owner.extend(std::iter::repeat_n(index, slice.len()));
+            }
+            for packet in owner.chunks(mss) {
+                prop_assert!(packet[packet.len() - 1] - packet[0] < per_packet);
+            }
+            let bytes: Vec<u8> = out.iter().flat_map(|slice| slice.to_vec()).collect();
+            prop_assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (skip + at) as u8));
+        }
+    }
+}
