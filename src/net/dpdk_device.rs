@@ -54,6 +54,7 @@ crate::counters! {
 pub struct DpdkDevice {
     rx: RxQueue,
     tx: TxQueue<Slice>,
+    port: PortCapabilities,
     capabilities: DeviceCapabilities,
     mode: TransmitMode,
     burst: Vec<Mbuf>,
@@ -63,9 +64,17 @@ pub struct DpdkDevice {
 impl DpdkDevice {
     /// On a device that takes no chains the mode becomes `Copy`: see `mode`.
     pub fn new(port: &PortCapabilities, rx: RxQueue, tx: TxQueue<Slice>, mode: TransmitMode) -> DpdkDevice {
-        let mode = if port.accepts_chains { mode } else { TransmitMode::Copy };
+        let counters = DpdkDeviceCounters::default();
         let capabilities = capabilities_of(port, mode);
-        DpdkDevice { rx, tx, capabilities, mode, burst: Vec::with_capacity(BURST), counters: DpdkDeviceCounters::default() }
+        let device = DpdkDevice { rx, tx, port: port.clone(), capabilities, mode, burst: Vec::with_capacity(BURST), counters };
+        device.with_mode(mode)
+    }
+
+    /// The same device sending the other way, between two measurements.
+    pub fn with_mode(mut self, mode: TransmitMode) -> DpdkDevice {
+        self.mode = if self.port.accepts_chains { mode } else { TransmitMode::Copy };
+        self.capabilities = capabilities_of(&self.port, self.mode);
+        self
     }
 
     pub fn mode(&self) -> TransmitMode {
