@@ -138,7 +138,8 @@ impl Connection {
     fn agree(&mut self, now: Instant, syn: &Repr) {
         self.receive.irs = syn.seq;
         self.receive.next = SEQUENCE_ORIGIN + 1;
-        self.receive.edge = self.receive.edge.max(self.receive.next);
+        // What our SYN promised counts from behind the peer's.
+        self.receive.edge += 1;
         self.receive.acknowledged = SEQUENCE_ORIGIN;
         let options = &syn.options;
         self.send.peer_mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN);

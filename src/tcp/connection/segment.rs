@@ -108,6 +108,10 @@ impl Connection {
             }
             self.acknowledge_now();
         } else if segment.has(Flags::FIN) || self.is_probe(segment) {
+            if self.state == State::TimeWait && segment.has(Flags::FIN) {
+                // Our last ACK was lost. Eighth step: "Restart the 2 MSL time-wait timeout."
+                self.timers.arm(Timer::Life, now + shared.options.time_wait);
+            }
             self.acknowledge_now();
         } else {
             self.challenge(now, shared);

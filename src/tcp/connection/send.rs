@@ -411,10 +411,7 @@ impl Connection {
         // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4).
         let scale = if syn { 0 } else { self.receive.scale };
         let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
-        let promised = self.receive.next + (field << scale);
-        if self.receive.next > SEQUENCE_ORIGIN {
-            self.receive.edge = self.receive.edge.max(promised);
-        }
+        self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));
         field as u16
     }
 
