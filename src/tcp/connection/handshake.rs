@@ -47,6 +47,8 @@ impl Connection {
             probe_due: false,
             override_due: false,
             retries: 0,
+            spurious_undecided: false,
+            repair_timestamp: None,
         };
         let receive = ReceiveState {
             irs: SeqNumber(0),
@@ -199,13 +201,17 @@ impl Connection {
 
     /// The handshake is complete.
     pub(super) fn establish(&mut self, now: Instant, shared: &mut Shared) {
-        let retransmitted = self.send.retries > 0;
+        let (retransmitted, repeatedly) = (self.send.retries > 0, self.send.retries > 1);
         self.leave_half_open(shared);
         let state = if self.send.fin { State::FinWait1 } else { State::Established };
         self.set_state(shared, state);
         self.send.retries = 0;
         if retransmitted {
             self.rtt.restart_after_syn_loss();
+        }
+        if repeatedly {
+            // RFC 5681 section 3.1: one segment after a lost SYN; as Linux does, after two, since one may be chance.
+            self.congestion.on_timeout(now, 0, false);
         }
         if let Some(keepalive) = shared.options.keepalive {
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);

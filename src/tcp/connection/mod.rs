@@ -135,6 +135,9 @@ struct SendState {
     override_due: bool,
     /// Retransmissions, or unanswered probes, in a row.
     retries: u8,
+    /// Whether this episode of repair was needed is still open (RFC 3522); and the timestamp of its first retransmission.
+    spurious_undecided: bool,
+    repair_timestamp: Option<u32>,
 }
 
 /// The receive sequence space.

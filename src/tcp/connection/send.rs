@@ -162,6 +162,9 @@ impl Connection {
         let sent = self.emit_range(now, shared, limits, out, &range);
         self.scoreboard.on_retransmitted(start, start + sent, now);
         self.count_retransmission(shared);
+        if self.send.spurious_undecided && self.send.repair_timestamp.is_none() {
+            self.send.repair_timestamp = Some(self.timestamp(now));
+        }
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
         }

@@ -105,6 +105,7 @@ impl Connection {
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
+        self.watch_for_spurious_repair(first);
         self.rtt.back_off();
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);
