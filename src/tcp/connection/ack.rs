@@ -130,7 +130,7 @@ impl Connection {
             // A peer that echoes nonsense must not make the timeout a day long.
             if echo.echo_reply != 0 && Duration::from_millis(u64::from(elapsed)) < options.rto_max {
                 let rtt = Duration::from_millis(u64::from(elapsed)).max(Duration::from_micros(500));
-                self.rtt.sample(now, rtt, options.rto_min, options.rto_max);
+                self.rtt.sample_ambiguous(now, rtt, options.rto_min, options.rto_max);
             }
         }
     }

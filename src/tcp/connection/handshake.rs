@@ -233,7 +233,7 @@ impl Connection {
     pub(super) fn syn_options(&self, shared: &Shared, mss: u16) -> crate::wire::tcp::TcpOptions {
         let mut options = self.segment_options();
         options.sack = Default::default();
-        options.mss = Some(mss.min(u16::MAX));
+        options.mss = Some(mss);
         options.sack_permitted = self.sack;
         options.window_scale = self.scaling.then_some(self.receive.scale);
         debug_assert!(shared.options.window_scaling || !self.scaling);

@@ -341,3 +341,15 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Connection;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Beyond this come a controller (at most 192 bytes), a table entry (48), a slot (16) and a timer (24).
+        let size = std::mem::size_of::<Connection>();
+        assert!(size <= 896, "{size} bytes");
+    }
+}
