@@ -45,6 +45,8 @@ crate::counters! {
         loss_probes,
         /// Losses that a tail loss probe repaired.
         loss_probe_recoveries,
+        /// Recoveries and timeouts that turned out not to have been needed, and were undone.
+        spurious_repairs,
         /// Bytes judged lost.
         lost_bytes,
         /// D-SACK blocks sent.

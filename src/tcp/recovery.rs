@@ -408,6 +408,24 @@ impl Scoreboard {
         }
     }
 
+    /// The repair was not needed: what is outstanding is in flight, not lost.
+    pub fn forget_losses(&mut self) {
+        for sent in self.sent.iter_mut().filter(|sent| sent.lost) {
+            sent.lost = false;
+        }
+        self.lost = 0;
+        self.phase = Phase::Open;
+        self.duplicate_acks = 0;
+        // The network delayed, at least: RFC 8985 section 6.2 step 3.
+        self.rack.reordering_seen = true;
+    }
+
+    /// Whether `detect_losses` could find anything: without reports beyond SND.UNA and without retransmissions, everything
+    /// outstanding was sent after what was acknowledged.
+    pub fn may_have_losses(&self, delivery: &Delivery) -> bool {
+        self.sacked > 0 || self.in_recovery() || delivery.retransmitted
+    }
+
     /// Ends recovery when its point is acknowledged; tells whether it did.
     pub fn leave_recovery(&mut self, una: u64) -> bool {
         let (Phase::Recovery { point } | Phase::Loss { point }) = self.phase else { return false };

@@ -54,6 +54,13 @@ impl RttEstimator {
         self.backoff = 0;
     }
 
+    /// A sample from a timestamp on something sent more than once. If the original arrived and its ACK was lost, the echo
+    /// is the original's and the time includes the backoff: such a sample may double the timeout, not set it to minutes.
+    pub fn sample_ambiguous(&mut self, now: Instant, rtt: Duration, rto_min: Duration, rto_max: Duration) {
+        let limit = if self.smoothed.is_some() { self.rto * 2 } else { rto_max };
+        self.sample(now, rtt.min(limit), rto_min, rto_max);
+    }
+
     /// RFC 6298 section 5.5.
     pub fn back_off(&mut self) {
         self.backoff = (self.backoff + 1).min(16);
@@ -109,6 +116,14 @@ mod tests {
         rtt.sample(Instant::ZERO, ms(180), FLOOR, MAX);
         assert_eq!((rtt.smoothed(), rtt.variance()), (Some(ms(110)), Duration::from_micros(57_500)));
         assert_eq!((rtt.rto(MAX), rtt.min()), (ms(340), Some(ms(100))));
+    }
+
+    #[test]
+    fn an_ambiguous_sample_at_most_doubles_the_timeout() {
+        let mut rtt = RttEstimator::new(ms(1000));
+        rtt.sample(Instant::ZERO, ms(100), FLOOR, MAX);
+        rtt.sample_ambiguous(Instant::ZERO, ms(50_000), FLOOR, MAX);
+        assert_eq!(rtt.smoothed(), Some(ms(100) * 7 / 8 + ms(600) / 8));
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod wheel;
 
 use std::ops::{Add, AddAssign, Sub};
 pub use std::time::Duration;
-pub use wheel::TimerWheel;
+pub use wheel::{TICK, TimerWheel};
 
 /// Nanoseconds since an origin that the owner of the clock chose. Wraps after 584 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -58,6 +58,9 @@ impl Connection {
             self.rtt.end_backoff();
         }
         self.sample_rtt(now, shared, repr, &delivery);
+        if advanced {
+            self.detect_spurious_repair(shared, repr);
+        }
         self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
         if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
             && self.scoreboard.phase == Phase::Open
@@ -127,7 +130,7 @@ impl Connection {
             // A peer that echoes nonsense must not make the timeout a day long.
             if echo.echo_reply != 0 && Duration::from_millis(u64::from(elapsed)) < options.rto_max {
                 let rtt = Duration::from_millis(u64::from(elapsed)).max(Duration::from_micros(500));
-                self.rtt.sample(now, rtt, options.rto_min, options.rto_max);
+                self.rtt.sample_ambiguous(now, rtt, options.rto_min, options.rto_max);
             }
         }
     }
@@ -145,7 +148,7 @@ impl Connection {
         let left = self.scoreboard.leave_recovery(self.send.unacknowledged);
         let mut newly_lost = 0;
         if self.sack {
-            if delivery.delivered > 0 {
+            if delivery.delivered > 0 && self.scoreboard.may_have_losses(delivery) {
                 newly_lost = self.mark_losses(now, mss);
             }
         } else if acked > 0 {
@@ -184,8 +187,30 @@ impl Connection {
                 shared.counters.reno_recoveries += 1;
             }
             self.scoreboard.enter_recovery(self.send.next, u64::from(self.send.mss));
+            self.watch_for_spurious_repair(true);
             self.congestion.on_loss(now, flight);
             self.timers.cancel(Timer::TailProbe);
+        }
+    }
+
+    /// An episode of repair begins; what its first retransmission tells decides whether it was needed.
+    pub(super) fn watch_for_spurious_repair(&mut self, first: bool) {
+        if first {
+            (self.send.spurious_undecided, self.send.repair_timestamp) = (self.timestamps, None);
+        }
+    }
+
+    /// RFC 3522 section 3.2 (Eifel), RFC 4015: the first ACK of new data echoes a timestamp older than the first
+    /// retransmission, so the original had arrived: nothing was lost, and the window comes back.
+    fn detect_spurious_repair(&mut self, shared: &mut Shared, repr: &Repr) {
+        let (Some(repair), Some(timestamps)) = (self.send.repair_timestamp, repr.options.timestamps) else { return };
+        if !std::mem::replace(&mut self.send.spurious_undecided, false) {
+            return;
+        }
+        if is_before(timestamps.echo_reply, repair) && self.scoreboard.in_recovery() {
+            shared.counters.spurious_repairs += 1;
+            self.scoreboard.forget_losses();
+            self.congestion.undo();
         }
     }
 

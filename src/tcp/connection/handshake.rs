@@ -47,6 +47,8 @@ impl Connection {
             probe_due: false,
             override_due: false,
             retries: 0,
+            spurious_undecided: false,
+            repair_timestamp: None,
         };
         let receive = ReceiveState {
             irs: SeqNumber(0),
@@ -138,7 +140,8 @@ impl Connection {
     fn agree(&mut self, now: Instant, syn: &Repr) {
         self.receive.irs = syn.seq;
         self.receive.next = SEQUENCE_ORIGIN + 1;
-        self.receive.edge = self.receive.edge.max(self.receive.next);
+        // What our SYN promised counts from behind the peer's.
+        self.receive.edge += 1;
         self.receive.acknowledged = SEQUENCE_ORIGIN;
         let options = &syn.options;
         self.send.peer_mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN);
@@ -198,13 +201,17 @@ impl Connection {
 
     /// The handshake is complete.
     pub(super) fn establish(&mut self, now: Instant, shared: &mut Shared) {
-        let retransmitted = self.send.retries > 0;
+        let (retransmitted, repeatedly) = (self.send.retries > 0, self.send.retries > 1);
         self.leave_half_open(shared);
         let state = if self.send.fin { State::FinWait1 } else { State::Established };
         self.set_state(shared, state);
         self.send.retries = 0;
         if retransmitted {
             self.rtt.restart_after_syn_loss();
+        }
+        if repeatedly {
+            // RFC 5681 section 3.1: one segment after a lost SYN; as Linux does, after two, since one may be chance.
+            self.congestion.on_timeout(now, 0, false);
         }
         if let Some(keepalive) = shared.options.keepalive {
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);
@@ -226,7 +233,7 @@ impl Connection {
     pub(super) fn syn_options(&self, shared: &Shared, mss: u16) -> crate::wire::tcp::TcpOptions {
         let mut options = self.segment_options();
         options.sack = Default::default();
-        options.mss = Some(mss.min(u16::MAX));
+        options.mss = Some(mss);
         options.sack_permitted = self.sack;
         options.window_scale = self.scaling.then_some(self.receive.scale);
         debug_assert!(shared.options.window_scaling || !self.scaling);

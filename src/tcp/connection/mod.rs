@@ -135,6 +135,9 @@ struct SendState {
     override_due: bool,
     /// Retransmissions, or unanswered probes, in a row.
     retries: u8,
+    /// Whether this episode of repair was needed is still open (RFC 3522); and the timestamp of its first retransmission.
+    spurious_undecided: bool,
+    repair_timestamp: Option<u32>,
 }
 
 /// The receive sequence space.
@@ -336,5 +339,17 @@ impl Connection {
             timestamps: self.timestamps,
             sack: self.sack,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Connection;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Beyond this come a controller (at most 192 bytes), a table entry (48), a slot (16) and a timer (24).
+        let size = std::mem::size_of::<Connection>();
+        assert!(size <= 896, "{size} bytes");
     }
 }

@@ -14,12 +14,16 @@ const MSS_OBSERVED_MAX: u16 = 9000;
 
 impl Connection {
     pub(super) fn acknowledge_now(&mut self) {
-        if self.receive.ack == Ack::Now && !self.sack {
-            // A peer without SACK counts duplicate ACKs: each is sent (RFC 5681 section 4.2).
-            self.receive.duplicate_acks = self.receive.duplicate_acks.saturating_add(1);
-        }
         self.receive.ack = Ack::Now;
         self.wake = true;
+    }
+
+    /// A peer without SACK counts duplicate ACKs, so each is sent, also where one would do (RFC 5681 section 4.2).
+    fn acknowledge_hole(&mut self) {
+        if self.receive.ack == Ack::Now && !self.sack {
+            self.receive.duplicate_acks = self.receive.duplicate_acks.saturating_add(1);
+        }
+        self.acknowledge_now();
     }
 
     /// Seventh: the segment text.
@@ -79,7 +83,7 @@ impl Connection {
             Insert::Refused => shared.counters.ofo_drops += 1,
         }
         // RFC 5681 section 4.2: at once, so that the sender learns of the hole.
-        self.acknowledge_now();
+        self.acknowledge_hole();
     }
 
     /// In order: to the application, with everything that waited for it.

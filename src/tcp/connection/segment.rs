@@ -73,20 +73,27 @@ impl Connection {
             return true;
         }
         let acceptable = if end == seq { next <= seq && seq <= edge } else { end > next && seq <= edge };
+        // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
+        // look like a round trip that lasted as long as the sender's backoff.
+        let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit;
+        if acceptable || retransmission {
+            self.remember_timestamp(now, segment);
+        }
         if !acceptable {
             shared.counters.out_of_window += 1;
             if !segment.has(Flags::RST) {
                 self.acknowledge_unacceptable(now, shared, segment);
             }
-            return false;
         }
-        if let Some(timestamps) = segment.repr.options.timestamps.filter(|_| self.timestamps) {
-            // RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent.
-            if seq <= self.receive.acknowledged && !is_before(timestamps.value, self.receive.ts_recent) {
-                (self.receive.ts_recent, self.receive.ts_recent_at) = (timestamps.value, now);
-            }
+        acceptable
+    }
+
+    /// RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent, or lies before it.
+    fn remember_timestamp(&mut self, now: Instant, segment: &Segment) {
+        let Some(timestamps) = segment.repr.options.timestamps.filter(|_| self.timestamps) else { return };
+        if segment.seq <= self.receive.acknowledged && !is_before(timestamps.value, self.receive.ts_recent) {
+            (self.receive.ts_recent, self.receive.ts_recent_at) = (timestamps.value, now);
         }
-        true
     }
 
     /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply."
@@ -108,6 +115,10 @@ impl Connection {
             }
             self.acknowledge_now();
         } else if segment.has(Flags::FIN) || self.is_probe(segment) {
+            if self.state == State::TimeWait && segment.has(Flags::FIN) {
+                // Our last ACK was lost. Eighth step: "Restart the 2 MSL time-wait timeout."
+                self.timers.arm(Timer::Life, now + shared.options.time_wait);
+            }
             self.acknowledge_now();
         } else {
             self.challenge(now, shared);

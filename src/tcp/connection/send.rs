@@ -162,6 +162,9 @@ impl Connection {
         let sent = self.emit_range(now, shared, limits, out, &range);
         self.scoreboard.on_retransmitted(start, start + sent, now);
         self.count_retransmission(shared);
+        if self.send.spurious_undecided && self.send.repair_timestamp.is_none() {
+            self.send.repair_timestamp = Some(self.timestamp(now));
+        }
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
         }
@@ -411,10 +414,7 @@ impl Connection {
         // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4).
         let scale = if syn { 0 } else { self.receive.scale };
         let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
-        let promised = self.receive.next + (field << scale);
-        if self.receive.next > SEQUENCE_ORIGIN {
-            self.receive.edge = self.receive.edge.max(promised);
-        }
+        self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));
         field as u16
     }
 

@@ -105,6 +105,7 @@ impl Connection {
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
+        self.watch_for_spurious_repair(first);
         self.rtt.back_off();
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);
@@ -157,6 +158,11 @@ impl Connection {
         let flight = self.send.next - self.send.unacknowledged;
         let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
         self.on_losses(now, shared, newly_lost, flight);
+        if let Phase::Recovery { .. } = self.scoreboard.phase {
+            // No ACK clocks this transmission: as if one segment had been delivered.
+            let mss = u64::from(self.send.mss);
+            self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss);
+        }
     }
 
     /// RFC 9293 section 3.8.6.1: the window is closed, or too small to be worth a segment, and nothing is in flight.

@@ -439,3 +439,55 @@ fn any_seed_delivers_every_byte_once_and_closes() {
         simulate(seed);
     }
 }
+
+/// Bulk one way; returns how long it took and the sender's counters.
+fn bulk(faults: Faults, options: Options, bytes: usize) -> (Duration, crate::tcp::TcpCounters) {
+    let mut pair = Pair::new(7, faults, both(options));
+    pair.sides[0].script = script(3, bytes);
+    pair.connect();
+    let start = pair.now;
+    assert!(pair.run_until(Duration::from_secs(600), |pair| pair.sides[1].received.len() == bytes));
+    (pair.now.since(start), *pair.sides[0].endpoint.counters())
+}
+
+#[test]
+fn random_loss_is_repaired_without_timeouts() {
+    for delay in [Duration::from_micros(50), Duration::from_millis(5), Duration::from_millis(50)] {
+        for loss in [0, 1, 10, 30] {
+            let (took, counters) = bulk(Faults { loss, delay, ..CLEAN }, Options::default(), 2_000_000);
+            let told = format!("{:?} {loss} of 1000: {took:?} {counters:?}", delay * 2);
+            assert!(counters.rto_timeouts <= 1, "{told}");
+            // NewReno's average window at this loss is 1.22 / sqrt(p) segments (RFC 5681's, by Mathis et al.); CUBIC must
+            // not need more round trips than that for these 1,382 segments, one second for a lost SYN aside.
+            let window = if loss == 0 { 150.0 } else { 1.22 / (f64::from(loss) / 1000.0).sqrt() };
+            let round_trips = (took.as_secs_f64() - 1.2).max(0.0) / (2.0 * delay.as_secs_f64());
+            assert!(round_trips < 1.25 * 1382.0 / window, "{told}");
+            assert!(counters.retrans_segs < 20 + 1500 * u64::from(loss) / 500, "{told}");
+        }
+    }
+}
+
+/// RFC 9293 section 3.7.4 against section 3.8.6.3: a client with Nagle's algorithm writes a marker, then a body.
+#[test]
+fn marker_and_body_written_apart_do_not_wait_for_the_delayed_ack() {
+    let options = Options { quick_acks: 0, ..Options::default() };
+    let mut pair = Pair::new(1, CLEAN, [Options { nagle: true, ..Options::default() }, options]);
+    for side in &mut pair.sides {
+        side.close_when_done = false;
+    }
+    pair.connect();
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides[1].connected));
+    for round in 1..=50 {
+        let start = pair.now;
+        let client = pair.sides[0].id.unwrap();
+        for len in [4, 120] {
+            let mut slice = pair.sides[0].pool.allocate().unwrap().freeze();
+            slice.truncate(len);
+            pair.sides[0].endpoint.send(pair.now, client, &mut vec![slice]).unwrap();
+            pair.flush();
+        }
+        assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides[1].received.len() == round * 124));
+        // Three trips of 1 ms and the short delay.
+        assert!(pair.now.since(start) < Duration::from_millis(5), "round {round}: {:?}", pair.now.since(start));
+    }
+}

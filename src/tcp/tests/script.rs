@@ -1,0 +1,436 @@
+//! Runs the text scripts in `scripts/`, in the manner of packetdrill: the script is the peer, the application and the clock.
+//!
+//! A file holds scripts, each introduced by `=== RFC ...: what it holds`. Lines, numbers relative to the initial sequence numbers:
+//! ```text
+//! option NAME VALUE        before anything else: one of the endpoint's options (milliseconds for times)
+//! mtu N | tso N            the limits below; N bytes
+//! accept [OPTIONS] [win N] the peer opens a connection and it is accepted; mss 1000 and SACK unless told
+//! open [OPTIONS] [win N]   connect, and the peer accepts
+//! < FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     a segment arrives
+//! > FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     the next segment that leaves; what is not named is not compared
+//! > nothing                nothing leaves
+//! wait N                   N milliseconds pass
+//! listen | connect | send N | read N | close | abort | icmp unreachable SEQ | icmp mtu N SEQ
+//! event NAME               the next event; `event none`
+//! state NAME | counter NAME N | closed REASON
+//! ```
+//! OPTIONS: `mss N`, `ws N`, `sackok`, `nosack`, `ts N` (echoing our last), `tsecr N`, `sack A-B`, separated by commas.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::pair::{encode, segments};
+use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket};
+use crate::counters::Counters;
+use crate::tcp::{ConnectionId, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Transmit, TransmitLimits};
+use crate::time::{Duration, Instant};
+use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps};
+
+const PEER_ISS: u32 = 0xffff_fff0;
+const PEER_PORT: u16 = 1023;
+const PORT: u16 = 2049;
+/// How long the handshakes of `accept` and `open` take: RTO 210 ms, PTO 20 ms (220 ms for a single segment).
+const HANDSHAKE_RTT: Duration = Duration::from_millis(10);
+
+struct Runner {
+    endpoint: Endpoint,
+    pool: PagePool,
+    now: Instant,
+    limits: TransmitLimits,
+    out: VecDeque<(Repr, usize)>,
+    events: VecDeque<Event>,
+    id: Option<ConnectionId>,
+    iss: Option<SeqNumber>,
+    last_ts: u32,
+    local_port: u16,
+    sent: usize,
+    read: usize,
+}
+
+fn ip(n: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, n])
+}
+
+/// What both streams consist of.
+fn byte_at(position: usize) -> u8 {
+    (position % 251) as u8
+}
+
+fn options_from(lines: &[&str]) -> Options {
+    let mut options = Options { quick_acks: 0, congestion: crate::tcp::CongestionControl::NewReno, ..Options::default() };
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["option", name, value] = words[..] else { continue };
+        let number: u64 = value.parse().unwrap_or(0);
+        let time = Duration::from_millis(number);
+        match name {
+            "receive_window_initial" => options.receive_window_initial = number as u32,
+            "receive_window_max" => options.receive_window_max = number as u32,
+            "receive_buffers_max" => options.receive_buffers_max = number as usize,
+            "driver_buffers_max" => options.driver_buffers_max = number as usize,
+            "driver_buffers_unshared" => options.driver_buffers_unshared = number as usize,
+            "send_queue_bytes_max" => options.send_queue_bytes_max = number as usize,
+            "connections_max" => options.connections_max = number as usize,
+            "syn_received_max" => options.syn_received_max = number as usize,
+            "accept_queue_max" => options.accept_queue_max = number as usize,
+            "time_wait_max" => options.time_wait_max = number as usize,
+            "time_wait" => options.time_wait = time,
+            "user_timeout" => options.user_timeout = time,
+            "fin_wait_2_timeout" => options.fin_wait_2_timeout = time,
+            "quick_acks" => options.quick_acks = number as u8,
+            "replies_max" => options.replies_max = number as usize,
+            "nagle" => options.nagle = value == "on",
+            "sack" => options.sack = value == "on",
+            "timestamps" => options.timestamps = value == "on",
+            "window_scaling" => options.window_scaling = value == "on",
+            "keepalive" => {
+                options.keepalive = Some(Keepalive { idle: time, interval: Duration::from_millis(1000), probes_max: 2 });
+            }
+            _ => panic!("unknown option {name}"),
+        }
+    }
+    options
+}
+
+impl Runner {
+    fn new(lines: &[&str]) -> Runner {
+        let pool = PagePool::anonymous(1024, 4096).unwrap();
+        let mut endpoint = Endpoint::new(options_from(lines), *b"a key of 16 byte");
+        endpoint.set_copy_out(FragmentArena::new(pool.clone()).unwrap());
+        Runner {
+            endpoint,
+            pool,
+            now: Instant::from_millis(10_000),
+            limits: TransmitLimits::default(),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            id: None,
+            iss: None,
+            last_ts: 0,
+            local_port: PORT,
+            sent: 0,
+            read: 0,
+        }
+    }
+
+    /// Collects what the endpoint has to say.
+    fn collect(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            if let Event::Accepted { id, .. } | Event::Connected(id) = event {
+                self.id = Some(id);
+            }
+            self.events.push_back(event);
+        }
+        let mut transmit = Transmit::default();
+        while self.endpoint.poll_transmit(self.now, &self.limits, &mut transmit) {
+            for bytes in segments(&transmit) {
+                let (repr, len) = Repr::parse(&bytes).unwrap();
+                for (at, byte) in bytes[len..].iter().enumerate() {
+                    let position = repr.seq.distance(self.iss.unwrap() + 1) as usize + at;
+                    assert_eq!(*byte, byte_at(position), "payload at {position}");
+                }
+                if repr.flags.contains(Flags::SYN) {
+                    self.iss = Some(repr.seq);
+                    self.local_port = repr.src_port;
+                }
+                if let Some(timestamps) = repr.options.timestamps {
+                    self.last_ts = timestamps.value;
+                }
+                self.out.push_back((repr, bytes.len() - len));
+            }
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(next) = self.endpoint.poll_timeout().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.endpoint.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+        self.collect();
+    }
+
+    fn inject(&mut self, text: &str) {
+        let (mut repr, len, named) = self.parse(text, true);
+        repr.src_port = PEER_PORT;
+        repr.dst_port = self.local_port;
+        if !named.window {
+            repr.window = 65_535;
+        }
+        let syn = i32::from(repr.flags.contains(Flags::SYN));
+        let start = repr.seq.distance(SeqNumber(PEER_ISS) + 1) + syn;
+        let payload: Vec<u8> = (0..len).map(|at| byte_at((start as i64 + at as i64).max(0) as usize)).collect();
+        let bytes = encode(ip(1), ip(2), &repr, &payload);
+        self.endpoint.handle_segment(self.now, ip(1), ip(2), RxPacket::from_vec(bytes), Checksum::Unknown);
+        self.collect();
+    }
+
+    fn expect(&mut self, text: &str) {
+        if text == "nothing" {
+            assert!(self.out.is_empty(), "left: {:?}", self.show());
+            return;
+        }
+        let (repr, len) = *self.out.front().unwrap_or_else(|| panic!("nothing left"));
+        let (wanted, wanted_len, named) = self.parse(text, false);
+        let shown = self.show();
+        self.out.pop_front();
+        // PSH is compared only when it is asked for.
+        let ignore = if wanted.flags.contains(Flags::PSH) { 0 } else { Flags::PSH.0 };
+        assert_eq!(Flags(repr.flags.0 & !ignore), wanted.flags, "flags; left: {shown:?}");
+        assert_eq!((repr.seq, len), (wanted.seq, wanted_len), "sequence number and length; left: {shown:?}");
+        if repr.flags.contains(Flags::ACK) && named.ack {
+            assert_eq!(repr.ack, wanted.ack, "acknowledgement; left: {shown:?}");
+        }
+        if named.window {
+            assert_eq!(repr.window, wanted.window, "window; left: {shown:?}");
+        }
+        if named.options {
+            let (mut got, mut want) = (repr.options, wanted.options);
+            if let (Some(got), Some(want)) = (&mut got.timestamps, &mut want.timestamps) {
+                got.value = 0;
+                want.value = 0;
+            }
+            assert_eq!(got, want, "options; left: {shown:?}");
+        }
+    }
+
+    /// As a script would write it.
+    fn show(&self) -> Vec<String> {
+        let iss = self.iss.unwrap_or_default();
+        let line = |(repr, len): &(Repr, usize)| {
+            let (seq, ack) = (repr.seq.distance(iss), repr.ack.distance(SeqNumber(PEER_ISS)));
+            format!("{:?} {seq}({len}) ack {ack} win {} {:?}", repr.flags, repr.window, repr.options)
+        };
+        self.out.iter().map(line).collect()
+    }
+
+    fn parse(&self, text: &str, from_peer: bool) -> (Repr, usize, Named) {
+        let (text, options) = text.split_once('<').map_or((text, None), |(a, b)| (a, Some(b.trim_end_matches('>'))));
+        let mut words = text.split_whitespace();
+        let mut repr = Repr::default();
+        let mut named = Named::default();
+        for letter in words.next().unwrap().chars() {
+            repr.flags |= match letter {
+                'S' => Flags::SYN,
+                'F' => Flags::FIN,
+                'R' => Flags::RST,
+                'P' => Flags::PSH,
+                'U' => Flags::URG,
+                '.' => Flags::ACK,
+                other => panic!("flag {other}"),
+            };
+        }
+        let iss = self.iss.unwrap_or_default();
+        let (own, other) = if from_peer { (SeqNumber(PEER_ISS), iss) } else { (iss, SeqNumber(PEER_ISS)) };
+        let (seq, len) = words.next().unwrap().trim_end_matches(')').split_once('(').unwrap();
+        repr.seq = own + seq.parse::<i64>().unwrap() as u32;
+        while let (Some(name), Some(value)) = (words.next(), words.next()) {
+            let value: i64 = value.parse().unwrap();
+            match name {
+                "ack" => (repr.ack, named.ack) = (other + value as u32, true),
+                "win" => (repr.window, named.window) = (value as u16, true),
+                other => panic!("field {other}"),
+            }
+        }
+        if let Some(options) = options {
+            named.options = true;
+            self.parse_options(options, other, &mut repr);
+        }
+        (repr, len.parse().unwrap(), named)
+    }
+
+    fn parse_options(&self, text: &str, sack_base: SeqNumber, repr: &mut Repr) {
+        for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            let words: Vec<&str> = option.split_whitespace().collect();
+            let number = || words[1].parse::<u32>().unwrap();
+            match words[0] {
+                "mss" => repr.options.mss = Some(number() as u16),
+                "ws" => repr.options.window_scale = Some(number() as u8),
+                "sackok" => repr.options.sack_permitted = true,
+                "nosack" => repr.options.sack_permitted = false,
+                "ts" => repr.options.timestamps = Some(Timestamps { value: number(), echo_reply: self.last_ts }),
+                "tsecr" => repr.options.timestamps = Some(Timestamps { value: 0, echo_reply: number() }),
+                "sack" => {
+                    let (left, right) = words[1].split_once('-').unwrap();
+                    let at = |text: &str| sack_base + text.parse::<u32>().unwrap();
+                    assert!(repr.options.sack.push((at(left), at(right))));
+                }
+                other => panic!("option {other}"),
+            }
+        }
+    }
+
+    /// The handshake of `accept` and `open`: `OPTIONS [win N]`.
+    fn handshake(&mut self, arguments: &str, active: bool) {
+        let (options, window) = arguments.split_once("win").unwrap_or((arguments, "65535"));
+        let has = |name: &str| options.split(',').any(|option| option.split_whitespace().next() == Some(name));
+        let mut all: Vec<&str> = options.split(',').map(str::trim).filter(|o| !o.is_empty() && *o != "nosack").collect();
+        if !has("mss") {
+            all.push("mss 1000");
+        }
+        if !has("sackok") && !has("nosack") {
+            all.push("sackok");
+        }
+        let syn = all.join(",");
+        let ts = all.iter().find(|option| option.starts_with("ts")).copied().unwrap_or("");
+        if active {
+            self.run("connect");
+            self.out.pop_front().expect("a SYN");
+            self.wait(HANDSHAKE_RTT);
+            self.inject(&format!("S. 0(0) ack 1 win {window} <{syn}>"));
+            self.expect(". 1(0) ack 1");
+            self.run("event Connected");
+        } else {
+            self.run("listen");
+            self.inject(&format!("S 0(0) win {window} <{syn}>"));
+            self.expect("S. 0(0) ack 1");
+            self.wait(HANDSHAKE_RTT);
+            self.inject(&format!(". 1(0) ack 1 win {window} <{ts}>"));
+            self.run("event Accepted");
+        }
+    }
+
+    fn run(&mut self, line: &str) {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let rest = rest.trim();
+        if !matches!(verb, ">" | "event" | "state" | "counter" | "closed") {
+            assert!(self.out.is_empty(), "not expected: {:?}", self.show());
+        }
+        let number = |text: &str| text.parse::<usize>().unwrap();
+        match verb {
+            "option" => {}
+            "mtu" => self.limits.mtu = number(rest) as u16,
+            "tso" => self.limits.tso_bytes_max = number(rest) as u32,
+            "<" => self.inject(rest),
+            ">" => self.expect(rest),
+            "wait" => self.wait(Duration::from_millis(number(rest) as u64)),
+            "accept" => self.handshake(rest, false),
+            "open" => self.handshake(rest, true),
+            "listen" => self.endpoint.listen(PORT).unwrap(),
+            "connect" => {
+                let (local, remote) = (SocketAddr::new(ip(2), 0), SocketAddr::new(ip(1), PEER_PORT));
+                self.id = Some(self.endpoint.connect(self.now, local, remote).unwrap());
+            }
+            "send" => self.send(number(rest)),
+            "read" => self.read(number(rest)),
+            "close" => self.endpoint.close(self.now, self.id.unwrap()),
+            "abort" => self.endpoint.abort(self.now, self.id.unwrap()),
+            "icmp" => self.icmp(rest),
+            "event" => {
+                let event = self.events.pop_front().map_or("none".to_string(), |event| format!("{event:?}"));
+                let name = event.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+                assert_eq!(name, rest, "{event}");
+            }
+            "closed" => match self.events.pop_front() {
+                Some(Event::Closed(_, reason)) => assert_eq!(format!("{reason:?}"), rest),
+                other => panic!("{other:?} instead of Closed"),
+            },
+            "state" => {
+                let id = self.id.or_else(|| self.endpoint.connections().next());
+                let state = id.and_then(|id| self.endpoint.info(id)).map_or("none".into(), |info| format!("{:?}", info.state));
+                assert_eq!(state, rest);
+            }
+            "counter" => {
+                let (name, value) = rest.split_once(' ').unwrap();
+                let mut found = None;
+                self.endpoint.counters().visit(&mut |field, count| found = found.or((field == name).then_some(count)));
+                assert_eq!(found, Some(number(value) as u64), "counter {name}");
+            }
+            other => panic!("unknown verb {other}"),
+        }
+        self.collect();
+    }
+
+    fn send(&mut self, len: usize) {
+        let mut gather = Vec::new();
+        let mut left = len;
+        while left > 0 {
+            let n = left.min(4096);
+            let mut page = self.pool.allocate().unwrap();
+            for byte in &mut page[..n] {
+                *byte = byte_at(self.sent);
+                self.sent += 1;
+            }
+            let mut slice = page.freeze();
+            slice.truncate(n);
+            gather.push(slice);
+            left -= n;
+        }
+        self.endpoint.send(self.now, self.id.unwrap(), &mut gather).unwrap();
+    }
+
+    fn read(&mut self, len: usize) {
+        let chain = self.endpoint.receive(self.id.unwrap()).unwrap();
+        let bytes = chain.view(0, len).unwrap_or_else(|| panic!("only {} bytes", chain.len())).to_vec();
+        for (at, byte) in bytes.iter().enumerate() {
+            assert_eq!(*byte, byte_at(self.read + at), "byte {}", self.read + at);
+        }
+        self.read += len;
+        chain.consume(len);
+        self.endpoint.received(self.now, self.id.unwrap());
+    }
+
+    fn icmp(&mut self, text: &str) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (error, seq) = match words[..] {
+            ["unreachable", seq] => (IcmpError::Unreachable, seq),
+            ["mtu", mtu, seq] => (IcmpError::PacketTooBig { mtu: mtu.parse().unwrap() }, seq),
+            _ => panic!("icmp {text}"),
+        };
+        let tuple = FourTuple { local_ip: ip(2), remote_ip: ip(1), local_port: self.local_port, remote_port: PEER_PORT };
+        let seq = self.iss.unwrap_or_default() + seq.parse::<i64>().unwrap() as u32;
+        self.endpoint.handle_icmp(self.now, &tuple, seq, error);
+    }
+}
+
+#[derive(Default)]
+struct Named {
+    ack: bool,
+    window: bool,
+    options: bool,
+}
+
+/// Tells where it failed, if it did; the panic's own message is above it in the output.
+fn run_script(title: &str, lines: &[(usize, &str)]) -> Option<String> {
+    let texts: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
+    let mut runner = Runner::new(&texts);
+    let mut at = 0;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for (number, line) in lines {
+            at = *number;
+            runner.run(line);
+        }
+        runner.expect("nothing");
+    }));
+    outcome.err().map(|_| format!("{title}, line {at}"))
+}
+
+#[test]
+fn scripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tcp/tests/scripts");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut count = 0;
+    let mut failed = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut script: Option<(String, Vec<(usize, &str)>)> = None;
+        for (number, line) in text.lines().enumerate().chain([(0, "=== RFC end")]) {
+            let line = line.split('#').next().unwrap().trim();
+            if let Some(title) = line.strip_prefix("=== ") {
+                assert!(title.starts_with("RFC "), "{title} names no RFC");
+                if let Some((title, lines)) = script.replace((format!("{}: {title}", file.display()), Vec::new())) {
+                    count += 1;
+                    failed.extend(run_script(&title, &lines));
+                }
+            } else if !line.is_empty() {
+                script.as_mut().expect("a title first").1.push((number + 1, line));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {count} scripts failed: {failed:#?}", failed.len());
+    assert!(count >= 40, "{count} scripts");
+}
