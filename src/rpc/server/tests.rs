@@ -460,6 +460,28 @@ fn a_peer_that_never_reads_is_not_read_from() {
 }
 
 #[test]
+fn room_that_nobody_announces_is_found() {
+    let mut rig = Rig::with(16, Options { send_queue_bytes_max: 10_000, ..Options::default() });
+    rig.accept(2).unwrap();
+    rig.send(&(1..=5).flat_map(|xid| call(xid, READ, &[4000])).collect::<Vec<u8>>());
+    assert_eq!(rig.heard().len(), 2);
+    let mut asked = Vec::new();
+    rig.server.refresh_backlogs(rig.now, |key| {
+        asked.push(key);
+        8_064
+    });
+    assert_eq!((asked, rig.turn().heard().len()), (vec![KEY], 0), "only the one that waits, and it still does");
+    rig.server.refresh_backlogs(rig.now, |_| 0);
+    assert_eq!(rig.turn().heard().len(), 2);
+    rig.server.refresh_backlogs(rig.now, |_| 0);
+    assert_eq!((rig.turn().heard().len(), rig.chain.len()), (1, 0));
+    rig.server.refresh_backlogs(rig.now, |_| panic!("nobody waits"));
+    rig.send(&(1..=5).flat_map(|xid| call(xid, READ, &[4000])).collect::<Vec<u8>>());
+    rig.server.closed(KEY);
+    rig.server.refresh_backlogs(rig.now, |_| panic!("the one that waited is gone"));
+}
+
+#[test]
 fn a_core_without_pages_waits_and_goes_on() {
     // Zeroes, one page to write into, and nothing to move on to while its replies are unacknowledged.
     let mut rig = Rig::with(2, Options::default());
