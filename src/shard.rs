@@ -214,6 +214,8 @@ impl<D: Device, P: Programs> Shard<D, P> {
             work += 1;
         }
         work += self.rpc.poll_completions(now, &mut self.programs);
+        let tcp = &self.tcp;
+        self.rpc.refresh_backlogs(now, |key| tcp.queued(id_of(key)) as u64);
         // Connections that may be read again; each at most once a turn, so that none keeps the others waiting.
         for _ in 0..self.rpc.resumable_len() {
             let Some(key) = self.rpc.poll_resumable() else { break };

@@ -122,12 +122,6 @@ impl Export {
 /// Longest NFSv3 file handle, bytes (FHSIZE3, RFC 1813 section 2.4).
 pub const FILE_HANDLE_MAX: usize = 64;
 
-/// Who makes the file handle of an export's root for MOUNT: the owner of stores and handle keys.
-pub trait RootHandles {
-    /// `None` if the export's store cannot be reached now (MNT3ERR_IO).
-    fn root_handle(&self, export: &Export) -> Option<smallvec::SmallVec<[u8; FILE_HANDLE_MAX]>>;
-}
-
 /// Why a path does not lead to an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoExport {

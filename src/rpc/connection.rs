@@ -62,6 +62,8 @@ pub struct Connection {
     pub stalled: Option<Stall>,
     /// Stands in the queue of connections to be resumed.
     pub resumable: bool,
+    /// Stands in the queue of connections that wait for room in their send queues.
+    pub backlogged: bool,
     /// Stands in the list of connections that wait for the core.
     pub starved: bool,
     /// The peer will send nothing more.
@@ -87,6 +89,7 @@ impl Connection {
             next: NONE,
             stalled: None,
             resumable: false,
+            backlogged: false,
             starved: false,
             finished: false,
             drained: false,

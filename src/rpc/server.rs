@@ -2,9 +2,9 @@
 //!
 //! Read first: RFC 5531 sections 9 to 11; sunrpc's svc_xprt.c for what back-pressure and connection limits must do.
 //! Everything a caller does, in this order, each time round its loop:
-//! 1. `accept`, `closed`, `handle_stream`, `handle_end`, `handle_datagram` for what TCP and UDP brought, `set_backlog` for
-//!    what was acknowledged, `handle_timeout` when `poll_timeout` is due;
-//! 2. `poll_completions`;
+//! 1. `accept`, `closed`, `handle_stream`, `handle_end`, `handle_datagram` for what TCP and UDP brought, `handle_timeout` when
+//!    `poll_timeout` is due;
+//! 2. `poll_completions`, `refresh_backlogs`;
 //! 3. `poll_resumable`, `resumable_len` times, with `handle_stream` for each key (one that has used its turn up queues again);
 //! 4. `poll_reply` until `None`, each gather list into TCP's send queue as a whole;
 //! 5. `poll_close` until `None`.
@@ -31,6 +31,9 @@ use crate::time::{Duration, Instant};
 
 /// How often connections are looked at for `idle_timeout` and `record_timeout`.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connections whose backlog is looked at in one `refresh_backlogs`; the others' turn comes in the next.
+const BACKLOGS_PER_TURN_MAX: usize = 256;
 
 /// Where a reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,8 @@ pub struct Server {
     datagram_replies: u32,
     closes: VecDeque<(ConnectionKey, CloseReason)>,
     resumable: VecDeque<ConnectionId>,
+    /// Connections that wait for room in their send queues.
+    backlogged: VecDeque<ConnectionId>,
     /// Connections that wait for room of the core's.
     starved: Vec<ConnectionId>,
     retry_at: Option<Instant>,
@@ -129,6 +134,7 @@ impl Server {
             datagram_replies: 0,
             closes: VecDeque::new(),
             resumable: VecDeque::new(),
+            backlogged: VecDeque::new(),
             starved: Vec::new(),
             retry_at: None,
             overdue: Vec::new(),
@@ -194,6 +200,32 @@ impl Server {
             connection.backlog = bytes;
         }
         self.resume_if_possible(id);
+    }
+
+    /// Looks at what TCP still has queued of the connections that wait for room there; once a turn, before
+    /// `poll_resumable`. Events of TCP alone would not do: it knows its own limit, not how much the next reply needs.
+    pub fn refresh_backlogs(&mut self, now: Instant, mut queued: impl FnMut(ConnectionKey) -> u64) {
+        for _ in 0..self.backlogged.len().min(BACKLOGS_PER_TURN_MAX) {
+            let Some(id) = self.backlogged.pop_front() else { return };
+            let Some(connection) = self.connections.get(id) else { continue };
+            connection.backlogged = false;
+            if !matches!(connection.stalled, Some(Stall::SendQueue { .. })) {
+                continue;
+            }
+            let key = connection.key;
+            self.set_backlog(now, key, queued(key));
+            self.push_backlogged(id);
+        }
+    }
+
+    /// Notes a connection that waits for room in its send queue.
+    fn push_backlogged(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(id)
+            && !connection.backlogged
+        {
+            connection.backlogged = true;
+            self.backlogged.push_back(id);
+        }
     }
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
@@ -334,7 +366,10 @@ impl Server {
         connection.record_since = None;
         match stall {
             Stall::CallsInFlight => self.counters.stalls_calls_in_flight += 1,
-            Stall::SendQueue { .. } => self.counters.stalls_send_queue += 1,
+            Stall::SendQueue { .. } => {
+                self.counters.stalls_send_queue += 1;
+                self.push_backlogged(id);
+            }
             Stall::Core => {
                 self.counters.stalls_core += 1;
                 if !connection.starved {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::buf::{PagePool, RxBuf};
+use crate::rpc::drc::DrcOptions;
 use crate::rpc::programs::{Call, Disposition, ProcedureInfo, Results};
 use crate::rpc::record::LAST_FRAGMENT;
 
@@ -460,6 +461,28 @@ fn a_peer_that_never_reads_is_not_read_from() {
 }
 
 #[test]
+fn room_that_nobody_announces_is_found() {
+    let mut rig = Rig::with(16, Options { send_queue_bytes_max: 10_000, ..Options::default() });
+    rig.accept(2).unwrap();
+    rig.send(&(1..=5).flat_map(|xid| call(xid, READ, &[4000])).collect::<Vec<u8>>());
+    assert_eq!(rig.heard().len(), 2);
+    let mut asked = Vec::new();
+    rig.server.refresh_backlogs(rig.now, |key| {
+        asked.push(key);
+        8_064
+    });
+    assert_eq!((asked, rig.turn().heard().len()), (vec![KEY], 0), "only the one that waits, and it still does");
+    rig.server.refresh_backlogs(rig.now, |_| 0);
+    assert_eq!(rig.turn().heard().len(), 2);
+    rig.server.refresh_backlogs(rig.now, |_| 0);
+    assert_eq!((rig.turn().heard().len(), rig.chain.len()), (1, 0));
+    rig.server.refresh_backlogs(rig.now, |_| panic!("nobody waits"));
+    rig.send(&(1..=5).flat_map(|xid| call(xid, READ, &[4000])).collect::<Vec<u8>>());
+    rig.server.closed(KEY);
+    rig.server.refresh_backlogs(rig.now, |_| panic!("the one that waited is gone"));
+}
+
+#[test]
 fn a_core_without_pages_waits_and_goes_on() {
     // Zeroes, one page to write into, and nothing to move on to while its replies are unacknowledged.
     let mut rig = Rig::with(2, Options::default());
@@ -732,5 +755,63 @@ proptest! {
         }
         rig.turn();
         prop_assert!(rig.server.is_drained());
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    /// Calls of one procedure, cut into buffers of so many bytes.
+    Call(u32, usize, usize),
+    Release,
+    /// The peer acknowledges so many bytes.
+    Acknowledge(u64),
+    Turn,
+}
+
+proptest! {
+    /// However calls, completions and acknowledgements mix, each call is answered once and nothing waits for ever.
+    #[test]
+    fn every_call_is_answered_exactly_once(deeds in proptest::collection::vec(prop_oneof![
+        (prop_oneof![Just(ECHO), Just(READ), Just(WAIT), Just(WAIT_COUNT), Just(COUNT)], 1usize..6, 1usize..90)
+            .prop_map(|(procedure, calls, cut)| Deed::Call(procedure, calls, cut)),
+        Just(Deed::Release), (0u64..6000).prop_map(Deed::Acknowledge), Just(Deed::Turn)], 1..60)) {
+        let mut rig = Rig::with(3, Options {
+            calls_in_flight_max: 3, calls_in_flight_total_max: 4, send_queue_bytes_max: 9000, calls_per_turn_max: 2,
+            drc: DrcOptions { entries: 3, ..Options::default().drc }, ..Options::default()
+        });
+        let (mut sent, mut queued, mut answered) = (0u32, 0u64, Vec::new());
+        let mut turn = |rig: &mut Rig, queued: &mut u64| {
+            rig.now += Duration::from_millis(1);
+            rig.server.handle_timeout(rig.now);
+            rig.server.refresh_backlogs(rig.now, |_| *queued);
+            for reply in rig.turn().heard() {
+                *queued += 4 + 4 * reply.len() as u64;
+                answered.push(reply[0]);
+            }
+        };
+        for deed in deeds {
+            match deed {
+                Deed::Call(procedure, calls, cut) => {
+                    let argument = |xid| if procedure == READ { 4000 } else { xid };
+                    let range = sent..sent + calls as u32;
+                    let stream: Vec<u8> = range.flat_map(|xid| call(xid, procedure, &[argument(xid)])).collect();
+                    stream.chunks(cut).for_each(|piece| rig.chain.push(RxBuf::from_vec(piece.to_vec())));
+                    sent += calls as u32;
+                }
+                Deed::Release => rig.script.ready.extend(rig.script.waiting.pop()),
+                Deed::Acknowledge(bytes) => queued = queued.saturating_sub(bytes),
+                Deed::Turn => {}
+            }
+            turn(&mut rig, &mut queued);
+        }
+        for _ in 0..2 * sent + 20 {
+            queued = 0;
+            rig.script.ready.extend(rig.script.waiting.pop());
+            turn(&mut rig, &mut queued);
+        }
+        prop_assert!(rig.closes.is_empty() && rig.chain.is_empty() && rig.server.is_drained());
+        answered.sort_unstable();
+        prop_assert_eq!(answered, (0..sent).collect::<Vec<_>>());
+        prop_assert_eq!(rig.server.counters().calls_in_flight, 0);
     }
 }
