@@ -11,7 +11,8 @@
 //! - [`time`]: instants and timers.
 //! - [`counters`]: how every layer counts.
 //! - [`control`]: configuration, metrics, logging, the command line.
-//! - [`serve`]: puts the rooms together.
+//! - [`shard`]: one core's loop, which wires the rooms above together.
+//! - [`serve`]: builds what a configuration asks for, and runs it.
 //!
 //! `ARCHITECTURE.md` follows one READ by function names and states which room may import which; a test holds it to that.
 #![deny(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod program;
 pub mod raw;
 pub mod rpc;
 pub mod serve;
+pub mod shard;
 pub mod store;
 pub mod tcp;
 pub mod time;

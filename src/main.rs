@@ -25,6 +25,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(file: &Path) -> Exit {
+    // The modes of new files come from the clients, which have applied their users' umasks already.
+    rustix::process::umask(rustix::fs::Mode::empty());
     // Before EAL starts: it pins this thread to one CPU.
     let machine = Machine::this();
     match Config::load(file, Some(&machine)) {

@@ -14,9 +14,11 @@ use crate::counters;
 use crate::net::interface::IcmpErrorKind;
 use crate::net::{Device, Ingress, Interface, OutgoingPacket, RxFrame, SendRefused, UdpDatagram};
 use crate::rpc::{self, CloseReason, ConnectionKey, Destination, Programs};
-use crate::tcp::{self, ConnectionId, Event, FourTuple, Reason, SendError, Transmit, TransmitLimits};
+use crate::tcp::{self, ConnectionId, Event, FourTuple, SendError, Transmit, TransmitLimits};
 use crate::time::Instant;
-use crate::wire::{icmpv4::unreachable, protocol};
+use crate::wire::icmpv4::unreachable;
+use crate::wire::protocol;
+use crate::wire::tcp::SeqNumber;
 
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
@@ -161,7 +163,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                     local_port: error.local.port(),
                     remote_port: error.remote.port(),
                 };
-                self.tcp.handle_icmp(now, &tuple, error.tcp_sequence.into(), icmp_meaning(error.kind));
+                self.tcp.handle_icmp(now, &tuple, SeqNumber(error.tcp_sequence), icmp_meaning(error.kind));
             }
             Ingress::IcmpError(_) | Ingress::Consumed => {}
         }

@@ -49,7 +49,8 @@ pub struct TxOffload {
     /// Fill in the UDP checksum.
     pub udp_checksum: bool,
     /// Cut the TCP payload into segments of this many bytes (MSS less options). Implies `tcp_checksum`, and
-    /// `ip_checksum` for IPv4.
+    /// `ip_checksum` for IPv4 where the port has it. Where it has not (virtio, vmxnet3), the header carries the IPv4
+    /// checksum of the whole chain's packet, and the device redoes it per segment.
     pub tso_mss: Option<u16>,
 }
 

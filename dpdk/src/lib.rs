@@ -26,6 +26,7 @@ pub mod memory;
 pub mod pool;
 pub mod port;
 pub mod rx;
+mod setup;
 pub mod stats;
 pub mod tx;
 

@@ -2,9 +2,13 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <net/if.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 /* Enough for the longest chain the Rust side may ask for (MAX_CHAIN_PIECES there is lower, and asserted). */
 #define CHAIN_MBUFS_MAX 256
@@ -152,4 +156,72 @@ int nfsplice_affinity_save(struct nfsplice_affinity *out)
 int nfsplice_affinity_restore(const struct nfsplice_affinity *saved)
 {
 	return sched_setaffinity(0, sizeof(cpu_set_t), (const cpu_set_t *)saved->words);
+}
+
+static int set_interface_mtu(unsigned int index, uint16_t mtu)
+{
+	struct ifreq request;
+	int fd, result;
+
+	memset(&request, 0, sizeof(request));
+	if (if_indextoname(index, request.ifr_name) == NULL)
+		return -1;
+	request.ifr_mtu = mtu;
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	result = ioctl(fd, SIOCSIFMTU, &request);
+	close(fd);
+	return result;
+}
+
+/* The only u16 among the `size` bytes at `from` that follows the port's MTU from one value to another; NULL if in doubt. */
+static volatile uint16_t *find_mtu_record(uint16_t port, char *from, size_t size)
+{
+	const uint16_t first = 1489, second = 1471;
+	volatile uint16_t *found = NULL;
+	size_t candidates[16], count = 0, at, i;
+
+	if (rte_eth_dev_set_mtu(port, first) != 0)
+		return NULL;
+	for (at = 0; at + sizeof(uint16_t) <= size; at += sizeof(uint16_t))
+		if (*(volatile uint16_t *)(from + at) == first && count < RTE_DIM(candidates))
+			candidates[count++] = at;
+	if (rte_eth_dev_set_mtu(port, second) != 0)
+		return NULL;
+	for (i = 0; i < count; i++) {
+		volatile uint16_t *value = (volatile uint16_t *)(from + candidates[i]);
+
+		if (*value != second)
+			continue;
+		if (found != NULL)
+			return NULL;
+		found = value;
+	}
+	return found;
+}
+
+int nfsplice_tap_mtu(uint16_t port, unsigned int interface_index, uint16_t mtu)
+{
+	const struct rte_memzone *zone = rte_memzone_lookup("rte_eth_dev_data");
+	char name[RTE_ETH_NAME_MAX_LEN] = "";
+	volatile uint16_t *record = NULL;
+	uint16_t now = 0;
+	size_t at;
+
+	if (zone == NULL || rte_eth_dev_get_name_by_port(port, name) != 0)
+		return -1;
+	for (at = 0; at + sizeof(name) <= zone->len && record == NULL; at += 8) {
+		char *entry = (char *)zone->addr + at;
+
+		/* One port's record starts with its name and is smaller than 4 KiB. */
+		if (memcmp(entry, name, strlen(name) + 1) == 0)
+			record = find_mtu_record(port, entry, RTE_MIN(zone->len - at, (size_t)4096));
+	}
+	if (record == NULL)
+		return -1;
+	*record = mtu;
+	if (rte_eth_dev_get_mtu(port, &now) != 0 || now != mtu)
+		return -1;
+	return set_interface_mtu(interface_index, mtu);
 }

@@ -69,6 +69,12 @@ void nfsplice_mbuf_free(struct rte_mbuf *chain);
 
 int nfsplice_epoll_create(void);
 
+/* net_tap of 22.11 claims frames of 1,522 bytes at most, so that DPDK refuses a larger MTU, although the driver itself
+ * only compares with the MTU recorded for the port and the interface takes what the kernel gives. Records `mtu` for the
+ * configured port and sets it on the interface. Where the record lies is found out by setting two MTUs that are allowed
+ * and looking what changed in DPDK's own (public, named) zone, and verified by reading it back; -1 if in doubt. */
+int nfsplice_tap_mtu(uint16_t port, unsigned int interface_index, uint16_t mtu);
+
 /* Remember and restore the calling thread's CPU mask around rte_eal_init, which changes it. 0 or -1. */
 struct nfsplice_affinity {
 	uint64_t words[16];

@@ -48,7 +48,13 @@ fn the_kernel_and_net_tap_agree() {
 
 fn in_namespace() {
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("no IPv6 noise");
-    let eal = common::eal("tap", &["net_tap0,iface=tapdpdk0"]);
+    let eal = common::eal(
+        "tap",
+        &[
+            "net_tap0,iface=tapdpdk0",
+            "net_tap1,iface=tapdpdk1,mac=02:00:00:00:00:09",
+        ],
+    );
     let memory = Memory::new(&eal, 1 << 20);
     let options = PortOptions {
         tso: Wanted::On,
@@ -133,6 +139,104 @@ fn in_namespace() {
     );
     assert_eq!(port.stats().oerrors, 0);
     assert!(port.stats().opackets >= 2 && port.stats().ipackets >= 1);
+    drop((tx, rx, port));
+    assert!(!named("tapdpdk0"));
+    jumbo(&eal, &memory);
+}
+
+fn named(interface: &str) -> bool {
+    let listed = Command::new("ip")
+        .args(["link", "show", "dev", interface])
+        .output()
+        .expect("ip runs");
+    listed.status.success()
+}
+
+/// MTU 9000, two queues: a datagram that needs several receive buffers, on whichever queue it comes; TSO stays off.
+fn jumbo(eal: &dpdk::Eal, memory: &Memory) {
+    let options = PortOptions {
+        mtu: 9000,
+        rx_queues: 2,
+        tx_queues: 2,
+        ..PortOptions::default()
+    };
+    let mut port = common::open(eal, "net_tap1", &options);
+    let can = port.capabilities().clone();
+    assert_eq!(
+        (can.mtu, can.mac, can.max_frame_bytes),
+        (9000, [2, 0, 0, 0, 0, 9], 9018)
+    );
+    assert!(can.tso_offered && !can.tso);
+    for line in [
+        "addr add 10.99.1.1/24 dev tapdpdk1",
+        "link set tapdpdk1 up",
+        "neigh replace 10.99.1.2 lladdr 02:00:00:00:00:02 dev tapdpdk1 nud permanent",
+    ] {
+        assert!(
+            Command::new("ip")
+                .args(line.split(' '))
+                .status()
+                .expect("ip runs")
+                .success(),
+            "{line}"
+        );
+    }
+    assert!(port.link().up);
+    let mut queues: Vec<RxQueue> = (0..2)
+        .map(|queue| port.take_rx_queue(queue).expect("a queue"))
+        .collect();
+    let datagram: Vec<u8> = (0..8900).map(pattern).collect();
+    let socket = UdpSocket::bind("10.99.1.1:5000").expect("the address is there");
+    socket.send_to(&datagram, "10.99.1.2:6000").expect("sent");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut received = Vec::new();
+    while !received
+        .iter()
+        .any(|packet: &Mbuf| packet.len() == 42 + 8900)
+        && Instant::now() < deadline
+    {
+        for rx in &mut queues {
+            rx.receive(&mut received);
+        }
+    }
+    let packet = received
+        .iter()
+        .find(|packet| packet.len() == 42 + 8900)
+        .expect("received");
+    assert!(packet.segment_count() > 1);
+    let bytes: Vec<u8> = packet.segments().flatten().copied().collect();
+    assert_eq!(bytes[42..], datagram);
+
+    // And back, by reference; one byte more than the MTU is refused, not left to block the driver's queue.
+    let mut tx = port.take_tx_queue(1).expect("a queue");
+    let mut header = frame_header(can.mac, UDP, 8 + 8900);
+    // 10.99.1.2 to 10.99.1.1; net_tap sums the pseudo header itself.
+    (header[28], header[32]) = (1, 1);
+    let sums = TxOffload {
+        ip_checksum: true,
+        udp_checksum: true,
+        ..lengths(8)
+    };
+    tx.push(&header, [memory.piece(0, 8900)], &sums)
+        .expect("room");
+    assert_eq!(tx.flush(), 1);
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a time-out");
+    let mut bytes = vec![0; 10_000];
+    let count = socket
+        .recv(&mut bytes)
+        .expect("the kernel accepts the datagram");
+    assert_eq!(bytes[..count], datagram);
+    let too_long = tx.push(&header, [memory.piece(0, 9018 - 42 + 1)], &sums);
+    assert_eq!(
+        too_long,
+        Err(TxRefused::FrameTooLong {
+            bytes: 9019,
+            limit: 9018
+        })
+    );
+    assert_eq!((memory.live(), tx.holds_outstanding()), (0, 0));
 }
 
 /// 16 pieces of 3,000 bytes as one TSO chain: the kernel counts segments, and none with a wrong checksum.

@@ -2,7 +2,7 @@
 //!
 //! `config` (the TOML file), `cli` (the command line), `logging`, `signals`, `threads` (names and CPUs of non-EAL threads),
 //! `metrics` (counters out of the cores), `stats` (the socket that gives them away), `report` (how `nfsplice stats` shows
-//! them), `reload` (SIGHUP).
+//! them), `reload` (SIGHUP), `plane` (all of it started at once).
 //!
 //! Imports: `counters` and nothing else of the data path. No room below knows this one; `serve` translates the
 //! configuration into each layer's `Options`.
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod metrics;
+pub mod plane;
 pub mod reload;
 pub mod report;
 pub mod signals;

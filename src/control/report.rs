@@ -11,8 +11,21 @@ use std::time::{Duration, Instant};
 use super::stats::Report;
 
 /// The lines of `/proc/net/rpc/nfsd` and the counters they are made of: each number is the sum of the named ones.
-const NFSD_LINES: &[(&str, &[&[&str]])] =
-    &[("net", &[&["rpc.calls_tcp", "rpc.calls_udp"], &["rpc.calls_udp"], &["rpc.calls_tcp"], &["tcp.connections_accepted"]])];
+const NFSD_LINES: &[(&str, &[&[&str]])] = &[
+    ("rc", &[&["rpc.rchits"], &["rpc.rcmisses"], &["rpc.rcnocache"]]),
+    ("io", &[&["nfs3.read_bytes"], &["nfs3.write_bytes"]]),
+    ("net", &[&["rpc.netcnt"], &["rpc.netudpcnt"], &["rpc.nettcpcnt"], &["rpc.nettcpconn"]]),
+    (
+        "rpc",
+        &[
+            &["rpc.rpccnt"],
+            &["rpc.rpcbadfmt", "rpc.rpcbadauth", "rpc.rpcbadclnt"],
+            &["rpc.rpcbadfmt"],
+            &["rpc.rpcbadauth"],
+            &["rpc.rpcbadclnt"],
+        ],
+    ),
+];
 
 /// The 22 procedures of NFS version 3, in the order of their numbers (RFC 1813 section 3.3).
 const NFS3_PROCEDURES: [&str; 22] = [
@@ -79,7 +92,7 @@ pub fn totals(report: &Report) -> String {
         }
     }
     let procedures: Vec<String> =
-        NFS3_PROCEDURES.iter().filter_map(|name| Some(report.counters.get(&format!("nfs3.{name}"))?.to_string())).collect();
+        NFS3_PROCEDURES.iter().filter_map(|name| Some(report.counters.get(&format!("nfs3.calls_{name}"))?.to_string())).collect();
     if procedures.len() == NFS3_PROCEDURES.len() {
         let _ = writeln!(text, "proc3 {} {}", procedures.len(), procedures.join(" "));
     }
@@ -142,18 +155,18 @@ mod tests {
     #[test]
     fn text_has_the_lines_of_nfsd_and_then_every_value() {
         let mut values: Vec<(String, u64)> =
-            NFS3_PROCEDURES.iter().zip(1..).map(|(name, n)| (format!("nfs3.{name}"), n)).collect();
-        values.push(("rpc.calls_tcp".into(), 300));
-        values.push(("rpc.calls_udp".into(), 4));
-        values.push(("tcp.connections_accepted".into(), 9));
+            NFS3_PROCEDURES.iter().zip(1..).map(|(name, n)| (format!("nfs3.calls_{name}"), n)).collect();
+        let rpc = ["netcnt", "netudpcnt", "nettcpcnt", "nettcpconn", "rpccnt", "rpcbadfmt", "rpcbadauth", "rpcbadclnt"];
+        values.extend(rpc.iter().zip(100..).map(|(name, n)| (format!("rpc.{name}"), n)));
         let values: Vec<(&str, u64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let text = totals(&report(&values));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "nfsplice 0.1.0  pid 42  up 1:02:05  tap.toml");
-        assert_eq!(lines[1], "net 304 4 300 9");
-        assert_eq!(lines[2], "proc3 22 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22");
-        assert_eq!(lines[4], "nfs3");
-        assert!(lines.contains(&"  calls_tcp                                             300"), "{text}");
+        assert_eq!(lines[1], "net 100 101 102 103");
+        assert_eq!(lines[2], "rpc 104 318 105 106 107");
+        assert_eq!(lines[3], "proc3 22 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22");
+        assert_eq!(lines[5], "nfs3");
+        assert!(lines.contains(&"  rpccnt                                                104"), "{text}");
         let counted = lines.iter().filter(|line| line.starts_with("  ")).count();
         assert_eq!(counted, values.len());
     }
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn a_server_without_those_counters_has_no_such_lines() {
         let text = totals(&report(&[("net.frames_in", 1)]));
-        assert!(!text.contains("\nnet 0") && !text.contains("proc3"), "{text}");
+        assert!(!text.contains("\nrpc ") && !text.contains("proc3"), "{text}");
     }
 
     #[test]

@@ -334,4 +334,22 @@ mod tests {
             assert!(answer.is_empty(), "{answer:?}");
         }
     }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_cut_off() {
+        // An answer that no socket buffer holds.
+        let mut layout = LayoutBuilder::new();
+        for layer in 0..10_000 {
+            layout = layout.per_core(&format!("a_layer_with_a_long_name_{layer}"), &Tcp::default());
+        }
+        let directory = Directory::new("deaf");
+        let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
+        let _server = StatsServer::start(&directory.socket(), "tap.toml", layout.build(1), Placement::Any(cpus)).unwrap();
+        let mut deaf = UnixStream::connect(directory.socket()).unwrap();
+        deaf.write_all(REQUEST).unwrap();
+        assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 20_000);
+        let mut cut = Vec::new();
+        let _ = deaf.read_to_end(&mut cut);
+        assert!(!cut.is_empty() && serde_json::from_slice::<Report>(&cut).is_err(), "{} bytes", cut.len());
+    }
 }

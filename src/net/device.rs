@@ -3,11 +3,16 @@
 //! `net::Interface` is written against this trait; `net::memory_link` implements it for tests and the simulator,
 //! `net::dpdk_device` for DPDK ports.
 
-use crate::buf::{RxPacket, Slice};
+use crate::buf::{RxBuf, RxPacket, Slice};
 
 pub use crate::buf::Checksum;
 
-/// One received Ethernet frame, without its FCS.
+/// Octets of the longest headers of a frame: Ethernet with a tag, IPv4 with options (IPv6 without extensions is shorter),
+/// TCP with options. A device delivers that much of a frame, or all of it, in `RxPacket::first`.
+pub const HEADERS_CONTIGUOUS: usize = 18 + 60 + 60;
+
+/// One received Ethernet frame, without its FCS. The first HEADERS_CONTIGUOUS bytes, or all there are, lie in
+/// `packet.first`.
 pub struct RxFrame {
     pub packet: RxPacket,
     pub ip_checksum: Checksum,
@@ -40,7 +45,8 @@ pub struct DeviceCapabilities {
     pub ip_checksum: bool,
     pub tcp_checksum: bool,
     pub udp_checksum: bool,
-    /// Largest TCP payload of one frame to be cut by the device, bytes; 0: no TSO.
+    /// Largest TCP payload of one frame to be cut by the device, bytes; 0: no TSO. With TSO the device fills in the IPv4 and
+    /// TCP checksums of such frames, whatever the fields above say.
     pub tso_bytes_max: u32,
     /// Buffers (header included) one non-TSO frame, or the bytes of one MSS of a TSO frame, may be made of.
     pub segments_per_packet_max: u16,
@@ -69,4 +75,43 @@ pub trait Device {
 
     /// Hands everything queued to the hardware.
     fn flush(&mut self);
+}
+
+/// Copies the front of a scattered packet out of its buffers so that `headers_len` bytes (or all there are) lie in `first`.
+/// Tells whether it had to.
+pub fn make_headers_contiguous(packet: &mut RxPacket, headers_len: usize) -> bool {
+    if packet.first.len() >= headers_len || packet.more.is_empty() {
+        return false;
+    }
+    let more = packet.more.iter().flat_map(|buf| buf.iter());
+    let front: Vec<u8> = packet.first.iter().chain(more).take(headers_len).copied().collect();
+    packet.advance(front.len());
+    // `first` was shorter than what was taken, so nothing is left in it.
+    packet.first = RxBuf::from_vec(front);
+    packet.more.retain(|buf| !buf.is_empty());
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_gathered_only_where_they_are_scattered() {
+        let bytes: Vec<u8> = (0..30).collect();
+        for cut in 0..30 {
+            for next in cut..30 {
+                let buf = |range: std::ops::Range<usize>| RxBuf::from_vec(bytes[range].to_vec());
+                let mut packet = RxPacket { first: buf(0..cut), more: vec![buf(cut..next), buf(next..30)] };
+                assert_eq!(make_headers_contiguous(&mut packet, 10), cut < 10);
+                assert!(packet.first.len() >= 10);
+                assert_eq!(packet.into_bufs().flat_map(|buf| buf.to_vec()).collect::<Vec<_>>(), bytes);
+            }
+        }
+        let mut short = RxPacket { first: RxBuf::from_vec(vec![1]), more: vec![RxBuf::from_vec(vec![2])] };
+        assert!(make_headers_contiguous(&mut short, 10));
+        assert_eq!((&short.first[..], short.more.len()), (&[1, 2][..], 0));
+        let mut single = RxPacket::from_vec(vec![1, 2]);
+        assert!(!make_headers_contiguous(&mut single, 10));
+    }
 }

@@ -31,7 +31,7 @@ impl Random {
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -41,7 +41,7 @@ impl Random {
 
     /// Below `bound`; 0 if that is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next().checked_rem(bound).unwrap_or(0)
+        self.draw().checked_rem(bound).unwrap_or(0)
     }
 
     /// True in `ppm` of a million calls. Draws a number in any case, so that changing one rate does not shift the others.
@@ -167,7 +167,7 @@ impl MemoryLink {
     pub fn new(seed: u64, impairments: [Impairments; 2], ends: [EndOptions; 2]) -> (MemoryLink, MemoryEnd, MemoryEnd) {
         let direction = |side: u64, impairments| Direction {
             impairments,
-            random: Random::new(Random::new(seed ^ side).next()),
+            random: Random::new(Random::new(seed ^ side).draw()),
             in_burst: false,
             busy_until: Instant::ZERO,
             in_flight: BTreeMap::new(),
@@ -576,9 +576,9 @@ mod tests {
         let pool = PagePool::anonymous(1, 512).unwrap();
         let slice = pool.allocate().unwrap().freeze().slice(0..50);
         let none = TxOffload::default();
-        assert_eq!(a.transmit(&[0; 65], &[slice.clone()], &none), Err(TxRefused::TooLong));
+        assert_eq!(a.transmit(&[0; 65], std::slice::from_ref(&slice), &none), Err(TxRefused::TooLong));
         assert_eq!(a.transmit(&[0; 14], &[slice.slice(0..1), slice.slice(1..2)], &none), Err(TxRefused::TooManySegments));
-        assert_eq!(a.transmit(&[0; 64], &[slice.clone()], &none), Ok(()));
+        assert_eq!(a.transmit(&[0; 64], std::slice::from_ref(&slice), &none), Ok(()));
         assert_eq!(a.transmit(&[0; 64], &[], &none), Err(TxRefused::Full));
         assert!(!slice.is_unique(), "referenced until flushed");
         a.flush();

@@ -8,6 +8,8 @@
 //! May import: `wire`, `buf`, `time`, `counters`.
 
 pub mod device;
+#[cfg(feature = "dpdk")]
+pub mod dpdk_device;
 pub mod interface;
 pub mod memory_link;
 pub mod memory_offload;

@@ -46,8 +46,6 @@ pub struct Connection {
     /// When the first byte of a record that is still incomplete was seen.
     pub record_since: Option<Instant>,
     pub last_active: Instant,
-    /// Order of arrival, for "oldest first".
-    pub serial: u64,
     /// Parked calls.
     pub in_flight: u32,
     /// Bytes that the replies of parked calls may need.
@@ -57,7 +55,10 @@ pub struct Connection {
     /// Bytes in TCP's send queue, as far as known.
     pub backlog: u64,
     /// The peer has presented a file handle it may use (XPT_PEER_VALID).
-    pub valid: bool,
+    valid: bool,
+    /// Neighbours in the list of connections that are not valid, in order of arrival.
+    previous: u32,
+    next: u32,
     pub stalled: Option<Stall>,
     /// Stands in the queue of connections to be resumed.
     pub resumable: bool,
@@ -70,19 +71,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(now: Instant, key: ConnectionKey, peer: Peer, serial: u64) -> Connection {
+    fn new(now: Instant, key: ConnectionKey, peer: Peer) -> Connection {
         Connection {
             key,
             peer,
             reader: RecordReader::default(),
             record_since: None,
             last_active: now,
-            serial,
             in_flight: 0,
             reserved: 0,
             queued: 0,
             backlog: 0,
             valid: false,
+            previous: NONE,
+            next: NONE,
             stalled: None,
             resumable: false,
             starved: false,
@@ -136,8 +138,13 @@ pub struct ConnectionTable {
     free: Vec<u32>,
     /// Keys are the shard's own numbers, so an unkeyed hash cannot be attacked.
     index: HashMap<ConnectionKey, u32, BuildHasherDefault<DefaultHasher>>,
-    serial: u64,
+    /// Ends and length of the list of connections that are not valid.
+    oldest: u32,
+    newest: u32,
+    unauthenticated: u32,
 }
+
+const NONE: u32 = u32::MAX;
 
 impl ConnectionTable {
     pub fn new(connections_max: u32) -> ConnectionTable {
@@ -145,7 +152,9 @@ impl ConnectionTable {
             slots: (0..connections_max).map(|_| Slot { generation: 0, connection: None }).collect(),
             free: (0..connections_max).rev().collect(),
             index: HashMap::with_capacity_and_hasher(2 * connections_max as usize, BuildHasherDefault::default()),
-            serial: 0,
+            oldest: NONE,
+            newest: NONE,
+            unauthenticated: 0,
         }
     }
 
@@ -163,11 +172,17 @@ impl ConnectionTable {
             return None;
         }
         let slot = self.free.pop()?;
-        self.serial += 1;
         self.index.insert(key, slot);
         let at = &mut self.slots[slot as usize];
-        at.connection = Some(Connection::new(now, key, peer, self.serial));
-        Some(ConnectionId { slot, generation: at.generation })
+        at.connection = Some(Connection { previous: self.newest, ..Connection::new(now, key, peer) });
+        let id = ConnectionId { slot, generation: at.generation };
+        match self.at(self.newest) {
+            Some(newest) => newest.next = slot,
+            None => self.oldest = slot,
+        }
+        self.newest = slot;
+        self.unauthenticated += 1;
+        Some(id)
     }
 
     pub fn find(&self, key: ConnectionKey) -> Option<ConnectionId> {
@@ -180,7 +195,31 @@ impl ConnectionTable {
         if slot.generation == id.generation { slot.connection.as_mut() } else { None }
     }
 
+    fn at(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(slot as usize)?.connection.as_mut()
+    }
+
+    /// The peer has presented a file handle it may use: the connection no longer counts as unauthenticated.
+    pub fn mark_valid(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get(id) else { return };
+        if std::mem::replace(&mut connection.valid, true) {
+            return;
+        }
+        let (previous, next) = (connection.previous, connection.next);
+        match self.at(previous) {
+            Some(connection) => connection.next = next,
+            None => self.oldest = next,
+        }
+        match self.at(next) {
+            Some(connection) => connection.previous = previous,
+            None => self.newest = previous,
+        }
+        self.unauthenticated -= 1;
+    }
+
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        // Takes it off the list of those that are not.
+        self.mark_valid(id);
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
             return None;
@@ -200,11 +239,14 @@ impl ConnectionTable {
         })
     }
 
-    /// The connections whose peers have not presented a usable file handle: how many, and the oldest.
-    pub fn unauthenticated(&self) -> (u32, Option<ConnectionId>) {
-        let waiting = || self.iter().filter(|(_, connection)| !connection.valid);
-        let oldest = waiting().min_by_key(|(_, connection)| connection.serial).map(|(id, _)| id);
-        (waiting().count() as u32, oldest)
+    /// Connections whose peers have not presented a usable file handle.
+    pub fn unauthenticated(&self) -> u32 {
+        self.unauthenticated
+    }
+
+    pub fn oldest_unauthenticated(&self) -> Option<ConnectionId> {
+        let generation = self.slots.get(self.oldest as usize)?.generation;
+        Some(ConnectionId { slot: self.oldest, generation })
     }
 }
 
@@ -241,13 +283,20 @@ mod tests {
     fn the_oldest_unauthenticated_is_found() {
         let mut table = table();
         let ids: Vec<_> = (1..=3).map(|key| insert(&mut table, key).unwrap()).collect();
-        table.get(ids[0]).unwrap().valid = true;
-        assert_eq!(table.unauthenticated(), (2, Some(ids[1])));
+        let oldest = |table: &ConnectionTable| (table.unauthenticated(), table.oldest_unauthenticated());
+        table.mark_valid(ids[0]);
+        table.mark_valid(ids[0]);
+        assert_eq!(oldest(&table), (2, Some(ids[1])));
         table.remove(ids[1]);
         let younger = insert(&mut table, 9).unwrap();
-        assert_eq!(table.unauthenticated(), (2, Some(ids[2])), "not the one in the reused slot");
+        assert_eq!(oldest(&table), (2, Some(ids[2])), "not the one in the reused slot");
         table.remove(ids[2]);
-        assert_eq!(table.unauthenticated(), (1, Some(younger)));
+        assert_eq!(oldest(&table), (1, Some(younger)));
+        table.mark_valid(younger);
+        assert_eq!(oldest(&table), (0, None));
+        table.remove(ids[0]);
+        let last = insert(&mut table, 10).unwrap();
+        assert_eq!(oldest(&table), (1, Some(last)));
     }
 
     #[test]

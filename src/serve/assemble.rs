@@ -1,12 +1,23 @@
 //! The configuration's words into each layer's `Options`. No decision is taken here that is not a default of the layer, a key of
 //! the configuration, or a relation between two layers' limits that neither can know; each of those says why.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
+use anyhow::Context as _;
+
+use super::clock::Clock;
+use super::stores::Stores;
 use crate::control::config::{Config, Export as ExportConfig, Port, Squash as SquashConfig};
 use crate::net::InterfaceOptions;
 use crate::net::neighbour::NeighbourOptions;
+use crate::program::ProgramTable;
 use crate::program::exports::{Export, Network, Squash};
+use crate::program::handle::HandleSeal;
+use crate::program::mount::{self, Mount, MountList};
+use crate::program::nfs3::{self, Nfs3};
+use crate::program::rpcbind::{self, Rpcbind, Service};
+use crate::program::volumes::Volumes;
+use crate::rpc::Transport;
 use crate::time::Duration;
 use crate::{rpc, tcp};
 
@@ -48,6 +59,7 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
         connections_max: limits.connections_max as usize,
         syn_received_max: limits.tcp_half_open_max as usize,
         time_wait: seconds(limits.tcp_time_wait_s),
+        time_wait_max: limits.tcp_time_wait_max as usize,
         rto_min: millis(limits.tcp_rto_min_ms),
         rto_max: millis(limits.tcp_rto_max_ms),
         delayed_ack: millis(limits.tcp_delayed_ack_ms),
@@ -63,15 +75,17 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
     rpc::Options {
         record_bytes_max: limits.record_bytes_max,
         fragments_max: limits.record_fragments_max,
+        empty_fragments_max: limits.record_empty_fragments_max,
         record_timeout: seconds(limits.record_timeout_s),
         connections_max: limits.connections_max,
         connections_unauthenticated_max: limits.connections_unauthenticated_max,
         idle_timeout: seconds(limits.idle_timeout_s),
         calls_in_flight_max: limits.calls_in_flight_per_connection_max,
+        calls_in_flight_total_max: limits.calls_in_flight_per_core_max,
         send_queue_bytes_max: limits.send_queue_bytes_max.into(),
         // A datagram is never fragmented on its way out: it must fit the narrowest port.
         datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),
-        drc: rpc::DrcOptions {
+        drc: rpc::drc::DrcOptions {
             entries: limits.duplicate_request_cache_entries,
             expiry: seconds(limits.duplicate_request_cache_s),
             seed: drc_seed,
@@ -111,6 +125,31 @@ pub fn export(config: &ExportConfig, store: usize) -> Export {
     }
 }
 
-pub fn addresses(config: &Config) -> Vec<IpAddr> {
-    config.ports.iter().map(|port| port.address.address).collect()
+/// One core's programs. `key` seals the file handles.
+pub fn programs(config: &Config, stores: &Stores, key: [u8; 16], mounts: Arc<MountList>) -> anyhow::Result<ProgramTable> {
+    let exports = stores.export_table(&config.exports)?;
+    let volumes = Volumes::new(exports, stores.handles(), HandleSeal::new(key));
+    let wall = Clock::wall();
+    let epoch = Duration::new(wall.seconds.try_into().unwrap_or(0), wall.nanoseconds);
+    let rpcbind = Rpcbind::new(services(), epoch).context("rpcbind")?;
+    let limits = &config.limits;
+    let nfs3 = Nfs3::new(nfs3::Options {
+        read_bytes_max: limits.read_bytes_max,
+        write_bytes_max: limits.write_bytes_max,
+        directory_bytes_max: limits.readdir_bytes_max,
+        ..nfs3::Options::default()
+    });
+    Ok(ProgramTable::new(volumes, rpcbind, Mount::new(mount::Options::default(), mounts), nfs3))
+}
+
+/// What rpcbind tells about this server.
+fn services() -> Vec<Service> {
+    let service = |program, version, transport, port| Service { program, version, transport, port };
+    let mut services = Vec::new();
+    for transport in [Transport::Tcp, Transport::Udp] {
+        services.extend(rpcbind::VERSIONS.map(|version| service(rpcbind::PROGRAM, version, transport, RPCBIND_PORT)));
+        services.push(service(mount::PROGRAM, mount::VERSION, transport, MOUNT_PORT));
+    }
+    services.push(service(nfs3::PROGRAM, nfs3::VERSION, Transport::Tcp, NFS_PORT));
+    services
 }

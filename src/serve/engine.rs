@@ -15,7 +15,7 @@ use super::state::{StateDirectory, random};
 use super::stores::Stores;
 use super::{assemble, clock};
 use crate::buf::{FragmentArena, PagePool, Slice};
-use crate::control::config::{Bus, Config, LogLevel, Machine, Port as PortConfig, Transmit, Tso};
+use crate::control::config::{Bus, Config, LogLevel, Machine, Port as PortConfig, Store as StoreConfig, Transmit, Tso};
 use crate::control::metrics::{Board, LayoutBuilder, PUBLISH_INTERVAL_MS, Publisher};
 use crate::control::reload::ExportRules;
 use crate::control::signals::{Stop, StopFlag};
@@ -24,6 +24,7 @@ use crate::net::Interface;
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
 use crate::net::interface::InterfaceEvent;
 use crate::program::ProgramTable;
+use crate::program::mount::MountList;
 use crate::shard::{Lane, Shard};
 use crate::time::{Duration, Instant};
 use crate::{rpc, tcp};
@@ -204,7 +205,11 @@ impl Engine {
         self.publish();
         let Some(shard) = &mut self.shard else { return };
         if let Some(exports) = seed.rules.changed(&mut self.rules_seen) {
-            shard.programs_mut().set_exports(self.stores.export_table(&exports));
+            match self.stores.export_table(&exports) {
+                Ok(table) => shard.programs_mut().volumes_mut().set_exports(table),
+                // The configuration was checked; if the table sees more than that, the old rules stay.
+                Err(error) => tracing::error!("the new export rules are not used: {error:#}"),
+            }
         }
         for lane in shard.lanes_mut() {
             while let Some(InterfaceEvent::AddressConflict { address, mac }) = lane.interface.poll_event() {
@@ -272,7 +277,7 @@ impl Engine {
             fragment_pages: self.pools.fragments.blocks() as u64,
         };
         let mut layers: Vec<&dyn counters::Counters> = vec![&core, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
-        layers.push(shard.programs().nfs3_counters());
+        layers.push(shard.programs().nfs3().counters());
         for (lane, port) in shard.lanes().iter().zip(&ports) {
             layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
         }
@@ -293,7 +298,7 @@ fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
         .per_core("shard", shard.counters())
         .per_core("tcp", shard.tcp().counters())
         .per_core("rpc", shard.rpc().counters())
-        .per_core("nfs3", shard.programs().nfs3_counters());
+        .per_core("nfs3", shard.programs().nfs3().counters());
     for (at, lane) in shard.lanes().iter().enumerate() {
         layout = layout
             .per_core(&format!("port{at}"), &PortCounters::default())
@@ -323,7 +328,7 @@ fn port_counters(lane: &mut Lane<DpdkDevice>, port: &Port<Slice>) -> PortCounter
 
 fn eal_options(config: &Config) -> EalOptions {
     let of_bus = |bus: Bus| config.ports.iter().filter(move |port| port.device.bus == bus).map(|port| port.device.to_string());
-    let memory_stores: u32 = config.exports.iter().map(|export| export.store.memory_mib()).sum();
+    let memory_stores: u32 = config.exports.iter().map(|export| memory_mib(&export.store)).sum();
     EalOptions {
         lcores: vec![config.cores.engine[0] as u16],
         hugepages: config.memory.hugepages,
@@ -331,8 +336,24 @@ fn eal_options(config: &Config) -> EalOptions {
         file_prefix: file_prefix(config),
         vdevs: of_bus(Bus::Vdev).collect(),
         allow: of_bus(Bus::Pci).collect(),
-        log_level: Some(if config.server.log_level >= LogLevel::Debug { "info" } else { "error" }.to_owned()),
+        log_level: Some(dpdk_log_level(config.server.log_level).to_owned()),
         ..EalOptions::default()
+    }
+}
+
+fn memory_mib(store: &StoreConfig) -> u32 {
+    match store {
+        StoreConfig::Memory { mib } => *mib,
+        StoreConfig::Directory(_) => 0,
+    }
+}
+
+/// DPDK writes to stderr by itself, and its notices at a normal start would bury the server's own lines.
+fn dpdk_log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Trace => "debug",
+        LogLevel::Debug => "info",
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => "error",
     }
 }
 
@@ -412,6 +433,6 @@ fn build_shard(seed: &Seed, lanes: Vec<Lane<DpdkDevice>>, stores: &Stores, fragm
     let drc_seed: [u8; 16] = random()?;
     let drc_seed = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|byte| drc_seed[at + byte])));
     let rpc = rpc::Server::new(assemble::rpc_options(config, drc_seed), arena(fragments)?);
-    let programs = assemble::programs(config, stores, seed.state.handle_key()?);
+    let programs = assemble::programs(config, stores, seed.state.handle_key()?, Arc::new(MountList::default()))?;
     Ok(Shard::new(lanes, tcp, rpc, programs, assemble::DATAGRAM_PORTS.to_vec()))
 }

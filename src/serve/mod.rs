@@ -2,18 +2,23 @@
 //!
 //! - `engine`: DPDK, the ports, one core's loop.
 //! - `assemble`: the configuration's words into each layer's `Options`.
-//! - `state`: what outlives a restart. `sleep`: how an idle core waits.
+//! - `stores`: where the exports are kept. `state`: what outlives a restart.
+//! - `clock`: the one clock. `sleep`: how an idle core waits.
 //!
 //! The only room besides `shard` that sees every layer, and the only one that sees both them and the configuration.
 
 #[cfg(feature = "dpdk")]
 mod assemble;
 #[cfg(feature = "dpdk")]
+mod clock;
+#[cfg(feature = "dpdk")]
 mod engine;
 #[cfg(feature = "dpdk")]
 mod sleep;
 #[cfg(feature = "dpdk")]
 mod state;
+#[cfg(feature = "dpdk")]
+mod stores;
 
 use std::path::Path;
 

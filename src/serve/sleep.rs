@@ -19,7 +19,7 @@ pub const SLEEP_MAX: Duration = Duration::from_millis(50);
 pub const NAP: Duration = Duration::from_micros(100);
 
 /// Descriptors one core can wait on, its own included.
-const DESCRIPTORS_MAX: usize = 33;
+const DESCRIPTORS_MAX: usize = 32;
 
 /// Wakes one core from any thread.
 pub struct Waker {

@@ -57,6 +57,8 @@ crate::counters! {
         ofo_queued,
         /// Segments dropped because there were too many holes.
         ofo_drops,
+        /// Out-of-order ranges forgotten to make room for what is in order.
+        ofo_pruned,
         /// Segments dropped because the connection or the endpoint held too many buffers.
         rcv_buffer_drops,
         /// Payload bytes beyond the window, dropped.

@@ -29,6 +29,18 @@ pub struct ConnectionId {
     pub(crate) generation: u32,
 }
 
+impl ConnectionId {
+    /// One word, for tables of layers above that name connections by a number of their own.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// What `to_bits` gave. A word that it never gave names no connection.
+    pub fn from_bits(bits: u64) -> ConnectionId {
+        ConnectionId { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 /// Both ends of a connection, as seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FourTuple {

@@ -90,6 +90,13 @@ impl Reassembly {
         }
     }
 
+    /// Forgets the highest range; `false`: there is none.
+    pub fn drop_last(&mut self) -> bool {
+        let Some(last) = self.ranges.len().checked_sub(1) else { return false };
+        self.drop_range(last);
+        true
+    }
+
     /// Queues the bytes `start..` that `bufs` hold, in order. What is known already keeps its first copy, except that a
     /// range the new one covers entirely gives way to it.
     pub fn insert(&mut self, mut start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {

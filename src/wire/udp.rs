@@ -30,7 +30,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Bytes of header and payload, as the sender says.
-    pub fn len(&self) -> u16 {
+    pub fn length(&self) -> u16 {
         u16_at(self.bytes, 4)
     }
 
@@ -53,7 +53,7 @@ pub struct Repr {
 impl Repr {
     /// `available`: bytes of header and payload that the IP packet holds.
     pub fn parse(packet: &Packet<'_>, available: usize) -> Result<Repr, Malformed> {
-        let len = usize::from(packet.len());
+        let len = usize::from(packet.length());
         // RFC 768: "the minimum value of the length is eight"; more than came is a lie or a truncation.
         if len < HEADER_LEN || len > available {
             return Err(Malformed);

@@ -68,13 +68,19 @@ fn compare_on_host(bed: &Bed) -> Result<()> {
 
 /// No kernel on the server's side: the guest's virtio rings are the server's port.
 fn over_vhost_user() -> Result<()> {
-    standin::only_nfsplice()?;
     let kernel = qemu::kernel()?;
-    let mut bed = Bed::prepare(Setup::default())?;
+    let mut bed = Bed::prepare(Setup { bridge: standin::chosen(), ..Setup::default() })?;
     let socket = bed.folder().join("vhost.sock");
-    bed.setup.device = format!("net_vhost0,iface={},queues=1", socket.display());
+    let mut patch = None;
+    let mut address = CLIENT_ADDRESS;
+    if standin::chosen() {
+        patch = Some(standin::vhost_to_bridge(&bed.net, &socket, &bed.folder().join("testpmd.log"))?);
+        address = GUEST_ADDRESS;
+    } else {
+        bed.setup.device = format!("net_vhost0,iface={},queues=1", socket.display());
+    }
     bed.start()?;
-    process::wait_for_file(&socket, Duration::from_secs(10)).context("the server's vhost-user socket")?;
+    process::wait_for_file(&socket, Duration::from_secs(10)).context("the vhost-user socket")?;
     let initrd = kernel.initrd(bed.folder(), MODULES, true, SCRIPT)?;
     let chardev = format!("socket,id=c0,path={}", socket.display());
     let devices = [
@@ -92,9 +98,10 @@ fn over_vhost_user() -> Result<()> {
         "-device",
         "virtio-net-pci,netdev=n0,romfile=,vectors=0,mac=02:00:0a:4d:00:03",
     ];
-    let words = words(CLIENT_ADDRESS, "vers=3,nolock", many_files());
+    let words = words(address, "vers=3,nolock", many_files());
     let mut guest = qemu::boot(&bed.net, bed.folder(), &kernel, &initrd, &devices, &words)?;
     guest.finish(LIMIT, SCRIPT)?;
+    drop(patch);
     compare_on_host(&bed)?;
     bed.finish()
 }

@@ -40,10 +40,6 @@ impl Kernel {
         self.root.join("boot").join(format!("vmlinuz-{}", self.version))
     }
 
-    pub fn modules_folder(&self) -> PathBuf {
-        self.root.join("lib/modules")
-    }
-
     /// The files of a module and of what it needs, in loading order. A module built into the kernel has none.
     fn module_files(&self, module: &str) -> Result<Vec<PathBuf>> {
         let mut command = Command::new(process::find("modprobe").context("kmod")?);

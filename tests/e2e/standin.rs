@@ -59,3 +59,16 @@ pub fn spawn(far: &Netns, folder: &Path) -> Result<Daemon> {
     command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script]);
     Daemon::spawn(command, &folder.join("server.log"))
 }
+
+/// testpmd as a patch cable between a vhost-user socket and the bridge: for a stand-in that has no vhost port of its own.
+pub fn vhost_to_bridge(near: &Netns, socket: &Path, log: &Path) -> Result<Daemon> {
+    near.ip("tuntap add dev patch0 mode tap multi_queue")?;
+    near.ip("link set patch0 master br0")?;
+    let mut command = near.command("dpdk-testpmd");
+    command.args(["-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry"]);
+    command.arg(format!("--file-prefix={}", near.name));
+    command.arg(format!("--vdev=net_vhost0,iface={},queues=1", socket.display())).arg("--vdev=net_tap0,iface=patch0");
+    // Without a terminal testpmd stays only when it prints figures.
+    command.args(["--", "--auto-start", "--forward-mode=io", "--stats-period=60", "--total-num-mbufs=16384"]);
+    Daemon::spawn(command, log)
+}

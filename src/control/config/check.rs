@@ -13,6 +13,8 @@ use super::{Bus, Config, Cores, Export, Limits, Memory, Port, Server, Store};
 const CALL_HEADER_BYTES: u32 = 4096;
 /// A reply's marker, header, attributes and padding besides a READ's data.
 const REPLY_HEADER_BYTES: u32 = 4096;
+/// The mark in front of each fragment of a record (RFC 5531 section 11).
+const MARK_BYTES: u32 = 4;
 /// The page cache holds at least this many blocks whatever the limits say.
 const PAGE_CACHE_BLOCKS_MIN: u64 = 64;
 
@@ -125,6 +127,12 @@ impl Draft {
             document,
             ("limits.record_bytes_max", limits.record_bytes_max),
             ("limits.write_bytes_max", limits.write_bytes_max, CALL_HEADER_BYTES),
+        );
+        // A record that does not fit into the window with its fragments' marks would never be complete.
+        at_least(
+            document,
+            ("limits.tcp_receive_window_bytes_max", limits.tcp_receive_window_bytes_max),
+            ("limits.record_bytes_max", limits.record_bytes_max, MARK_BYTES * limits.record_fragments_max),
         );
         at_least(
             document,
@@ -262,7 +270,7 @@ fn at_least(document: &mut Document<'_>, large: (&str, u32), small: (&str, u32, 
         if key == large.0 {
             document.refuse_found(key, &large.1.to_string(), &allowed);
         } else {
-            let allowed = format!("at most {}, which fits into {} = {}", large.1 - small.2, large.0, large.1);
+            let allowed = format!("at most {}, which fits into {} = {}", large.1.saturating_sub(small.2), large.0, large.1);
             document.refuse_found(key, &small.1.to_string(), &allowed);
         }
     }

@@ -38,34 +38,38 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Connections open at once on all cores; a SYN beyond it is answered with RST.
+    /// Connections open at once on one core; beyond it the oldest unauthenticated one is closed, or the new one refused.
     connections_max: u32 = 4096, 1..=1_048_576;
     /// Connections that have not yet presented a valid file handle or credential; the oldest of them is closed for a new one.
-    connections_unauthenticated_max: u32 = 256, 1..=1_048_576;
+    connections_unauthenticated_max: u32 = 64, 1..=1_048_576;
     /// A connection without a call for so long is closed.
     idle_timeout_s: u32 = 360, 10..=86_400;
     /// Longest time from a record's first byte to its last; then the connection is reset.
-    record_timeout_s: u32 = 30, 1..=3600;
+    record_timeout_s: u32 = 60, 1..=3600;
     /// Longest call record, over all its fragments; a longer one closes the connection.
     record_bytes_max: u32 = 1_114_112, 65_536..=16_777_216;
     /// Most fragments one record may come in; more close the connection.
     record_fragments_max: u32 = 1024, 1..=65_536;
+    /// Most fragments without a byte among them.
+    record_empty_fragments_max: u32 = 16, 0..=65_536;
     /// Calls of one connection being worked on; at the limit the next one is not read.
-    calls_in_flight_per_connection_max: u32 = 64, 1..=4096;
+    calls_in_flight_per_connection_max: u32 = 128, 1..=4096;
+    /// The same for all connections of a core together.
+    calls_in_flight_per_core_max: u32 = 4096, 16..=65_536;
     /// Replies queued on one connection and not yet acknowledged; at the limit the next call is not read.
     send_queue_bytes_max: u32 = 4_194_304, 65_536..=268_435_456;
     /// Receive buffers one connection may hold; the TCP window closes before it.
-    receive_buffers_per_connection_max: u32 = 1024, 64..=65_536;
+    receive_buffers_per_connection_max: u32 = 2048, 64..=65_536;
     /// Replies kept for retransmitted calls that must not be carried out twice; the oldest is forgotten.
-    duplicate_request_cache_entries: u32 = 8192, 64..=1_048_576;
+    duplicate_request_cache_entries: u32 = 4096, 64..=1_048_576;
     /// How long such a reply is kept.
     duplicate_request_cache_s: u32 = 120, 1..=3600;
     /// Most bytes one READ returns: rtmax of FSINFO.
     read_bytes_max: u32 = 1_048_576, 4096..=1_048_576, multiple_of(4096);
     /// Most bytes one WRITE takes: wtmax of FSINFO.
     write_bytes_max: u32 = 1_048_576, 4096..=1_048_576, multiple_of(4096);
-    /// Most bytes of one READDIR or READDIRPLUS reply.
-    readdir_bytes_max: u32 = 65_536, 4096..=1_048_576, multiple_of(4096);
+    /// Most bytes of one READDIR or READDIRPLUS reply: dtpref of FSINFO.
+    readdir_bytes_max: u32 = 32_768, 4096..=1_048_576, multiple_of(4096);
     /// Attributes younger than this are answered without asking the file system; also the longest time after which a change
     /// made on the host is seen. 0 asks every time.
     attribute_cache_ms: u32 = 1000, 0..=3_600_000;
@@ -78,11 +82,9 @@ limits! {
     /// Neighbours remembered on a port; the one longest unused is forgotten.
     arp_entries_max: u32 = 1024, 16..=65_536;
     /// An ARP entry older than this is resolved anew.
-    arp_age_s: u32 = 300, 10..=86_400;
+    arp_age_s: u32 = 60, 10..=86_400;
     /// Connections half open (SYN received) at once; beyond it a SYN is dropped and counted.
     tcp_half_open_max: u32 = 1024, 16..=65_536;
-    /// Segments that may be sent before the first acknowledgement (RFC 6928).
-    tcp_initial_window_segments: u32 = 10, 1..=64;
     /// Largest receive window offered to one connection.
     tcp_receive_window_bytes_max: u32 = 2_097_152, 65_536..=67_108_864;
     /// Shortest retransmission timeout (RFC 6298 says 1000 ms; Linux uses 200).
@@ -90,11 +92,13 @@ limits! {
     /// Longest retransmission timeout; at least 60 s (RFC 6298 section 2.5).
     tcp_rto_max_ms: u32 = 60_000, 60_000..=600_000;
     /// Unacknowledged for so long, a connection is given up (R2 of RFC 9293 section 3.8.3, at least 100 s).
-    tcp_user_timeout_s: u32 = 120, 100..=3600;
+    tcp_user_timeout_s: u32 = 180, 100..=3600;
     /// Longest delay of an acknowledgement (below 500 ms: RFC 9293 section 3.8.6.3).
     tcp_delayed_ack_ms: u32 = 40, 0..=499;
     /// How long a closed connection's four-tuple rests in TIME-WAIT: twice the MSL.
     tcp_time_wait_s: u32 = 60, 1..=240;
+    /// Connections in TIME-WAIT; beyond it the oldest is forgotten.
+    tcp_time_wait_max: u32 = 8192, 64..=1_048_576;
     /// How long a half-closed connection may stay in FIN-WAIT-2.
     tcp_fin_wait_s: u32 = 60, 1..=3600;
     /// After SIGTERM: how long replies in progress may take before what is left is reset.

@@ -221,6 +221,16 @@ pub enum Store {
     },
 }
 
+impl Store {
+    /// Memory of the store's own, in MiB.
+    pub fn memory_mib(&self) -> u32 {
+        match self {
+            Store::Directory(_) => 0,
+            Store::Memory { mib } => *mib,
+        }
+    }
+}
+
 impl Export {
     /// Whether a client at `address` may use this export.
     pub fn allows(&self, address: IpAddr) -> bool {

@@ -228,8 +228,16 @@ fn each_broken_file_gets_its_message() {
         (top("[limits]\nread_bytes_max = 2097152"), "t.toml:2:18: limits.read_bytes_max: found 2097152, allowed a multiple of 4096 in 4096..=1048576".into()),
         (top("[limits]\nrecord_bytes_max = 1048576"), "t.toml:2:20: limits.record_bytes_max: found 1048576, allowed at least 1052672, which is limits.write_bytes_max + 4096".into()),
         (top("[limits]\nwrite_bytes_max = 65536\nrecord_bytes_max = 66000"), "t.toml:3:20: limits.record_bytes_max: found 66000, allowed at least 69632, which is limits.write_bytes_max + 4096".into()),
+        (
+            top("[limits]\ntcp_receive_window_bytes_max = 65536"),
+            "t.toml:2:32: limits.tcp_receive_window_bytes_max: found 65536, allowed at least 1118208, which is limits.record_bytes_max + 4096".into(),
+        ),
+        (
+            top("[limits]\nrecord_bytes_max = 16777216"),
+            "t.toml:2:20: limits.record_bytes_max: found 16777216, allowed at most 2093056, which fits into limits.tcp_receive_window_bytes_max = 2097152".into(),
+        ),
         (top("[limits]\nsend_queue_bytes_max = 65536"), "t.toml:2:24: limits.send_queue_bytes_max: found 65536, allowed at least 1052672, which is limits.read_bytes_max + 4096".into()),
-        (top("[limits]\nconnections_max = 100"), "t.toml:2:19: limits.connections_max: found 100, allowed at least 256, which is limits.connections_unauthenticated_max".into()),
+        (top("[limits]\nconnections_max = 10"), "t.toml:2:19: limits.connections_max: found 10, allowed at least 64, which is limits.connections_unauthenticated_max".into()),
         (top("[limits]\nconnections_max = 100\nconnections_unauthenticated_max = 101"), "t.toml:2:19: limits.connections_max: found 100, allowed at least 101, which is limits.connections_unauthenticated_max".into()),
         (top("[limits]\ntcp_rto_min_ms = 1"), "t.toml:2:18: limits.tcp_rto_min_ms: found 1, allowed 10..=10000".into()),
         (top("[limits]\nconnections = 100"), "t.toml:2:1: limits.connections: found an unknown key, allowed one of this table's keys; did you mean connections_max?".into()),

@@ -223,7 +223,7 @@ macro_rules! words {
         pub enum $name:ident { $( $(#[$variant_meta:meta])* $variant:ident = $word:literal ),+ $(,)? }
     ) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name { $( $(#[$variant_meta])* $variant ),+ }
 
         impl $crate::control::config::value::Words for $name {

@@ -33,6 +33,7 @@ use crate::time::Instant;
 use crate::wire::ethernet::Address;
 
 use icmp::TokenBucket;
+use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
 use send::{Control, ParkedPacket};
 pub use send::{OutgoingPacket, SendRefused};
@@ -141,7 +142,7 @@ pub struct Interface {
 impl Interface {
     /// Announces its addresses at the first `handle_timeout`. `arena` holds its own ICMP messages until they are sent.
     pub fn new(options: InterfaceOptions, arena: FragmentArena, now: Instant) -> Result<Interface, InterfaceError> {
-        let (addresses, gateway) = options.check()?;
+        let CheckedAddresses { addresses, gateway } = options.check()?;
         Ok(Interface {
             mac: Address(options.mac),
             addresses: addresses.into_iter().map(|(address, prefix)| LocalAddress { address, prefix, defended: None }).collect(),

@@ -54,8 +54,8 @@ impl InterfaceOptions {
         }
     }
 
-    /// Own addresses and gateway, if everything makes sense.
-    pub(super) fn check(&self) -> Result<(Vec<(Ipv4Addr, u8)>, Option<Ipv4Addr>), InterfaceError> {
+    /// The addresses, if everything makes sense.
+    pub(super) fn check(&self) -> Result<CheckedAddresses, InterfaceError> {
         if !ethernet::Address(self.mac).is_unicast() {
             return Err(InterfaceError::Mac);
         }
@@ -89,8 +89,15 @@ impl InterfaceOptions {
                 return Err(InterfaceError::Gateway { gateway });
             }
         }
-        Ok((addresses, gateway))
+        Ok(CheckedAddresses { addresses, gateway })
     }
+}
+
+/// Own addresses with their prefix lengths, and the gateway.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CheckedAddresses {
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// What is wrong with the options.
@@ -251,7 +258,8 @@ mod tests {
 
     #[test]
     fn options_that_make_no_sense_are_refused_with_the_reason() {
-        assert_eq!(options().check(), Ok((vec![("10.0.0.1".parse().unwrap(), 24)], None)));
+        let addresses = vec![(Ipv4Addr::new(10, 0, 0, 1), 24)];
+        assert_eq!(options().check(), Ok(CheckedAddresses { addresses, gateway: None }));
         let with = |change: &dyn Fn(&mut InterfaceOptions)| {
             let mut options = options();
             change(&mut options);

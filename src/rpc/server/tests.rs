@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::buf::{PagePool, RxBuf};
-use crate::rpc::programs::ProcedureInfo;
+use crate::rpc::programs::{Call, Disposition, ProcedureInfo, Results};
 use crate::rpc::record::LAST_FRAGMENT;
 
 const PROGRAM: u32 = 200_001;

@@ -56,7 +56,7 @@ impl Connection {
         self.receive.mss = self.receive.mss.max(len.min(u64::from(MSS_OBSERVED_MAX)) as u16);
         let mut bufs = std::mem::take(&mut shared.scratch);
         bufs.extend(payload.into_bufs());
-        if !self.admit(shared, &mut bufs) {
+        if !self.admit(shared, &mut bufs, start == self.receive.next) {
             shared.counters.rcv_buffer_drops += 1;
             self.acknowledge_now();
         } else if start == self.receive.next {
@@ -137,30 +137,41 @@ impl Connection {
     ///
     /// Small segments are copied once the connection holds `driver_buffers_unshared`, all once the endpoint is short of
     /// buffers. At the connection's maximum the stream is compacted; what still does not fit is refused.
-    fn admit(&mut self, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>) -> bool {
-        let options = &shared.options;
-        let in_order_only = self.receive.reassembly.buffers() + bufs.len() < options.receive_buffers_max / 2;
-        if self.receive_buffers() + bufs.len() > options.receive_buffers_max {
-            self.compact(shared);
-            if self.receive_buffers() + bufs.len() > shared.options.receive_buffers_max || !in_order_only {
-                return false;
-            }
+    fn admit(&mut self, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, in_order: bool) -> bool {
+        if !self.make_room(shared, bufs.len(), in_order) {
+            return false;
         }
         let short = shared.driver_buffers_short();
         let crowded = self.driver_buffers() >= shared.options.driver_buffers_unshared;
         let mut held = shared.driver_buffers;
         for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
             let small = buf.len() < shared.options.copy_out_below_bytes;
-            if short || (crowded && small) {
-                if let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf)) {
-                    shared.counters.copied_out_bytes += copy.len() as u64;
-                    *buf = copy;
-                    continue;
-                }
+            if (short || (crowded && small))
+                && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
+            {
+                shared.counters.copied_out_bytes += copy.len() as u64;
+                *buf = copy;
+                continue;
             }
             held += 1;
         }
         held <= shared.options.driver_buffers_max
+    }
+
+    /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.
+    fn make_room(&mut self, shared: &mut Shared, more: usize, in_order: bool) -> bool {
+        let max = shared.options.receive_buffers_max;
+        if self.receive_buffers() + more > max {
+            self.compact(shared);
+        }
+        if !in_order {
+            return self.receive.reassembly.buffers() + more <= max / 2 && self.receive_buffers() + more <= max;
+        }
+        // RFC 2018 section 8 allows to forget what was only reported selectively; the highest is needed last.
+        while self.receive_buffers() + more > max && self.receive.reassembly.drop_last() {
+            shared.counters.ofo_pruned += 1;
+        }
+        self.receive_buffers() + more <= max
     }
 
     fn receive_buffers(&self) -> usize {

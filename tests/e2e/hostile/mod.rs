@@ -31,7 +31,16 @@ pub struct Ground {
     witness: Rpc,
 }
 
+const GUIDE: &str = include_str!("../../../docs/testing.md");
+
 pub fn run(report: &mut Report) {
+    report.case("each_case_is_in_the_guide", || {
+        let all = [records::CASES, calls::CASES, names::CASES, streams::CASES];
+        for (name, _) in all.iter().copied().flatten() {
+            ensure!(GUIDE.contains(&format!("| {name} |")), "docs/testing.md does not say what {name} gets");
+        }
+        Ok(())
+    });
     // One server for all: a case that breaks it fails, and the next one gets a new server.
     let mut ground: Option<Ground> = None;
     for cases in [records::CASES, calls::CASES, names::CASES, streams::CASES] {

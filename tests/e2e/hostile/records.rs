@@ -41,7 +41,7 @@ fn marker_of_2_gib(ground: &mut Ground) -> Result<()> {
 
 fn marker_of_2_gib_not_last(ground: &mut Ground) -> Result<()> {
     let mut rpc = ground.rpc()?;
-    rpc.send_raw(&(u32::MAX & !LAST_FRAGMENT).to_be_bytes())?;
+    rpc.send_raw(&(!LAST_FRAGMENT).to_be_bytes())?;
     expect_closed(&mut rpc)
 }
 
