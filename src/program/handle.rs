@@ -2,7 +2,9 @@
 //!
 //! Read first: RFC 1813 section 2.3.3 (nfs_fh3, at most 64 bytes, opaque to clients).
 //!
-//!     version (1) | length of the identity (1) | export id (4) | identity (..44) | SipHash-2-4 of all before (8)
+//! ```text
+//! version (1) | length of the identity (1) | export id (4) | identity (..44) | SipHash-2-4 of all before (8)
+//! ```
 //!
 //! The key is the control plane's to persist: with the same key, export ids and object identities a handle survives a
 //! restart. A handle whose seal does not fit is a bad handle; one that fits but leads nowhere is a stale one, which callers

@@ -11,6 +11,7 @@
 //! operation it waits for, so a completion finds its program by the number alone.
 //!
 //! May import: `rpc`, `store`, `buf`, `time`, `counters`. Knows neither TCP nor record marks.
+#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 pub mod exports;
 pub mod handle;

@@ -169,7 +169,8 @@ impl<'a> Driver<'a> {
 pub fn conformance(store: &mut dyn Store, devices: bool, idle: &mut dyn FnMut()) {
     let mut driver = Driver::new(store, idle);
     let root = driver.root();
-    let scripts: [(&[u8], fn(&mut Driver<'_>, ObjectId)); 9] = [
+    type Script = fn(&mut Driver<'_>, ObjectId);
+    let scripts: [(&[u8], Script); 9] = [
         (b"data", data),
         (b"create", create),
         (b"links", links),

@@ -8,7 +8,6 @@
 //! One call's way: decode, check the handle and the export (client, read-only, squash), start one operation of the store,
 //! and encode what it answered, at once or when the parked operation comes back. The ticket of the call is the token of the
 //! operation. Not here: RPC headers, the duplicate request cache, MOUNT.
-#![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 mod attributes;
 mod counters;
@@ -156,7 +155,6 @@ impl Nfs3 {
     }
 
     /// Takes a finished operation if a call waits for it: that call is to be completed. Otherwise gives it back.
-    #[allow(clippy::type_complexity, reason = "the result is handed through as it is")]
     pub fn deliver(&mut self, token: Token, result: Result<Outcome, Failure>) -> Result<Ticket, Result<Outcome, Failure>> {
         let ticket = Ticket(token.0);
         match self.parked.get_mut(&ticket) {
@@ -214,7 +212,7 @@ impl Nfs3 {
         Disposition::Replied
     }
 
-    fn count_data(&mut self, outcome: &Outcome, pages: &mut Vec<Slice>) {
+    fn count_data(&mut self, outcome: &Outcome, pages: &[Slice]) {
         match outcome {
             Outcome::Data { count, .. } => {
                 debug_assert_eq!(gather_len(pages), *count as usize, "a store's pages and its count");

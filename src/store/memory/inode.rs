@@ -104,6 +104,7 @@ struct Slot {
 pub struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    slots_given_up: u64,
     pub options: Options,
     pub zeroes: Slice,
     /// Entries in all directories, "." and ".." apart.
@@ -128,6 +129,7 @@ impl Table {
         let mut table = Table {
             slots: Vec::new(),
             free: Vec::new(),
+            slots_given_up: 0,
             zeroes: zeroes.freeze(),
             entries: 0,
             blocks: 0,
@@ -246,12 +248,20 @@ impl Table {
         if let Some(next) = slot.generation.checked_add(1) {
             slot.generation = next;
             self.free.push(index);
+        } else {
+            self.slots_given_up += 1;
         }
+    }
+
+    #[cfg(test)]
+    pub fn exhaust_generations(&mut self, index: u32) {
+        self.slots[index as usize].generation = u32::MAX;
     }
 
     /// Objects that live.
     pub fn objects(&self) -> u64 {
-        self.slots.iter().filter(|slot| slot.inode.is_some()).count() as u64
+        // Slots are live, free, or (after 2^32 generations) given up.
+        (self.slots.len() - self.free.len()) as u64 - self.slots_given_up
     }
 
     pub fn attributes(&self, index: u32) -> Attributes {
