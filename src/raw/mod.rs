@@ -2,6 +2,8 @@
 //!
 //! - `page`: blocks of DMA-able memory, their reference counts, and the views through which the rest of the crate sees them.
 //! - `dma`: page pools in DPDK's memory, slices as transmit payload.
+//! - `syscall`: file handles and the file-system identity of a thread.
+//! - `uring`: reads and writes of files straight into and out of pages.
 //!
 //! The rules the types here enforce, so that nobody else has to think about them:
 //! 1. Bytes that a `Slice` covers never change while that `Slice`, or any clone of it, lives. A NIC holds clones.
@@ -14,5 +16,7 @@
 #[cfg(feature = "dpdk")]
 mod dma;
 mod page;
+pub mod syscall;
+pub mod uring;
 
 pub use page::{Fragment, PageMut, PagePool, Region, Slice};

@@ -4,6 +4,8 @@
 //! - `permission`: who may do what, as pure functions that every store asks.
 //! - `blocks`: the data of a file as a map of pages that are copied on write.
 //! - `memory`: a store that lives in memory.
+//! - `cache`: which blocks of a host's files are in memory, and which go first.
+//! - `local`: a store over a directory of the host.
 //! - `conformance`: what every store must do, as a test.
 //! - `model`: random operations compared with a model, as a test.
 //!
@@ -11,8 +13,10 @@
 #![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
 pub mod blocks;
+pub mod cache;
 #[cfg(test)]
 pub mod conformance;
+pub mod local;
 pub mod memory;
 #[cfg(test)]
 pub mod model;
