@@ -146,8 +146,8 @@ const WRONG: &[Wrong] = &[
     },
     Wrong {
         name: "export_with_two_stores",
-        find: "squash = \"none\"",
-        put: "squash = \"none\"\nstore = \"memory\"",
+        find: "name = \"/export\"",
+        put: "name = \"/export\"\nstore = \"memory\"",
         says: &["path", "store"],
     },
 ];
