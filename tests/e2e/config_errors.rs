@@ -130,7 +130,7 @@ const WRONG: &[Wrong] = &[
         name: "two_ports_on_one_device",
         find: "tso = \"auto\"",
         put: "tso = \"auto\"\n[[port]]\ndevice = \"net_tap0,iface=nfs0\"\naddress = \"10.78.0.2/24\"",
-        says: &["device", "net_tap0,iface=nfs0"],
+        says: &["device", "net_tap0"],
     },
     Wrong {
         name: "two_exports_with_one_name",
@@ -146,8 +146,8 @@ const WRONG: &[Wrong] = &[
     },
     Wrong {
         name: "export_with_two_stores",
-        find: "squash = \"none\"",
-        put: "squash = \"none\"\nstore = \"memory\"",
+        find: "name = \"/export\"",
+        put: "name = \"/export\"\nstore = \"memory\"",
         says: &["path", "store"],
     },
 ];
