@@ -13,7 +13,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -127,8 +127,20 @@ impl Zone {
     }
 }
 
+/// Whether zones are left to the end of the process.
+static KEPT_UNTIL_EXIT: AtomicBool = AtomicBool::new(false);
+
+/// From now on a zone that is dropped keeps its memory until the process ends. Giving a zone back clears it, which takes
+/// seconds per hundred GiB: wasted in a process that is about to end.
+pub fn keep_zones_until_exit() {
+    KEPT_UNTIL_EXIT.store(true, Ordering::Relaxed);
+}
+
 impl Drop for Zone {
     fn drop(&mut self) {
+        if KEPT_UNTIL_EXIT.load(Ordering::Relaxed) {
+            return;
+        }
         // SAFETY: reserved by this value and freed once. A device cannot be reading it any more: whoever gave the
         // memory to a TxPayload has promised to keep the zone as long as the payload lives.
         unsafe { sys::rte_memzone_free(self.raw.as_ptr()) };

@@ -51,7 +51,8 @@ pub fn fragment_bytes(config: &Config) -> usize {
 pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
     let limits = &config.limits;
     tcp::Options {
-        receive_window_max: limits.tcp_receive_window_bytes_max.max(limits.record_bytes_max),
+        // The longest record must fit with the marks of its fragments, or it never completes.
+        receive_window_max: limits.tcp_receive_window_bytes_max.max(limits.record_bytes_max + 4 * limits.record_fragments_max),
         receive_buffers_max: limits.receive_buffers_per_connection_max as usize,
         driver_buffers_max,
         // The RPC server stops taking calls at `send_queue_bytes_max`; a reply it has taken on before must always fit.

@@ -285,6 +285,7 @@ impl Engine {
     }
 
     fn stop(mut self) {
+        dpdk::memory::keep_zones_until_exit();
         self.shard = None;
         self.stores.shutdown();
         self.ports.clear();
@@ -337,6 +338,8 @@ fn eal_options(config: &Config) -> EalOptions {
         vdevs: of_bus(Bus::Vdev).collect(),
         allow: of_bus(Bus::Pci).collect(),
         log_level: Some(dpdk_log_level(config.server.log_level).to_owned()),
+        // Files of hugepages are unlinked once mapped: however the process ends, the kernel takes the memory back.
+        extra_arguments: if config.memory.hugepages { vec!["--huge-unlink=always".to_owned()] } else { Vec::new() },
         ..EalOptions::default()
     }
 }

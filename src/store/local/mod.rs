@@ -188,7 +188,7 @@ struct Shared {
     clock: Arc<InodeClock>,
     table: Table,
     epochs: Epochs,
-    counts: Counts,
+    counts: Arc<Counts>,
     cores: Vec<CoreQueue>,
     work: channel::Sender<Job>,
     data: Vec<DataQueue>,
@@ -297,6 +297,17 @@ pub struct LocalStore {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Reads a store's counters from any thread.
+pub struct CounterSource {
+    counts: Arc<Counts>,
+}
+
+impl CounterSource {
+    pub fn read(&self) -> LocalCounters {
+        self.counts.snapshot()
+    }
+}
+
 impl LocalStore {
     pub fn open(options: LocalOptions) -> Result<LocalStore, OpenError> {
         check_limits(&options)?;
@@ -318,7 +329,7 @@ impl LocalStore {
             table: Table::new(options.inodes_max, clock.clone()),
             clock,
             epochs: Epochs::default(),
-            counts: Counts::default(),
+            counts: Arc::default(),
             cores: (0..options.cores).map(|_| core()).collect(),
             work,
             data,
@@ -373,6 +384,11 @@ impl LocalStore {
     /// What I/O threads and handles counted so far (what a handle counts in its own loop comes from its `Store::counters`).
     pub fn counters(&self) -> LocalCounters {
         self.shared.counts.snapshot()
+    }
+
+    /// The same for a thread that outlives this value.
+    pub fn counter_source(&self) -> CounterSource {
+        CounterSource { counts: Arc::clone(&self.shared.counts) }
     }
 
     /// Blocks cached at the moment.
