@@ -7,6 +7,7 @@
 //! Not here: the size of the file, locks, where clean blocks can be read again from (the local store's page cache).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::buf::{PagePool, Slice, View};
 
@@ -57,7 +58,8 @@ pub struct Wrote {
 /// The blocks of one file. All blocks have the block size of the pool that is passed to `write`.
 #[derive(Debug, Default)]
 pub struct Blocks {
-    map: BTreeMap<u64, Slice>,
+    /// By number. `None` stands only while `write` has the block in hand.
+    map: BTreeMap<u64, Option<Slice>>,
 }
 
 impl Blocks {
@@ -75,25 +77,25 @@ impl Blocks {
             let (number, at) = (position / block_size as u64, (position % block_size as u64) as usize);
             let len = (block_size - at).min(data.len() - wrote.bytes);
             let Some(part) = data.part(wrote.bytes, len) else { break };
-            let old = self.map.remove(&number);
-            let is_new = old.is_none();
-            if is_new && wrote.blocks_added == blocks_left {
-                break;
-            }
-            match write_block(old, pool, at, part) {
-                Ok((block, copied)) => {
-                    self.map.insert(number, block);
-                    wrote.bytes += len;
-                    wrote.blocks_added += u64::from(is_new);
-                    wrote.blocks_copied += u64::from(copied);
-                }
-                Err(old) => {
-                    if let Some(old) = old {
-                        self.map.insert(number, old);
+            match self.map.entry(number) {
+                Entry::Occupied(mut entry) => match write_block(entry.get_mut().take(), pool, at, part) {
+                    Ok((block, copied)) => {
+                        *entry.get_mut() = Some(block);
+                        wrote.blocks_copied += u64::from(copied);
                     }
-                    break;
+                    Err(old) => {
+                        *entry.get_mut() = old;
+                        break;
+                    }
+                },
+                Entry::Vacant(entry) if wrote.blocks_added < blocks_left => {
+                    let Ok((block, _)) = write_block(None, pool, at, part) else { break };
+                    entry.insert(Some(block));
+                    wrote.blocks_added += 1;
                 }
+                Entry::Vacant(_) => break,
             }
+            wrote.bytes += len;
         }
         wrote
     }
@@ -107,7 +109,7 @@ impl Blocks {
         while position < end {
             let (number, at) = (position / block_size, (position % block_size) as usize);
             let to = (block_size.min(end - number * block_size)) as usize;
-            let valid = match self.map.get(&number) {
+            let valid = match self.map.get(&number).and_then(Option::as_ref) {
                 Some(block) => {
                     let valid = block.len().min(to);
                     if at < valid {
@@ -131,7 +133,7 @@ impl Blocks {
         drop(self.map.split_off(&first_gone));
         let keep = (size % block_size as u64) as usize;
         if keep != 0
-            && let Some(last) = self.map.get_mut(&(size / block_size as u64))
+            && let Some(Some(last)) = self.map.get_mut(&(size / block_size as u64))
         {
             last.truncate(keep);
         }
