@@ -97,6 +97,17 @@ pub fn own_umask_of_zero() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes CAP_SYS_RESOURCE from the calling thread, for which disk quotas and blocks reserved for root are no limits. The
+/// Linux server's threads do without it too (cap_drop_nfsd_set).
+pub fn respect_quotas() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    if let Ok(mut sets) = capabilities(None) {
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        // Giving up a capability cannot fail.
+        let _ = set_capabilities(None, sets);
+    }
+}
+
 /// A counter in the kernel that a sleeping thread can wait for.
 pub fn event() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?)

@@ -9,7 +9,7 @@ use super::data::read::{Reader, block_range, clamp, part_of_block};
 use super::data::write::{Piece, SyncAnswer, SyncWaiter, WriteRequest};
 use super::inode::{Inode, State};
 use super::worker::{Job, Owned};
-use super::{Park, Shared, count, failure, not_a_file};
+use super::{Park, Shared, failure, not_a_file};
 use crate::buf::{Slice, View};
 use crate::counters::Counters;
 use crate::store::cache::lock;
@@ -49,13 +49,18 @@ impl LocalHandle {
 
     /// Whether one more operation may be parked; if so it counts as parked.
     fn admit(&mut self) -> bool {
-        let admitted = self.parked < self.shared.options.parked_max && !self.shared.stopping.load(Ordering::SeqCst);
-        if admitted {
-            self.parked += 1;
-            self.shared.busy.fetch_add(1, Ordering::SeqCst);
-            self.counters.operations_parked += 1;
+        if self.parked >= self.shared.options.parked_max {
+            return false;
         }
-        admitted
+        // Counted before the flag is asked for: `shutdown` sets the flag and then waits for the count.
+        self.parked += 1;
+        self.shared.busy.fetch_add(1, Ordering::SeqCst);
+        if self.shared.stopping.load(Ordering::SeqCst) {
+            self.withdraw();
+            return false;
+        }
+        self.counters.operations_parked += 1;
+        true
     }
 
     fn withdraw(&mut self) {
@@ -273,9 +278,6 @@ impl Store for LocalHandle {
         let completed = self.shared.cores[self.core].completed.pop()?;
         self.parked -= 1;
         pages.extend(completed.pages);
-        if let Err(Failure { status: Status::Delay, .. }) = completed.answer {
-            count(&self.shared.counts.queue_full_delays);
-        }
         Some((completed.token, completed.answer))
     }
 

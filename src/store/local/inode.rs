@@ -66,6 +66,8 @@ pub struct State {
     pub attributes: Option<Attributes>,
     fetched: Instant,
     changing: u32,
+    /// Changes overlap, or did since the last quiet moment.
+    overlapping: bool,
     changed_epoch: u64,
     pub blocks: FileBlocks<Weak<Inode>>,
     pub sequence: Sequence,
@@ -120,6 +122,7 @@ impl State {
     /// A change of ours begins; `before` was seen by a look that began at epoch `since`.
     pub fn begin_change(&mut self, since: u64, before: Attributes, now: Instant, epochs: &Epochs, counts: &Counts) {
         self.observe(since, before, now, counts);
+        self.overlapping |= self.changing > 0;
         self.changing += 1;
         self.changed_epoch = epochs.next();
     }
@@ -129,13 +132,12 @@ impl State {
         self.changing = self.changing.saturating_sub(1);
         self.changed_epoch = epochs.next();
         match after {
-            // Two changes may end in the other order than they looked.
-            Some(after) if self.attributes.as_ref().is_none_or(|known| known.changed <= after.changed) => {
-                self.install(after, now)
-            }
-            Some(_) => {}
+            // Of changes that overlap, one may end before the other and have looked after it.
+            Some(after) if self.overlapping && self.attributes.as_ref().is_some_and(|known| after.changed < known.changed) => {}
+            Some(after) => self.install(after, now),
             None => self.attributes = None,
         }
+        self.overlapping &= self.changing > 0;
     }
 
     fn is_idle(&self) -> bool {
@@ -151,6 +153,7 @@ impl Inode {
                 attributes: None,
                 fetched: Instant::ZERO,
                 changing: 0,
+                overlapping: false,
                 changed_epoch: 0,
                 blocks: FileBlocks::new(clock.clone(), weak.clone()),
                 sequence: Sequence::default(),

@@ -127,6 +127,7 @@ impl Owned {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "moved twice in its life; a box would allocate for each parked operation")]
 pub enum Job {
     Operation {
         park: Park,
@@ -169,6 +170,10 @@ pub fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
     // Without an umask of its own the thread could not make files with the modes asked for; the kernel always allows it.
     let umask = syscall::own_umask_of_zero();
     debug_assert!(umask.is_ok());
+    syscall::respect_quotas();
+    // The process may have supplementary groups; root as a caller has those it sends.
+    let identity = syscall::set_file_system_identity(0, 0, &[]);
+    debug_assert!(identity.is_ok());
     let worker = Worker { shared };
     while let Ok(job) = jobs.recv() {
         match job {
@@ -181,29 +186,20 @@ pub fn run(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
 }
 
 impl Worker<'_> {
-    fn run(&self, park: Park, caller: Credential, operation: Owned, mut held: Option<Arc<Inode>>) {
-        loop {
-            match self.step(park, &caller, &operation, held.as_ref()) {
-                Step::Exclusive(inode) => {
-                    if let Some(other) = held.take() {
-                        self.shared.end_exclusive(&other);
-                    }
-                    let job = Job::Operation { park, caller: caller.clone(), operation, held: Some(inode.clone()) };
-                    match self.shared.begin_exclusive(&inode, job) {
-                        Some(Job::Operation { park, caller, operation, held }) => return self.run(park, caller, operation, held),
-                        // Queued behind what the file is busy with.
-                        _ => return,
-                    }
-                }
-                step => {
-                    if let Some(inode) = held.take() {
-                        self.shared.end_exclusive(&inode);
-                        self.shared.advance_readers(&inode);
-                    }
-                    if let Step::Done(answer) = step {
-                        self.shared.complete(park, answer, SmallVec::new());
-                    }
-                    return;
+    fn run(&self, park: Park, caller: Credential, operation: Owned, held: Option<Arc<Inode>>) {
+        let step = self.step(park, &caller, &operation, held.as_ref());
+        if let Some(inode) = held {
+            self.shared.end_exclusive(&inode);
+            self.shared.advance_readers(&inode);
+        }
+        match step {
+            Step::Done(answer) => self.shared.complete(park, answer, SmallVec::new()),
+            Step::Handed => {}
+            Step::Exclusive(inode) => {
+                let job = Job::Operation { park, caller, operation, held: Some(inode.clone()) };
+                // `None`: queued behind what the file is busy with.
+                if let Some(Job::Operation { park, caller, operation, held }) = self.shared.begin_exclusive(&inode, job) {
+                    self.run(park, caller, operation, held);
                 }
             }
         }
@@ -235,6 +231,9 @@ impl Worker<'_> {
 
     /// Runs `f` as `caller` and is root again afterwards.
     pub fn act_as<T>(&self, caller: &Credential, f: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+        if caller.is_root() && caller.gid == 0 && caller.groups.is_empty() {
+            return f();
+        }
         let became = syscall::set_file_system_identity(caller.uid, caller.gid, &caller.groups);
         let result = became.map_err(|_| Status::ServerFault).and_then(|()| f());
         if syscall::set_file_system_identity(0, 0, &[]).is_err() {

@@ -90,6 +90,7 @@ impl DataThread {
     }
 
     pub fn run(mut self, shared: &Arc<Shared>) {
+        crate::raw::syscall::respect_quotas();
         loop {
             while let Ok(job) = self.jobs.try_recv() {
                 self.start(shared, job);

@@ -168,7 +168,8 @@ impl Shared {
         fills
     }
 
-    /// No page is to be had: READs whose next block nobody reads are answered with what they have.
+    /// No page is to be had: READs whose next block nobody reads are answered with what they have. The others go on when a
+    /// block arrives.
     fn starve(&self, inode: &Inode) {
         let mut starved = Vec::new();
         let mut state = lock(&inode.state);
@@ -177,10 +178,8 @@ impl Shared {
         while index < state.readers.len() {
             let State { readers, blocks, .. } = &mut *state;
             let reader = &readers[index];
-            let absent = |(at, part): (usize, &Option<Slice>)| {
-                part.is_none() && blocks.presence(reader.first + at as u64) == Presence::Absent
-            };
-            if reader.parts.iter().enumerate().any(absent) {
+            let first_missing = reader.first + reader.complete_parts() as u64;
+            if blocks.presence(first_missing) == Presence::Absent {
                 starved.push(readers.swap_remove(index));
             } else {
                 index += 1;
