@@ -97,7 +97,7 @@ fn boot(bed: &Bed, kernel: &qemu::Kernel, card: &Card, initrd: &Path) -> Result<
         "-smp",
         "2",
         "-m",
-        "1024",
+        "1536",
         "-device",
         "intel-iommu,intremap=on,caching-mode=on",
         "-fsdev",

@@ -63,7 +63,7 @@ impl Setup {
         let mut text = format!(
             "[server]\nstate_dir = \"{state}\"\nstats_socket = \"{socket}\"\nlog_level = \"info\"\ntransmit = \"{transmit}\"\n\n\
              [cores]\nengine = [0]\nio = []\nio_threads = 2\n\n\
-             [memory]\nhugepages = {hugepages}\neal_mib = 64\npage_cache_mib = {cache}\nblock_kib = 64\n\n\
+             [memory]\nhugepages = {hugepages}\neal_mib = 256\npage_cache_mib = {cache}\nblock_kib = 64\n\n\
              [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\naddress = \"{SERVER_ADDRESS}/24\"\nqueues = 1\ntso = \"auto\"\n",
             state = folder.join("state").display(),
             socket = stats_socket(folder).display(),
@@ -73,7 +73,12 @@ impl Setup {
             device = self.device,
             mtu = self.mtu,
         );
-        let own = Export { name: "/export".into(), path: Some(folder.join("export")), read_only: false, squash: "none" };
+        let own = Export {
+            name: "/export".into(),
+            path: (!memory_store()).then(|| folder.join("export")),
+            read_only: false,
+            squash: "none",
+        };
         for export in std::iter::once(&own).chain(&self.more_exports) {
             let store = match &export.path {
                 Some(path) => format!("path = \"{}\"", path.display()),
@@ -91,6 +96,11 @@ impl Setup {
         }
         text
     }
+}
+
+/// `NFSPLICE_E2E_STORE=memory`: for the cases that do not look at the exported folder on the host.
+fn memory_store() -> bool {
+    std::env::var("NFSPLICE_E2E_STORE").is_ok_and(|value| value == "memory")
 }
 
 pub fn stats_socket(folder: &Path) -> PathBuf {
