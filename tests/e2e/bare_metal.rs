@@ -12,7 +12,7 @@ use crate::libnfs;
 use crate::process;
 use crate::qemu::{self, Guest};
 use crate::report::{Report, skip};
-use crate::server::{CLIENT_ADDRESS, Counters, SERVER_ADDRESS, Setup, binary, check_no_copies};
+use crate::server::{CLIENT_ADDRESS, SERVER_ADDRESS, Setup, binary, check_no_copies, parse_stats};
 use crate::standin;
 
 const SCRIPT: &str = include_str!("guest/vfio.sh");
@@ -77,8 +77,7 @@ fn serve_from(card: &Card) -> Result<()> {
     }
     guest.finish(BOOT_LIMIT, SCRIPT).context(log)?;
     if !standin::chosen() {
-        let counters: Counters = serde_json::from_slice(&fs::read(bed.folder().join("stats.json"))?)?;
-        check_no_copies(&counters)?;
+        check_no_copies(&parse_stats(&fs::read(bed.folder().join("stats.json"))?)?)?;
     }
     Ok(())
 }
@@ -97,7 +96,7 @@ fn boot(bed: &Bed, kernel: &qemu::Kernel, card: &Card, initrd: &Path) -> Result<
         "-smp",
         "2",
         "-m",
-        "1024",
+        "1536",
         "-device",
         "intel-iommu,intremap=on,caching-mode=on",
         "-fsdev",

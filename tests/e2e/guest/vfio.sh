@@ -23,7 +23,7 @@ driver_of() { basename "$(readlink "/sys/bus/pci/devices/$address/driver")"; }
 bind() { on_host "$t_project/deploy/nfsplice-bind" "$@"; }
 
 starts_with_the_kernels_driver() { [ "$(driver_of)" = "$t_driver" ] || { driver_of && return 1; }; }
-dry_run_changes_nothing() { bind --hugepages 256 "$address" && [ "$(driver_of)" = "$t_driver" ]; }
+dry_run_changes_nothing() { bind --hugepages 448 "$address" && [ "$(driver_of)" = "$t_driver" ]; }
 # The card that carries the default route is refused with exit code 3 and keeps its driver.
 default_route_is_refused() {
   interface=$(ls "/sys/bus/pci/devices/$address/net" 2>/dev/null || ls "/sys/bus/pci/devices/$address/"*/net)
@@ -33,7 +33,7 @@ default_route_is_refused() {
   ip route del default && ip addr flush dev "$interface" && ip link set "$interface" down
   [ $refused = 3 ] && [ "$(driver_of)" = "$t_driver" ]
 }
-bind_card() { bind --hugepages 256 --apply "$address" && [ "$(driver_of)" = vfio-pci ]; }
+bind_card() { bind --hugepages 448 --apply "$address" && [ "$(driver_of)" = vfio-pci ]; }
 prepare_export() { mkdir -p /new/srv/export /new/srv/state && mount -t tmpfs tmpfs /new/srv/export && cp "/new$t_folder/large" /new/srv/export/large; }
 start_server() {
   if [ -n "$t_standin" ]; then
