@@ -28,6 +28,10 @@ impl Connection {
             (self.send.window_seq, self.send.window_ack) = (segment.seq, ack);
             if window > before {
                 self.timers.cancel(Timer::Persist);
+                if before == 0 {
+                    // The probes' backoff says nothing about the network.
+                    self.rtt.end_backoff();
+                }
                 self.wake = true;
             }
         }

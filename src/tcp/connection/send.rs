@@ -12,10 +12,14 @@ use crate::tcp::SendError;
 use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
 use crate::tcp::send_queue::Composition;
+use crate::time::Duration;
 use crate::wire::tcp::{HEADER_LEN, SackBlocks, TcpOptions, Timestamps};
 
 /// RFC 9293 section 3.8.6.2.1: the fraction of the largest window that is worth a short segment (Fs = 1/2).
 const WORTHWHILE_FRACTION: u64 = 2;
+
+/// RFC 9293 section 3.8.6.2.1: the override timeout is between 0.1 and 1 second.
+const OVERRIDE_MAX: Duration = Duration::from_secs(1);
 
 /// Sequence space of one packet or chain.
 struct Range {
@@ -257,7 +261,9 @@ impl Connection {
     /// Nothing is in flight whose ACK would open the window: look again later.
     fn arm_persist(&mut self, now: Instant, shared: &Shared) {
         if self.scoreboard.is_empty() && !self.timers.is_armed(Timer::Persist) {
-            self.timers.arm(Timer::Persist, now + self.rtt.rto(shared.options.rto_max));
+            let rto = self.rtt.rto(shared.options.rto_max);
+            let delay = if self.send.window > 0 { rto.min(OVERRIDE_MAX) } else { rto };
+            self.timers.arm(Timer::Persist, now + delay);
         }
     }
 

@@ -176,8 +176,9 @@ impl Connection {
         } else {
             shared.counters.win_probes += 1;
             self.send.probe_due = true;
+            // Section 3.8.6.1, SHLD-30: each further probe later.
+            self.rtt.back_off();
         }
-        self.rtt.back_off();
         self.wake = true;
     }
 
