@@ -152,6 +152,7 @@ pub struct Worker<'a> {
 }
 
 /// What became of an operation on a metadata thread.
+#[allow(clippy::large_enum_variant, reason = "lives on the stack of the thread that matches it")]
 pub enum Step {
     Done(Answer),
     /// It waits for `file` to be free; run it again then.
