@@ -14,7 +14,9 @@ use super::counters::TcpCounters;
 use super::{ConnectError, Event, ListenError, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
 use crate::time::{Instant, TimerWheel};
-use crate::wire::tcp::{self as wire, Flags, HEADER_LEN_MAX, Repr, SeqNumber};
+use crate::wire::checksum::{Sum, transport_is_valid};
+use crate::wire::protocol;
+use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, HEADER_LEN_MAX, Repr, SeqNumber};
 
 /// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
@@ -162,22 +164,29 @@ impl Transmit {
     pub fn fill_checksum(&mut self) {
         debug_assert!(self.tso_mss.is_none());
         let len = usize::from(self.header_len);
-        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].fill(0);
-        let pieces = std::iter::once(&self.header[..len]).chain(self.payload.iter().map(|slice| &slice[..]));
-        let sum = wire::checksum(self.src, self.dst, pieces);
-        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+        self.set_checksum(0);
+        let mut sum = Sum::pseudo_header(self.src, self.dst, protocol::TCP, len + self.payload_len());
+        sum.add(&self.header[..len]);
+        sum.add_slices(&self.payload);
+        self.set_checksum(sum.finish());
+    }
+
+    fn set_checksum(&mut self, checksum: u16) {
+        self.header[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// Writes the header; the payload and `tso_mss` are in place already.
     pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr) {
         (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
         self.header_len = repr.emit(&mut self.header) as u8;
-        let len = match self.tso_mss {
-            Some(_) => 0,
-            None => u32::from(self.header_len) + self.payload_len() as u32,
+        let sum = match self.tso_mss {
+            Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
+            None => {
+                let len = usize::from(self.header_len) + self.payload_len();
+                Sum::pseudo_header(self.src, self.dst, protocol::TCP, len)
+            }
         };
-        let sum = wire::checksum_fold(wire::pseudo_header_sum(self.src, self.dst, len));
-        self.header[wire::CHECKSUM_OFFSET..wire::CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+        self.set_checksum(sum.partial());
     }
 
     pub(crate) fn clear(&mut self) {
@@ -382,11 +391,10 @@ impl Endpoint {
             counters.in_addr_errors += 1;
             return None;
         }
-        let pieces = std::iter::once(&packet.first[..]).chain(packet.more.iter().map(|buf| &buf[..]));
         let good = match checksum {
             Checksum::Good => true,
             Checksum::Bad => false,
-            Checksum::Unknown => wire::checksum_is_good(src, dst, pieces),
+            Checksum::Unknown => transport_is_valid(src, dst, protocol::TCP, packet),
         };
         if !good {
             // RFC 9293 section 3.1, MUST-3.

@@ -1,17 +1,14 @@
 //! The TCP header and its options: bytes <-> `Repr`.
 //!
 //! Read first: RFC 9293 section 3.1 and 3.2, RFC 7323 section 2.2 and 3.2, RFC 2018 section 2 and 3. No function here panics,
-//! whatever the bytes. Not here: the meaning of a segment (`tcp`), and the network layer's addresses beyond the pseudo-header.
+//! whatever the bytes. Not here: the meaning of a segment (`tcp`), and its checksum (`checksum`).
 
 use std::fmt;
-use std::net::IpAddr;
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
 /// Bytes of the longest header: a data offset of 15 words.
 pub const HEADER_LEN_MAX: usize = 60;
-/// The protocol number of TCP in an IP header.
-pub const PROTOCOL: u8 = 6;
 /// Where the checksum lies in the header.
 pub const CHECKSUM_OFFSET: usize = 16;
 /// RFC 7323 section 2.3: a larger shift count is used as 14.
@@ -311,70 +308,6 @@ fn at_after(options: &TcpOptions) -> usize {
     if options.len() > without { without + 4 } else { without }
 }
 
-/// Adds `bytes` to a ones' complement sum (RFC 1071). `odd` tells whether an odd number of bytes came before.
-pub fn checksum_add(mut sum: u64, bytes: &[u8], odd: bool) -> u64 {
-    let mut bytes = bytes;
-    if odd && let [first, rest @ ..] = bytes {
-        sum += u64::from(*first);
-        bytes = rest;
-    }
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        // 32-bit words folded at the end: 2^32 of them fit before the sum overflows.
-        sum += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
-    }
-    match words.remainder() {
-        [a] => sum + (u64::from(*a) << 8),
-        [a, b] => sum + u64::from(u16::from_be_bytes([*a, *b])),
-        [a, b, c] => sum + u64::from(u16::from_be_bytes([*a, *b])) + (u64::from(*c) << 8),
-        _ => sum,
-    }
-}
-
-/// Folds a sum to 16 bits, not complemented.
-pub fn checksum_fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    sum as u16
-}
-
-/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is header plus payload, or 0 where a
-/// device wants the sum without it (TSO).
-pub fn pseudo_header_sum(src: IpAddr, dst: IpAddr, len: u32) -> u64 {
-    let sum = u64::from(PROTOCOL) + u64::from(len);
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => checksum_add(checksum_add(sum, &src.octets(), false), &dst.octets(), false),
-        (src, dst) => {
-            let octets = |address: IpAddr| match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                IpAddr::V6(v6) => v6.octets(),
-            };
-            checksum_add(checksum_add(sum, &octets(src), false), &octets(dst), false)
-        }
-    }
-}
-
-/// The checksum over pseudo-header, header (its field zero) and payload pieces, ready for the field.
-pub fn checksum<'a>(src: IpAddr, dst: IpAddr, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> u16 {
-    let len: usize = pieces.clone().map(<[u8]>::len).sum();
-    !checksum_fold(sum_pieces(pseudo_header_sum(src, dst, len as u32), pieces))
-}
-
-/// Whether a received segment's checksum is right; the pieces are the whole segment, header first.
-pub fn checksum_is_good<'a>(src: IpAddr, dst: IpAddr, pieces: impl Iterator<Item = &'a [u8]> + Clone) -> bool {
-    checksum(src, dst, pieces) == 0
-}
-
-fn sum_pieces<'a>(mut sum: u64, pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut odd = false;
-    for piece in pieces {
-        sum = checksum_add(sum, piece, odd);
-        odd ^= piece.len() % 2 == 1;
-    }
-    sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,19 +374,6 @@ mod tests {
             bytes[20..24].copy_from_slice(&option);
             assert_eq!(Repr::parse(&bytes).unwrap().0.options, TcpOptions::default(), "{option:?}");
         }
-    }
-
-    #[test]
-    fn the_checksum_is_the_same_however_the_bytes_are_cut() {
-        let (src, dst): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let bytes: Vec<u8> = (0..61u8).map(|n| n.wrapping_mul(37)).collect();
-        let whole = checksum(src, dst, [&bytes[..]].into_iter());
-        for cut in 0..bytes.len() {
-            let (a, b) = bytes.split_at(cut);
-            assert_eq!(checksum(src, dst, [a, b].into_iter()), whole);
-        }
-        // RFC 1071 section 3's example.
-        assert_eq!(checksum_fold(checksum_add(0, &[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], false)), 0xddf2);
     }
 
     proptest! {

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
 use crate::tcp::{ConnectionId, Endpoint, Event, Options, Reason, Transmit, TransmitLimits};
 use crate::time::{Duration, Instant};
+use crate::wire::checksum::Sum;
+use crate::wire::protocol;
 use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Repr};
 
 /// SplitMix64: small, seedable, good enough to disturb a link.
@@ -314,8 +316,9 @@ pub fn encode(src: IpAddr, dst: IpAddr, repr: &Repr, payload: &[u8]) -> Vec<u8> 
     let len = repr.emit(&mut header);
     let mut bytes = header[..len].to_vec();
     bytes.extend_from_slice(payload);
-    let sum = crate::wire::tcp::checksum(src, dst, [&bytes[..]].into_iter());
-    bytes[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&sum.to_be_bytes());
+    let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, bytes.len());
+    sum.add(&bytes);
+    bytes[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&sum.finish().to_be_bytes());
     bytes
 }
 
