@@ -3,12 +3,15 @@
 //! - `engine`: DPDK, the ports, one core's loop.
 //! - `assemble`: the configuration's words into each layer's `Options`.
 //! - `stores`: where the exports are kept. `state`: what outlives a restart.
+//! - `claim`: one server per network device.
 //! - `clock`: the one clock. `sleep`: how an idle core waits.
 //!
 //! The only room besides `shard` that sees every layer, and the only one that sees both them and the configuration.
 
 #[cfg(feature = "dpdk")]
 mod assemble;
+#[cfg(feature = "dpdk")]
+mod claim;
 #[cfg(feature = "dpdk")]
 mod clock;
 #[cfg(feature = "dpdk")]
@@ -56,6 +59,7 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     )
     .context("cannot install the signal handlers")?;
     let state = state::StateDirectory::open(&config.server.state_dir)?;
+    let _claims = config.ports.iter().map(|port| claim::claim(&port.device)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let (started, start) = mpsc::sync_channel(1);
     let placement = Placement::Cpu(config.cores.engine[0] as usize);
