@@ -103,11 +103,10 @@ impl Bed {
         }
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            if self.far.is_none() {
-                self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC} up"))?;
-            }
+            self.address_device()?;
             if self.rpc_within(Duration::from_millis(300)).and_then(|mut rpc| rpc.null()).is_ok() {
-                return Ok(());
+                // The driver may have set its own address in between; a bridge would keep the frames for it to itself.
+                return self.address_device();
             }
             if let Some(status) = self.running()?.exited()? {
                 bail!("the server ended with {status} before it answered\n{}", self.running()?.tail());
@@ -117,6 +116,13 @@ impl Bed {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn address_device(&self) -> Result<()> {
+        if self.far.is_none() {
+            self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC} up"))?;
+        }
+        Ok(())
     }
 
     pub fn running(&mut self) -> Result<&mut Daemon> {

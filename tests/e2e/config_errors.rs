@@ -246,7 +246,7 @@ fn second_server(own_state: bool) -> Result<()> {
         "the second server ended with {}:\n{said}",
         output.status
     );
-    says_all(&said, if own_state { &["nfs0"] } else { &["stats.sock"] })?;
+    says_all(&said, if own_state { &["another server", "nfs0"] } else { &["another server", "state"] })?;
     bed.rpc()?.null()?;
     bed.finish()
 }
