@@ -42,6 +42,8 @@ start_server() {
       --forward-mode=icmpecho --auto-start --no-lsc-interrupt --txd=512 --rxd=512 --total-num-mbufs=8192 >"/new$t_folder/server.log" 2>&1 &
   else
     sed "s/GUEST-CARD/$address/" "/new$t_folder/guest.toml" >/new/srv/nfsplice.toml
+    # As LimitNOFILE= in deploy/nfsplice.service; the first process of a guest has 4096.
+    ulimit -n 65536
     on_host "$t_binary" serve /srv/nfsplice.toml >"/new$t_folder/server.log" 2>&1 &
   fi
   server=$!
