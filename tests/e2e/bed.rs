@@ -107,6 +107,11 @@ impl Bed {
                 self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC} up"))?;
             }
             if self.rpc_within(Duration::from_millis(300)).and_then(|mut rpc| rpc.null()).is_ok() {
+                // The driver may have set its own address after the line above; with both ends alike a bridge keeps the
+                // server's frames to itself.
+                if self.far.is_none() {
+                    self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC}"))?;
+                }
                 return Ok(());
             }
             if let Some(status) = self.running()?.exited()? {
