@@ -268,7 +268,8 @@ impl Engine {
 
     fn publish(&mut self) {
         let Some(shard) = &mut self.shard else { return };
-        let ports: Vec<PortCounters> = shard.lanes_mut().iter_mut().zip(&self.ports).map(|(lane, port)| port_counters(lane, port)).collect();
+        let ports: Vec<PortCounters> =
+            shard.lanes_mut().iter_mut().zip(&self.ports).map(|(lane, port)| port_counters(lane, port)).collect();
         let core = CoreCounters {
             sleeps: self.sleeps,
             cache_pages_used: self.pools.cache.outstanding() as u64,
@@ -276,7 +277,8 @@ impl Engine {
             fragment_pages_used: self.pools.fragments.outstanding() as u64,
             fragment_pages: self.pools.fragments.blocks() as u64,
         };
-        let mut layers: Vec<&dyn counters::Counters> = vec![&core, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
+        let mut layers: Vec<&dyn counters::Counters> =
+            vec![&core, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
         layers.push(shard.programs().nfs3().counters());
         for (lane, port) in shard.lanes().iter().zip(&ports) {
             layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);

@@ -12,8 +12,8 @@ use crate::buf::PagePool;
 use crate::control::config::{Config, Export as ExportConfig, Machine, Store as StoreConfig};
 use crate::control::metrics::LayoutBuilder;
 use crate::program::exports::ExportTable;
-use crate::store::memory::{self, MemoryStore};
 use crate::store::Store;
+use crate::store::memory::{self, MemoryStore};
 
 enum Opened {
     Memory(MemoryStore),
