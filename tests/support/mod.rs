@@ -35,7 +35,7 @@ const ROUNDS_MAX: usize = 100_000;
 /// How soon a store that has parked operations is asked again.
 const COMPLETION_POLL: Duration = Duration::from_micros(50);
 /// Virtual time after which a call of the blocking kind has failed.
-const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(1000);
 
 /// What is between the two devices.
 pub trait Cable {
@@ -162,10 +162,21 @@ impl<D: Device, C: Cable> Rig<D, C> {
     pub fn wait(&mut self, stream: usize, xid: u32) -> Answer {
         assert!(
             self.run(CALL_TIMEOUT, |rig| rig.client.streams[stream].has_reply(xid)),
-            "no reply to {xid}: {:?}",
-            self.client.streams[stream].closed
+            "no reply to {xid} at {:?}: {}",
+            self.now,
+            self.describe(stream)
         );
         self.client.streams[stream].take_reply(xid).expect("it is there")
+    }
+
+    /// Both ends' view of a connection, for the message of a test that failed.
+    pub fn describe(&self, stream: usize) -> String {
+        let stream = &self.client.streams[stream];
+        let tcp = self.server.shard.tcp();
+        let infos = tcp.connections().filter_map(|id| tcp.info(id));
+        let server: Vec<_> = infos.filter(|info| info.remote.port() == stream.port).collect();
+        let client = self.client.tcp.info(stream.id);
+        format!("closed {:?}, {} bytes unfinished; client {client:#?}, server {server:#?}", stream.closed, stream.unfinished())
     }
 
     /// CREATE (UNCHECKED) in the root; the handle.

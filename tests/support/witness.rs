@@ -9,10 +9,14 @@ use nfsplice::net::memory_link::Filter;
 use nfsplice::wire::tcp::{Flags, Repr};
 use nfsplice::wire::{ethernet, ipv4};
 
+/// Most bytes of one connection that are looked at.
+const BYTES_MAX: usize = 1 << 30;
+
 /// One connection's bytes from the server, by place.
 #[derive(Default)]
 struct Sent {
-    initial: u32,
+    /// The sequence number before the first byte; that of the SYN, or what stands in for it where it was not seen.
+    initial: Option<u32>,
     bytes: Vec<Option<u8>>,
     repeated: u64,
 }
@@ -53,15 +57,20 @@ impl Witness {
         let mut streams = self.streams.borrow_mut();
         let sent = streams.entry(repr.dst_port).or_default();
         if repr.flags.contains(Flags::SYN) {
-            if sent.initial != repr.seq.0 {
-                *sent = Sent { initial: repr.seq.0, ..Sent::default() };
+            if sent.initial != Some(repr.seq.0) {
+                *sent = Sent { initial: Some(repr.seq.0), ..Sent::default() };
             }
             return;
         }
         if payload.is_empty() {
             return;
         }
-        let start = repr.seq.0.wrapping_sub(sent.initial).wrapping_sub(1) as usize;
+        let initial = *sent.initial.get_or_insert(repr.seq.0.wrapping_sub(1));
+        let start = repr.seq.0.wrapping_sub(initial).wrapping_sub(1) as usize;
+        // Before the place where looking began.
+        if start > BYTES_MAX {
+            return;
+        }
         if sent.bytes.len() < start + payload.len() {
             sent.bytes.resize(start + payload.len(), None);
         }
