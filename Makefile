@@ -1,5 +1,5 @@
 # One command each. `make run` and `make test` are all that a fresh Debian 12 machine with git and a Rust toolchain needs.
-.PHONY: help build run test fmt lint clean
+.PHONY: help build run test sim fuzz fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +13,12 @@ run: ## serve ./export in the network namespace nfsplice (Ctrl-C stops)
 
 test: ## install what is missing and run every test (NFSPLICE_E2E=full for the long sizes)
 	@scripts/test.sh
+
+sim: ## run the simulated server on SEEDS=n seeds (default 1000)
+	SIM_SEEDS=$(or $(SEEDS),1000) cargo test --no-default-features --test simulation -- --nocapture
+
+fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
+	@for target in packet tcp_segments rpc_record nfs3_call; do scripts/fuzz.sh $$target $(or $(FUZZ_SECONDS),60) || exit 1; done
 
 fmt: ## format the sources
 	cargo fmt --all

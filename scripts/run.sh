@@ -29,7 +29,8 @@ if [ ! -e export ]; then
   ln -s ../hello.txt export/docs/hello
 fi
 
-if ip netns list | grep -qw "^$namespace"; then
+# The whole name: other namespaces may begin with it.
+if ip netns list | awk -v name=$namespace '$1 == name { found = 1 } END { exit !found }'; then
   if [ -n "$(ip netns pids $namespace)" ]; then
     echo "run: the namespace $namespace is in use by process $(ip netns pids $namespace | tr '\n' ' ')" >&2
     exit 1

@@ -26,10 +26,7 @@ unsafe impl TxPayload for Forever {
 }
 
 fn main() -> Result<(), dpdk::Error> {
-    let chains = std::env::args()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000_000);
+    let chains = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     let eal = Eal::init(&EalOptions {
         hugepages: false,
         memory_mib: 256,
@@ -38,24 +35,13 @@ fn main() -> Result<(), dpdk::Error> {
         log_level: Some("error".to_owned()),
         ..EalOptions::default()
     })?;
-    let zone = Box::leak(Box::new(Zone::reserve(
-        &eal,
-        "pages",
-        64 << 20,
-        64 << 10,
-        -1,
-    )?));
+    let zone = Box::leak(Box::new(Zone::reserve(&eal, "pages", 64 << 20, 64 << 10, -1)?));
     let mut port: Port<Forever> = Port::open(&eal, "net_null0", &PortOptions::default())?;
     let mut tx = port.take_tx_queue(0).expect("not given out yet");
-    println!(
-        "{:>8} {:>10} {:>14} {:>14}",
-        "pieces", "how", "cycles/chain", "ns/chain"
-    );
+    println!("{:>8} {:>10} {:>14} {:>14}", "pieces", "how", "cycles/chain", "ns/chain");
     for pieces in [1, 4, 16] {
         for copy in [false, true] {
-            let best = (0..3)
-                .map(|_| run(&mut tx, zone, chains, pieces, copy))
-                .fold(f64::MAX, f64::min);
+            let best = (0..3).map(|_| run(&mut tx, zone, chains, pieces, copy)).fold(f64::MAX, f64::min);
             let nanoseconds = best * 1e9 / dpdk::cycles_hz() as f64;
             let how = if copy { "copy" } else { "reference" };
             println!("{pieces:>8} {how:>10} {best:>14.0} {nanoseconds:>14.1}");
@@ -65,13 +51,7 @@ fn main() -> Result<(), dpdk::Error> {
 }
 
 /// Cycles per chain.
-fn run(
-    tx: &mut TxQueue<Forever>,
-    zone: &'static Zone,
-    chains: usize,
-    pieces: usize,
-    copy: bool,
-) -> f64 {
+fn run(tx: &mut TxQueue<Forever>, zone: &'static Zone, chains: usize, pieces: usize, copy: bool) -> f64 {
     let header = [0u8; 82];
     let mut at = 0;
     let start = cycles();

@@ -155,22 +155,14 @@ impl<H: TxPayload> Port<H> {
             }
         };
         let mut port = Port {
-            rx: (0..options.rx_queues)
-                .map(|queue| Some(RxQueue::new(Arc::clone(&open), queue)))
-                .collect(),
-            tx: (0..options.tx_queues)
-                .map(|queue| Some(TxQueue::new(Arc::clone(&open), queue)))
-                .collect(),
+            rx: (0..options.rx_queues).map(|queue| Some(RxQueue::new(Arc::clone(&open), queue))).collect(),
+            tx: (0..options.tx_queues).map(|queue| Some(TxQueue::new(Arc::clone(&open), queue))).collect(),
             open,
             payload: PhantomData,
         };
         if options.rx_interrupts == Wanted::On && !port.capabilities().rx_interrupts {
             port.rx.clear();
-            return Err(unsupported(
-                &port.open.name,
-                &port.open.driver,
-                "no receive interrupts",
-            ));
+            return Err(unsupported(&port.open.name, &port.open.driver, "no receive interrupts"));
         }
         Ok(port)
     }
@@ -216,9 +208,7 @@ impl<H: TxPayload> Port<H> {
     pub fn xstats(&self) -> Vec<(String, u64)> {
         let id = self.open.id;
         // SAFETY: with no room given, the call only tells how many there are.
-        let count = unsafe {
-            sys::rte_eth_xstats_get_names_by_id(id, std::ptr::null_mut(), 0, std::ptr::null_mut())
-        };
+        let count = unsafe { sys::rte_eth_xstats_get_names_by_id(id, std::ptr::null_mut(), 0, std::ptr::null_mut()) };
         let Ok(count) = usize::try_from(count) else {
             return Vec::new();
         };
@@ -226,26 +216,11 @@ impl<H: TxPayload> Port<H> {
         let mut values = vec![0; count];
         // SAFETY: room for `count` names and values; without ids the calls give all of them in the same order.
         let filled = unsafe {
-            let named = sys::rte_eth_xstats_get_names_by_id(
-                id,
-                names.as_mut_ptr(),
-                count as u32,
-                std::ptr::null_mut(),
-            );
-            let valued = sys::rte_eth_xstats_get_by_id(
-                id,
-                std::ptr::null(),
-                values.as_mut_ptr(),
-                count as u32,
-            );
+            let named = sys::rte_eth_xstats_get_names_by_id(id, names.as_mut_ptr(), count as u32, std::ptr::null_mut());
+            let valued = sys::rte_eth_xstats_get_by_id(id, std::ptr::null(), values.as_mut_ptr(), count as u32);
             usize::try_from(named.min(valued)).unwrap_or(0).min(count)
         };
-        names
-            .iter()
-            .zip(values)
-            .take(filled)
-            .map(|(name, value)| (text(&name.name), value))
-            .collect()
+        names.iter().zip(values).take(filled).map(|(name, value)| (text(&name.name), value)).collect()
     }
 
     /// One of the driver's own counters.
@@ -265,11 +240,7 @@ impl<H: TxPayload> Port<H> {
         let mut raw = sys::rte_eth_link::default();
         // SAFETY: an open port; room for the result. On failure the link reads as down.
         unsafe { sys::rte_eth_link_get_nowait(self.open.id, &mut raw) };
-        Link {
-            up: raw.link_status() != 0,
-            speed_mbit: raw.link_speed,
-            full_duplex: raw.link_duplex() != 0,
-        }
+        Link { up: raw.link_status() != 0, speed_mbit: raw.link_speed, full_duplex: raw.link_duplex() != 0 }
     }
 
     /// Receive buffers of queue `queue` that are with the program or the driver. Slow; for statistics and tests.
@@ -280,10 +251,7 @@ impl<H: TxPayload> Port<H> {
 
 impl<H: TxPayload> std::fmt::Debug for Port<H> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Port")
-            .field("capabilities", &self.open.capabilities)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Port").field("capabilities", &self.open.capabilities).finish_non_exhaustive()
     }
 }
 
@@ -304,11 +272,7 @@ impl OpenPort {
         {
             return Err(TxRefused::OffloadUnavailable);
         }
-        let mut flags = if offload.ipv6 {
-            sys::RTE_MBUF_F_TX_IPV6
-        } else {
-            sys::RTE_MBUF_F_TX_IPV4
-        };
+        let mut flags = if offload.ipv6 { sys::RTE_MBUF_F_TX_IPV6 } else { sys::RTE_MBUF_F_TX_IPV4 };
         if ip {
             flags |= sys::RTE_MBUF_F_TX_IP_CKSUM;
         }
@@ -342,24 +306,17 @@ impl OpenPort {
                 return too_many(segments, can.max_segments_per_packet);
             }
             if bytes > can.max_frame_bytes as usize {
-                return Err(TxRefused::FrameTooLong {
-                    bytes,
-                    limit: can.max_frame_bytes as usize,
-                });
+                return Err(TxRefused::FrameTooLong { bytes, limit: can.max_frame_bytes as usize });
             }
             return Ok(());
         };
         let mss = usize::from(mss);
-        let headers =
-            usize::from(offload.l2_len) + usize::from(offload.l3_len) + usize::from(offload.l4_len);
+        let headers = usize::from(offload.l2_len) + usize::from(offload.l3_len) + usize::from(offload.l4_len);
         if headers + mss > can.max_tso_frame_bytes as usize {
-            return Err(TxRefused::FrameTooLong {
-                bytes: headers + mss,
-                limit: can.max_tso_frame_bytes as usize,
-            });
+            return Err(TxRefused::FrameTooLong { bytes: headers + mss, limit: can.max_tso_frame_bytes as usize });
         }
-        let limit = (can.max_tso_bytes as usize + usize::from(offload.l2_len))
-            .min(headers + mss * usize::from(can.max_tso_frames));
+        let limit =
+            (can.max_tso_bytes as usize + usize::from(offload.l2_len)).min(headers + mss * usize::from(can.max_tso_frames));
         if bytes > limit {
             return Err(TxRefused::FrameTooLong { bytes, limit });
         }
@@ -405,10 +362,7 @@ fn find(name: &str) -> Result<u16, Error> {
             return Ok(id);
         }
     }
-    Err(Error::NoSuchPort {
-        name: name.to_owned(),
-        known: names().join(", "),
-    })
+    Err(Error::NoSuchPort { name: name.to_owned(), known: names().join(", ") })
 }
 
 /// Names of all ports DPDK knows.
@@ -432,10 +386,6 @@ pub(crate) fn names() -> Vec<String> {
 
 /// A C string in a fixed array.
 fn text(chars: &[c_char]) -> String {
-    let bytes: Vec<u8> = chars
-        .iter()
-        .take_while(|&&byte| byte != 0)
-        .map(|&byte| byte as u8)
-        .collect();
+    let bytes: Vec<u8> = chars.iter().take_while(|&&byte| byte != 0).map(|&byte| byte as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

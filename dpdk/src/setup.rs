@@ -26,9 +26,6 @@ const CACHED_BUFFERS: u32 = 2 * 768;
 /// What a net_tap port with a larger MTU is configured with at first.
 const TAP_MTU_CLAIMED: u16 = 1500;
 
-/// What ethdev returns, negated, for a call that the driver does not have.
-const ENOTSUP: i32 = 95;
-
 /// A Toeplitz key that gives both directions of a connection the same hash: 16 bits, repeated. Static because drivers
 /// keep the pointer.
 static SYMMETRIC_KEY: [u8; 128] = {
@@ -56,42 +53,24 @@ pub(crate) struct Setup<'a> {
     rx_descriptors: u16,
     tx_descriptors: u16,
     socket: i32,
-    /// An address that the device was not told because it cannot be.
-    unfiltered_mac: Option<[u8; 6]>,
 }
 
 impl<'a> Setup<'a> {
-    pub(crate) fn new(
-        id: u16,
-        name: &'a str,
-        options: &'a PortOptions,
-    ) -> Result<Setup<'a>, Error> {
+    pub(crate) fn new(id: u16, name: &'a str, options: &'a PortOptions) -> Result<Setup<'a>, Error> {
         if options.rx_queues == 0 || options.tx_queues == 0 {
-            return Err(Error::Invalid(format!(
-                "port {name}: at least one queue each way is needed"
-            )));
+            return Err(Error::Invalid(format!("port {name}: at least one queue each way is needed")));
         }
         let mut info = sys::rte_eth_dev_info::default();
         // SAFETY: a port DPDK knows; room for the result.
-        check(name, "rte_eth_dev_info_get", unsafe {
-            sys::rte_eth_dev_info_get(id, &mut info)
-        })?;
+        check(name, "rte_eth_dev_info_get", unsafe { sys::rte_eth_dev_info_get(id, &mut info) })?;
         // SAFETY: the driver's name is a static string.
-        let driver = unsafe { CStr::from_ptr(info.driver_name) }
-            .to_string_lossy()
-            .into_owned();
+        let driver = unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned();
         if options.rx_queues > info.max_rx_queues || options.tx_queues > info.max_tx_queues {
-            let what = format!(
-                "it has {} rx and {} tx queues at most",
-                info.max_rx_queues, info.max_tx_queues
-            );
+            let what = format!("it has {} rx and {} tx queues at most", info.max_rx_queues, info.max_tx_queues);
             return Err(unsupported(name, &driver, &what));
         }
         if options.mtu < info.min_mtu || options.mtu > info.max_mtu {
-            let what = format!(
-                "an MTU from {} to {} is possible, not {}",
-                info.min_mtu, info.max_mtu, options.mtu
-            );
+            let what = format!("an MTU from {} to {} is possible, not {}", info.min_mtu, info.max_mtu, options.mtu);
             return Err(unsupported(name, &driver, &what));
         }
         // SAFETY: a port DPDK knows.
@@ -110,7 +89,6 @@ impl<'a> Setup<'a> {
             options,
             info,
             socket,
-            unfiltered_mac: None,
         };
         setup.negotiate()?;
         Ok(setup)
@@ -149,8 +127,7 @@ impl<'a> Setup<'a> {
                 self.tx_offloads |= tso | sums;
             }
         }
-        self.rx_offloads |=
-            self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
+        self.rx_offloads |= self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
         // Only when needed: some drivers have a faster receive path without it.
         let frame = u32::from(options.mtu) + FRAME_OVERHEAD_BYTES;
         let lro = self.rx_offloads & u64::from(RTE_ETH_RX_OFFLOAD_TCP_LRO) != 0;
@@ -168,23 +145,12 @@ impl<'a> Setup<'a> {
         Ok(())
     }
 
-    fn choose(
-        &self,
-        wanted: Wanted,
-        auto: bool,
-        offered: u64,
-        bit: u32,
-        what: &str,
-    ) -> Result<u64, Error> {
+    fn choose(&self, wanted: Wanted, auto: bool, offered: u64, bit: u32, what: &str) -> Result<u64, Error> {
         let offered = offered & u64::from(bit);
         match wanted {
             Wanted::Off => Ok(0),
             Wanted::Auto => Ok(if auto { offered } else { 0 }),
-            Wanted::On if offered == 0 => Err(unsupported(
-                self.name,
-                &self.driver,
-                &format!("{what}: not offered"),
-            )),
+            Wanted::On if offered == 0 => Err(unsupported(self.name, &self.driver, &format!("{what}: not offered"))),
             Wanted::On => Ok(offered),
         }
     }
@@ -198,9 +164,7 @@ impl<'a> Setup<'a> {
             Err(error) => return Err(error),
         };
         let (rx_pools, tx_pools) = pools;
-        let narrowed = self
-            .limits
-            .narrowed(&self.info.tx_desc_lim, self.tx_descriptors);
+        let narrowed = self.limits.narrowed(&self.info.tx_desc_lim, self.tx_descriptors);
         let capabilities = self.capabilities(narrowed)?;
         let mut open = OpenPort {
             id: self.id,
@@ -222,11 +186,7 @@ impl<'a> Setup<'a> {
     fn configure(&mut self, interrupts: bool) -> Result<(Vec<Pool>, Vec<TxPools>), Error> {
         let (id, name, options) = (self.id, self.name, self.options);
         let mut conf = sys::rte_eth_conf::default();
-        let claimed = if self.tap_jumbo() {
-            TAP_MTU_CLAIMED
-        } else {
-            options.mtu
-        };
+        let claimed = if self.tap_jumbo() { TAP_MTU_CLAIMED } else { options.mtu };
         conf.rxmode.mtu = u32::from(claimed);
         conf.rxmode.offloads = self.rx_offloads;
         if self.rx_offloads & u64::from(sys::RTE_ETH_RX_OFFLOAD_TCP_LRO) != 0 {
@@ -248,41 +208,23 @@ impl<'a> Setup<'a> {
             };
         }
         // SAFETY: a stopped port that this process has opened; `conf` outlives the call, its key the process.
-        let result =
-            unsafe { sys::rte_eth_dev_configure(id, options.rx_queues, options.tx_queues, &conf) };
+        let result = unsafe { sys::rte_eth_dev_configure(id, options.rx_queues, options.tx_queues, &conf) };
         check(name, "rte_eth_dev_configure", result)?;
         // SAFETY: as above; both counts are in and out.
-        let result = unsafe {
-            sys::rte_eth_dev_adjust_nb_rx_tx_desc(
-                id,
-                &mut self.rx_descriptors,
-                &mut self.tx_descriptors,
-            )
-        };
+        let result = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut self.rx_descriptors, &mut self.tx_descriptors) };
         check(name, "rte_eth_dev_adjust_nb_rx_tx_desc", result)?;
         if let Some(bytes) = options.mac {
             let mut mac = sys::rte_ether_addr { addr_bytes: bytes };
             // SAFETY: a configured port, a valid address.
             let result = unsafe { sys::rte_eth_dev_default_mac_addr_set(id, &mut mac) };
-            // A device without the call (net_vhost) filters no addresses: the port's address is the stack's alone.
-            if result == -ENOTSUP {
-                self.unfiltered_mac = Some(bytes);
-            } else {
-                check(name, "rte_eth_dev_default_mac_addr_set", result)?;
-            }
+            check(name, "rte_eth_dev_default_mac_addr_set", result)?;
         }
-        let rx_pools = (0..options.rx_queues)
-            .map(|queue| self.set_up_rx(queue))
-            .collect::<Result<_, _>>()?;
-        let tx_pools = (0..options.tx_queues)
-            .map(|queue| self.set_up_tx(queue))
-            .collect::<Result<_, _>>()?;
+        let rx_pools = (0..options.rx_queues).map(|queue| self.set_up_rx(queue)).collect::<Result<_, _>>()?;
+        let tx_pools = (0..options.tx_queues).map(|queue| self.set_up_tx(queue)).collect::<Result<_, _>>()?;
         self.set_mtu()?;
         // SAFETY: a configured port with all its queues set up.
-        check(name, "rte_eth_dev_start", unsafe {
-            sys::rte_eth_dev_start(id)
-        })?;
-        if options.promiscuous || self.unfiltered_mac.is_some() {
+        check(name, "rte_eth_dev_start", unsafe { sys::rte_eth_dev_start(id) })?;
+        if options.promiscuous {
             // SAFETY: a started port. Devices that cannot are those that get every frame anyway.
             unsafe { sys::rte_eth_promiscuous_enable(id) };
         }
@@ -294,21 +236,17 @@ impl<'a> Setup<'a> {
     }
 
     fn set_mtu(&self) -> Result<(), Error> {
+        const ENOTSUP: i32 = 95;
         if self.tap_jumbo() {
             // SAFETY: a configured, stopped port of the driver this call is for; nobody polls it yet.
-            let result =
-                unsafe { sys::nfsplice_tap_mtu(self.id, self.info.if_index, self.options.mtu) };
+            let result = unsafe { sys::nfsplice_tap_mtu(self.id, self.info.if_index, self.options.mtu) };
             let refused = || unsupported(self.name, &self.driver, "no MTU above 1504 bytes");
             return if result == 0 { Ok(()) } else { Err(refused()) };
         }
         // SAFETY: a configured, stopped port.
         let result = unsafe { sys::rte_eth_dev_set_mtu(self.id, self.options.mtu) };
         // Devices without the call (net_ring, net_null) have no MTU.
-        if result == -ENOTSUP {
-            Ok(())
-        } else {
-            check(self.name, "rte_eth_dev_set_mtu", result)
-        }
+        if result == -ENOTSUP { Ok(()) } else { check(self.name, "rte_eth_dev_set_mtu", result) }
     }
 
     /// net_tap claims less than it does; see the shim.
@@ -324,28 +262,16 @@ impl<'a> Setup<'a> {
         if !scatter {
             room = room.max(frame);
         }
-        let room =
-            u16::try_from(room.min(u32::from(u16::MAX - HEADROOM))).unwrap_or(u16::MAX - HEADROOM);
+        let room = u16::try_from(room.min(u32::from(u16::MAX - HEADROOM))).unwrap_or(u16::MAX - HEADROOM);
         let bound = u32::from(self.rx_descriptors) + CACHED_BUFFERS;
-        let shape = Shape {
-            buffers: self.options.rx_pool_mbufs.max(bound),
-            room,
-            socket: self.socket,
-        };
+        let shape = Shape { buffers: self.options.rx_pool_mbufs.max(bound), room, socket: self.socket };
         let pool = Pool::take("receive", shape)?;
         let mut conf = self.info.default_rxconf;
         conf.offloads = self.rx_offloads;
         // SAFETY: a configured port; the pool outlives it; `conf` outlives the call.
         let result = unsafe {
             let socket = self.socket as u32;
-            sys::rte_eth_rx_queue_setup(
-                self.id,
-                queue,
-                self.rx_descriptors,
-                socket,
-                &conf,
-                pool.as_ptr(),
-            )
+            sys::rte_eth_rx_queue_setup(self.id, queue, self.rx_descriptors, socket, &conf, pool.as_ptr())
         };
         check(self.name, "rte_eth_rx_queue_setup", result)?;
         Ok(pool)
@@ -357,20 +283,9 @@ impl<'a> Setup<'a> {
         let copy_room = if self.limits.chains {
             self.options.copy_room
         } else {
-            self.options
-                .copy_room
-                .max(self.options.mtu.saturating_add(ETHERNET_VLAN_BYTES as u16))
+            self.options.copy_room.max(self.options.mtu.saturating_add(ETHERNET_VLAN_BYTES as u16))
         };
-        let take = |what, buffers, room| {
-            Pool::take(
-                what,
-                Shape {
-                    buffers,
-                    room,
-                    socket: self.socket,
-                },
-            )
-        };
+        let take = |what, buffers, room| Pool::take(what, Shape { buffers, room, socket: self.socket });
         let pools = TxPools {
             header: take(
                 "header",
@@ -383,15 +298,7 @@ impl<'a> Setup<'a> {
         let mut conf = self.info.default_txconf;
         conf.offloads = self.tx_offloads;
         // SAFETY: a configured port; `conf` outlives the call.
-        let result = unsafe {
-            sys::rte_eth_tx_queue_setup(
-                self.id,
-                queue,
-                self.tx_descriptors,
-                self.socket as u32,
-                &conf,
-            )
-        };
+        let result = unsafe { sys::rte_eth_tx_queue_setup(self.id, queue, self.tx_descriptors, self.socket as u32, &conf) };
         check(self.name, "rte_eth_tx_queue_setup", result)?;
         Ok(pools)
     }
@@ -401,27 +308,18 @@ impl<'a> Setup<'a> {
         let mut mtu = self.options.mtu;
         // SAFETY: an open port; room for the results.
         unsafe {
-            check(
-                self.name,
-                "rte_eth_macaddr_get",
-                sys::rte_eth_macaddr_get(self.id, &mut mac),
-            )?;
+            check(self.name, "rte_eth_macaddr_get", sys::rte_eth_macaddr_get(self.id, &mut mac))?;
             sys::rte_eth_dev_get_mtu(self.id, &mut mtu);
         }
         let tx = |bit: u32| self.tx_offloads & u64::from(bit) != 0;
         let rx = |bit: u32| self.rx_offloads & u64::from(bit) != 0;
         let wire = u32::from(mtu) + ETHERNET_VLAN_BYTES;
-        let tso_frame = if limits.tso_frame_within_mtu {
-            0
-        } else {
-            ETHERNET_BYTES
-        };
+        let tso_frame = if limits.tso_frame_within_mtu { 0 } else { ETHERNET_BYTES };
         Ok(PortCapabilities {
-            mac: self.unfiltered_mac.unwrap_or(mac.addr_bytes),
+            mac: mac.addr_bytes,
             mtu,
             tso: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) && limits.chains,
-            tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO)
-                != 0,
+            tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0,
             tx_ip_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_IPV4_CKSUM),
             tx_tcp_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_CKSUM),
             tx_udp_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
@@ -430,13 +328,7 @@ impl<'a> Setup<'a> {
             rx_udp_checksum: rx(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM),
             max_segments_per_packet: limits.per_packet,
             max_segments_tso: limits.per_tso,
-            max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| {
-                if bytes == u32::MAX {
-                    bytes
-                } else {
-                    bytes.min(wire)
-                }
-            }),
+            max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| if bytes == u32::MAX { bytes } else { bytes.min(wire) }),
             max_tso_bytes: IP_PACKET_BYTES_MAX,
             max_tso_frames: limits.tso_frames,
             max_tso_frame_bytes: u32::from(mtu) + tso_frame,
@@ -468,17 +360,9 @@ fn check(port: &str, call: &'static str, result: i32) -> Result<(), Error> {
     if result >= 0 {
         return Ok(());
     }
-    Err(Error::Port {
-        port: port.to_owned(),
-        call,
-        errno: Errno::from_return(result),
-    })
+    Err(Error::Port { port: port.to_owned(), call, errno: Errno::from_return(result) })
 }
 
 pub(crate) fn unsupported(port: &str, driver: &str, what: &str) -> Error {
-    Error::Unsupported {
-        port: port.to_owned(),
-        driver: driver.to_owned(),
-        what: what.to_owned(),
-    }
+    Error::Unsupported { port: port.to_owned(), driver: driver.to_owned(), what: what.to_owned() }
 }

@@ -111,11 +111,7 @@ fn main() {
     for name in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let library = match pkg_config::Config::new()
-        .range_version("22.11".."22.12")
-        .cargo_metadata(false)
-        .probe("libdpdk")
-    {
+    let library = match pkg_config::Config::new().range_version("22.11".."22.12").cargo_metadata(false).probe("libdpdk") {
         Ok(library) => library,
         Err(error) => fail(&format!("{MISSING}\npkg-config says: {error}")),
     };
@@ -128,8 +124,7 @@ fn main() {
     shim.file("shim.c").opt_level(3).std("gnu11").warnings(true);
     for path in &library.include_paths {
         // As system headers: the shim's own warnings stay visible, DPDK's do not.
-        shim.flag("-isystem")
-            .flag(path.to_str().expect("an include path in UTF-8"));
+        shim.flag("-isystem").flag(path.to_str().expect("an include path in UTF-8"));
     }
     for flag in &machine_flags {
         shim.flag(flag);
@@ -142,12 +137,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let mut bindings = bindgen::Builder::default()
         .header("shim.h")
-        .clang_args(
-            library
-                .include_paths
-                .iter()
-                .map(|path| format!("-I{}", path.display())),
-        )
+        .clang_args(library.include_paths.iter().map(|path| format!("-I{}", path.display())))
         .clang_args(&machine_flags)
         // RTE_BIT64() constants are expressions that bindgen cannot evaluate without it.
         .clang_macro_fallback()
@@ -172,9 +162,7 @@ fn main() {
         bindings = bindings.allowlist_var(name);
     }
     match bindings.generate() {
-        Ok(made) => made
-            .write_to_file(out.join("bindings.rs"))
-            .expect("OUT_DIR is writable"),
+        Ok(made) => made.write_to_file(out.join("bindings.rs")).expect("OUT_DIR is writable"),
         Err(error) => fail(&format!("bindgen failed on DPDK's headers: {error}")),
     }
 }
@@ -182,9 +170,8 @@ fn main() {
 /// The `-m…` flags of libdpdk's own build, which its inline functions need. Never -march=native: the binary must run
 /// on other machines of the same architecture.
 fn machine_flags() -> Vec<String> {
-    let output = Command::new(env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into()))
-        .args(["--cflags", "libdpdk"])
-        .output();
+    let output =
+        Command::new(env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into())).args(["--cflags", "libdpdk"]).output();
     match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
             .split_whitespace()

@@ -28,10 +28,7 @@ fn the_kernel_and_net_tap_agree() {
     if std::env::var_os(CHILD).is_some() {
         return in_namespace();
     }
-    let possible = Command::new("unshare")
-        .args(["-n", "true"])
-        .status()
-        .is_ok_and(|status| status.success());
+    let possible = Command::new("unshare").args(["-n", "true"]).status().is_ok_and(|status| status.success());
     if !possible || !fs::exists("/dev/net/tun").unwrap_or(false) {
         eprintln!("skipped: needs root, unshare and /dev/net/tun");
         return;
@@ -48,18 +45,9 @@ fn the_kernel_and_net_tap_agree() {
 
 fn in_namespace() {
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("no IPv6 noise");
-    let eal = common::eal(
-        "tap",
-        &[
-            "net_tap0,iface=tapdpdk0",
-            "net_tap1,iface=tapdpdk1,mac=02:00:00:00:00:09",
-        ],
-    );
+    let eal = common::eal("tap", &["net_tap0,iface=tapdpdk0", "net_tap1,iface=tapdpdk1,mac=02:00:00:00:00:09"]);
     let memory = Memory::new(&eal, 1 << 20);
-    let options = PortOptions {
-        tso: Wanted::On,
-        ..PortOptions::default()
-    };
+    let options = PortOptions { tso: Wanted::On, ..PortOptions::default() };
     let mut port = common::open(&eal, "net_tap0", &options);
     let can = port.capabilities().clone();
     println!("{can:?}");
@@ -70,42 +58,23 @@ fn in_namespace() {
         "link set tapdpdk0 up",
         "neigh replace 10.99.0.2 lladdr 02:00:00:00:00:02 dev tapdpdk0 nud permanent",
     ] {
-        assert!(
-            Command::new("ip")
-                .args(line.split(' '))
-                .status()
-                .expect("ip runs")
-                .success(),
-            "{line}"
-        );
+        assert!(Command::new("ip").args(line.split(' ')).status().expect("ip runs").success(), "{line}");
     }
     let mut tx = port.take_tx_queue(0).expect("a queue");
     let mut rx = port.take_rx_queue(0).expect("a queue");
     let socket = UdpSocket::bind("10.99.0.1:5000").expect("the address is there");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a time-out");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
 
     // To the kernel: a datagram of two external pieces, checksums by the device; then copied.
     for copy in [false, true] {
         let header = frame_header(can.mac, UDP, 8 + 1400);
         let pieces = memory.pieces(2, 700, 4096);
-        let sums = TxOffload {
-            ip_checksum: true,
-            udp_checksum: true,
-            ..lengths(8)
-        };
-        let queued = if copy {
-            tx.push_copy(&header, pieces, &sums)
-        } else {
-            tx.push(&header, pieces, &sums)
-        };
+        let sums = TxOffload { ip_checksum: true, udp_checksum: true, ..lengths(8) };
+        let queued = if copy { tx.push_copy(&header, pieces, &sums) } else { tx.push(&header, pieces, &sums) };
         queued.expect("room");
         assert_eq!(tx.flush(), 1);
         let mut bytes = [0; 2048];
-        let count = socket
-            .recv(&mut bytes)
-            .expect("the kernel accepts the datagram");
+        let count = socket.recv(&mut bytes).expect("the kernel accepts the datagram");
         let expected: Vec<u8> = (0..700).chain(4096..4796).map(pattern).collect();
         assert_eq!(bytes[..count], expected);
         assert_eq!((memory.live(), tx.holds_outstanding()), (0, 0));
@@ -118,25 +87,14 @@ fn in_namespace() {
     socket.send_to(b"wake up", "10.99.0.2:6000").expect("sent");
     assert!(readable(&rx, Duration::from_secs(5)));
     rx.disarm_interrupt();
-    wait_for(&mut rx, &mut received, |packet| {
-        packet.data().ends_with(b"wake up")
-    });
-    let packet = received
-        .iter()
-        .find(|packet| packet.data().ends_with(b"wake up"))
-        .expect("received");
+    wait_for(&mut rx, &mut received, |packet| packet.data().ends_with(b"wake up"));
+    let packet = received.iter().find(|packet| packet.data().ends_with(b"wake up")).expect("received");
     assert_eq!(packet.len(), 14 + 20 + 8 + 7);
-    assert_eq!(
-        (packet.ip_checksum(), packet.l4_checksum()),
-        (Checksum::Good, Checksum::Good)
-    );
+    assert_eq!((packet.ip_checksum(), packet.l4_checksum()), (Checksum::Good, Checksum::Good));
     drop(received);
 
     segmentation(&memory, &mut tx, can.mac, can.max_tso_frame_bytes);
-    assert_eq!(
-        (memory.live(), tx.holds_outstanding(), tx.buffers_in_use()),
-        (0, 0, (0, 0, 0))
-    );
+    assert_eq!((memory.live(), tx.holds_outstanding(), tx.buffers_in_use()), (0, 0, (0, 0, 0)));
     assert_eq!(port.stats().oerrors, 0);
     assert!(port.stats().opackets >= 2 && port.stats().ipackets >= 1);
     drop((tx, rx, port));
@@ -145,64 +103,37 @@ fn in_namespace() {
 }
 
 fn named(interface: &str) -> bool {
-    let listed = Command::new("ip")
-        .args(["link", "show", "dev", interface])
-        .output()
-        .expect("ip runs");
+    let listed = Command::new("ip").args(["link", "show", "dev", interface]).output().expect("ip runs");
     listed.status.success()
 }
 
 /// MTU 9000, two queues: a datagram that needs several receive buffers, on whichever queue it comes; TSO stays off.
 fn jumbo(eal: &dpdk::Eal, memory: &Memory) {
-    let options = PortOptions {
-        mtu: 9000,
-        rx_queues: 2,
-        tx_queues: 2,
-        ..PortOptions::default()
-    };
+    let options = PortOptions { mtu: 9000, rx_queues: 2, tx_queues: 2, ..PortOptions::default() };
     let mut port = common::open(eal, "net_tap1", &options);
     let can = port.capabilities().clone();
-    assert_eq!(
-        (can.mtu, can.mac, can.max_frame_bytes),
-        (9000, [2, 0, 0, 0, 0, 9], 9018)
-    );
+    assert_eq!((can.mtu, can.mac, can.max_frame_bytes), (9000, [2, 0, 0, 0, 0, 9], 9018));
     assert!(can.tso_offered && !can.tso);
     for line in [
         "addr add 10.99.1.1/24 dev tapdpdk1",
         "link set tapdpdk1 up",
         "neigh replace 10.99.1.2 lladdr 02:00:00:00:00:02 dev tapdpdk1 nud permanent",
     ] {
-        assert!(
-            Command::new("ip")
-                .args(line.split(' '))
-                .status()
-                .expect("ip runs")
-                .success(),
-            "{line}"
-        );
+        assert!(Command::new("ip").args(line.split(' ')).status().expect("ip runs").success(), "{line}");
     }
     assert!(port.link().up);
-    let mut queues: Vec<RxQueue> = (0..2)
-        .map(|queue| port.take_rx_queue(queue).expect("a queue"))
-        .collect();
+    let mut queues: Vec<RxQueue> = (0..2).map(|queue| port.take_rx_queue(queue).expect("a queue")).collect();
     let datagram: Vec<u8> = (0..8900).map(pattern).collect();
     let socket = UdpSocket::bind("10.99.1.1:5000").expect("the address is there");
     socket.send_to(&datagram, "10.99.1.2:6000").expect("sent");
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut received = Vec::new();
-    while !received
-        .iter()
-        .any(|packet: &Mbuf| packet.len() == 42 + 8900)
-        && Instant::now() < deadline
-    {
+    while !received.iter().any(|packet: &Mbuf| packet.len() == 42 + 8900) && Instant::now() < deadline {
         for rx in &mut queues {
             rx.receive(&mut received);
         }
     }
-    let packet = received
-        .iter()
-        .find(|packet| packet.len() == 42 + 8900)
-        .expect("received");
+    let packet = received.iter().find(|packet| packet.len() == 42 + 8900).expect("received");
     assert!(packet.segment_count() > 1);
     let bytes: Vec<u8> = packet.segments().flatten().copied().collect();
     assert_eq!(bytes[42..], datagram);
@@ -212,60 +143,29 @@ fn jumbo(eal: &dpdk::Eal, memory: &Memory) {
     let mut header = frame_header(can.mac, UDP, 8 + 8900);
     // 10.99.1.2 to 10.99.1.1; net_tap sums the pseudo header itself.
     (header[28], header[32]) = (1, 1);
-    let sums = TxOffload {
-        ip_checksum: true,
-        udp_checksum: true,
-        ..lengths(8)
-    };
-    tx.push(&header, [memory.piece(0, 8900)], &sums)
-        .expect("room");
+    let sums = TxOffload { ip_checksum: true, udp_checksum: true, ..lengths(8) };
+    tx.push(&header, [memory.piece(0, 8900)], &sums).expect("room");
     assert_eq!(tx.flush(), 1);
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a time-out");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
     let mut bytes = vec![0; 10_000];
-    let count = socket
-        .recv(&mut bytes)
-        .expect("the kernel accepts the datagram");
+    let count = socket.recv(&mut bytes).expect("the kernel accepts the datagram");
     assert_eq!(bytes[..count], datagram);
     let too_long = tx.push(&header, [memory.piece(0, 9018 - 42 + 1)], &sums);
-    assert_eq!(
-        too_long,
-        Err(TxRefused::FrameTooLong {
-            bytes: 9019,
-            limit: 9018
-        })
-    );
+    assert_eq!(too_long, Err(TxRefused::FrameTooLong { bytes: 9019, limit: 9018 }));
     assert_eq!((memory.live(), tx.holds_outstanding()), (0, 0));
 }
 
 /// 16 pieces of 3,000 bytes as one TSO chain: the kernel counts segments, and none with a wrong checksum.
-fn segmentation(
-    memory: &Memory,
-    tx: &mut dpdk::TxQueue<common::Piece>,
-    mac: [u8; 6],
-    frame_bytes_max: u32,
-) {
+fn segmentation(memory: &Memory, tx: &mut dpdk::TxQueue<common::Piece>, mac: [u8; 6], frame_bytes_max: u32) {
     let mss = (frame_bytes_max - 14 - 20 - 20) as u16;
     let bytes = 16 * 3000;
     let header = frame_header(mac, TCP, 20 + bytes);
-    let tso = TxOffload {
-        ip_checksum: true,
-        tcp_checksum: true,
-        tso_mss: Some(mss),
-        ..lengths(20)
-    };
-    let too_long = TxOffload {
-        tso_mss: Some(mss + 1),
-        ..tso
-    };
-    let refused = tx
-        .push(&header, memory.pieces(16, 3000, 4096), &too_long)
-        .unwrap_err();
+    let tso = TxOffload { ip_checksum: true, tcp_checksum: true, tso_mss: Some(mss), ..lengths(20) };
+    let too_long = TxOffload { tso_mss: Some(mss + 1), ..tso };
+    let refused = tx.push(&header, memory.pieces(16, 3000, 4096), &too_long).unwrap_err();
     assert!(matches!(refused, TxRefused::FrameTooLong { .. }));
     let before = (kernel_counter("InSegs"), kernel_counter("InCsumErrors"));
-    tx.push(&header, memory.pieces(16, 3000, 4096), &tso)
-        .expect("room");
+    tx.push(&header, memory.pieces(16, 3000, 4096), &tso).expect("room");
     assert_eq!(tx.flush(), 1);
     let segments = u64::from(bytes as u32).div_ceil(u64::from(mss));
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -281,24 +181,12 @@ fn kernel_counter(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/snmp").expect("procfs");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
-    let at = names
-        .split(' ')
-        .position(|found| found == name)
-        .expect("a counter of this name");
-    values
-        .split(' ')
-        .nth(at)
-        .and_then(|value| value.parse().ok())
-        .expect("a number")
+    let at = names.split(' ').position(|found| found == name).expect("a counter of this name");
+    values.split(' ').nth(at).and_then(|value| value.parse().ok()).expect("a number")
 }
 
 fn lengths(l4_len: u8) -> TxOffload {
-    TxOffload {
-        l2_len: 14,
-        l3_len: 20,
-        l4_len,
-        ..TxOffload::default()
-    }
+    TxOffload { l2_len: 14, l3_len: 20, l4_len, ..TxOffload::default() }
 }
 
 /// Ethernet, IPv4 and UDP or TCP headers from us to the kernel; `l4_bytes` with the L4 header.
@@ -310,16 +198,8 @@ fn frame_header(mac: [u8; 6], protocol: u8, l4_bytes: u16) -> Vec<u8> {
     bytes.extend([0x17, 0x70, 0x13, 0x88]); // 6000 to 5000
     // The pseudo-header sum that the offload wants (net_tap recomputes it, NICs need it; its TSO wants no length).
     let length = if protocol == UDP { l4_bytes } else { 0 };
-    let pseudo = [
-        OURS,
-        KERNEL,
-        [0, protocol, (length >> 8) as u8, length as u8],
-    ]
-    .concat();
-    let sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
-        .sum();
+    let pseudo = [OURS, KERNEL, [0, protocol, (length >> 8) as u8, length as u8]].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
     if protocol == UDP {
         bytes.extend(l4_bytes.to_be_bytes());
@@ -334,10 +214,7 @@ fn frame_header(mac: [u8; 6], protocol: u8, l4_bytes: u16) -> Vec<u8> {
 
 fn readable(rx: &RxQueue, wait: Duration) -> bool {
     let fd = rx.event_fd().expect("net_tap has one");
-    let wait = Timespec {
-        tv_sec: wait.as_secs() as i64,
-        tv_nsec: i64::from(wait.subsec_nanos()),
-    };
+    let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
     loop {
         // The driver's SIGIO may end the wait early.
         match poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&wait)) {

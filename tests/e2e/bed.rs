@@ -103,10 +103,16 @@ impl Bed {
         }
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            self.address_device()?;
+            if self.far.is_none() {
+                self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC} up"))?;
+            }
             if self.rpc_within(Duration::from_millis(300)).and_then(|mut rpc| rpc.null()).is_ok() {
-                // The driver may have set its own address in between; a bridge would keep the frames for it to itself.
-                return self.address_device();
+                // The driver may have set its own address after the line above; with both ends alike a bridge keeps the
+                // server's frames to itself.
+                if self.far.is_none() {
+                    self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC}"))?;
+                }
+                return Ok(());
             }
             if let Some(status) = self.running()?.exited()? {
                 bail!("the server ended with {status} before it answered\n{}", self.running()?.tail());
@@ -116,13 +122,6 @@ impl Bed {
             }
             thread::sleep(Duration::from_millis(50));
         }
-    }
-
-    fn address_device(&self) -> Result<()> {
-        if self.far.is_none() {
-            self.net.ip(&format!("link set {DEVICE} address {CLIENT_MAC} up"))?;
-        }
-        Ok(())
     }
 
     pub fn running(&mut self) -> Result<&mut Daemon> {

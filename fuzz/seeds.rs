@@ -1,0 +1,255 @@
+//! Writes the seeds of the corpora: one conversation of a client with the server, in the form of each target.
+//! `cargo run --no-default-features --example fuzz_seeds [FOLDER]`, then `scripts/fuzz.sh` and `-merge=1` (docs/testing.md).
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+#[allow(dead_code, reason = "only what makes seeds is used here")]
+#[path = "targets/mod.rs"]
+mod targets;
+
+use targets::reply::{Answer, Header};
+use targets::rpc_record::call;
+use targets::server::{CLIENT, Parking, READ_BYTES_MAX, Server};
+
+const NFS: u32 = 100_003;
+const MOUNT: u32 = 100_005;
+const RPCBIND: u32 = 100_000;
+
+fn word(value: u32) -> Vec<u8> {
+    value.to_be_bytes().to_vec()
+}
+
+fn words(values: &[u32]) -> Vec<u8> {
+    values.iter().copied().flat_map(word).collect()
+}
+
+fn opaque(bytes: &[u8]) -> Vec<u8> {
+    let mut encoded = [&word(bytes.len() as u32)[..], bytes].concat();
+    encoded.resize(encoded.len().next_multiple_of(4), 0);
+    encoded
+}
+
+/// A client that keeps every message it sends.
+struct Session {
+    server: Server,
+    messages: Vec<Vec<u8>>,
+}
+
+impl Session {
+    /// Makes one call; the handles its reply brought.
+    fn call(&mut self, program: u32, version: u32, procedure: u32, arguments: &[&[u8]]) -> Vec<Vec<u8>> {
+        let message = call(self.messages.len() as u32 + 1, program, version, procedure, &arguments.concat());
+        self.server.push(0, &record(&message));
+        self.messages.push(message);
+        self.server.read(0);
+        let replies = self.server.settle();
+        assert_eq!(replies.len(), 1, "program {program} version {version} procedure {procedure}");
+        let mut answer = Answer::new(&replies[0].bytes[4..]);
+        answer.u32();
+        assert_eq!(answer.header(), Header::Success);
+        let mut handles = Vec::new();
+        match program {
+            NFS => assert_eq!(answer.nfs3(procedure, None, READ_BYTES_MAX, &mut handles), 0, "procedure {procedure}"),
+            MOUNT => answer.mount(procedure, &mut handles),
+            _ => {}
+        }
+        handles
+    }
+
+    fn nfs(&mut self, procedure: u32, arguments: &[&[u8]]) -> Vec<Vec<u8>> {
+        self.call(NFS, 3, procedure, arguments)
+    }
+}
+
+fn record(message: &[u8]) -> Vec<u8> {
+    [&word(1 << 31 | message.len() as u32)[..], message].concat()
+}
+
+/// Every procedure once: the messages.
+fn session() -> Vec<Vec<u8>> {
+    let mut server = Server::new(Parking::Never);
+    assert!(server.connect(1, CLIENT.parse::<SocketAddr>().expect("an address")));
+    let mut session = Session { server, messages: Vec::new() };
+    let service = words(&[NFS, 3, 6, 0]);
+    session.call(RPCBIND, 2, 3, &[&service]);
+    session.call(RPCBIND, 2, 4, &[]);
+    session.call(RPCBIND, 3, 3, &[&words(&[NFS, 3]), &opaque(b"tcp"), &opaque(b""), &opaque(b"")]);
+    session.call(RPCBIND, 4, 12, &[]);
+    let root = opaque(&session.call(MOUNT, 3, 1, &[&opaque(b"/export")])[0]);
+    for procedure in [2, 5] {
+        session.call(MOUNT, 3, procedure, &[]);
+    }
+    // sattr3: a mode and nothing else.
+    let mode = words(&[1, 0o644, 0, 0, 0, 0, 0]);
+    let stay = words(&[0; 6]);
+    let name = |name: &[u8]| opaque(name);
+    session.nfs(0, &[]);
+    session.nfs(1, &[&root]);
+    for procedure in 18..=20 {
+        session.nfs(procedure, &[&root]);
+    }
+    session.nfs(4, &[&root, &word(0x3f)]);
+    let file = opaque(&session.nfs(8, &[&root, &name(b"a"), &word(1), &mode])[0]);
+    session.nfs(8, &[&root, &name(b"b"), &word(2), &[7; 8]]);
+    session.nfs(7, &[&file, &words(&[0, 0, 20, 0]), &opaque(&[0x55; 20])]);
+    session.nfs(21, &[&file, &words(&[0, 0, 0])]);
+    session.nfs(6, &[&file, &words(&[0, 0, 100])]);
+    session.nfs(2, &[&file, &mode, &word(0)]);
+    session.nfs(2, &[&file, &words(&[0, 0, 0, 1, 0, 9, 1, 1, 0])]);
+    let directory = opaque(&session.nfs(9, &[&root, &name(b"c"), &mode])[0]);
+    let link = opaque(&session.nfs(10, &[&directory, &name(b"l"), &stay, &name(b"../a")])[0]);
+    session.nfs(5, &[&link]);
+    session.nfs(11, &[&directory, &name(b"n"), &word(7), &stay]);
+    session.nfs(15, &[&file, &directory, &name(b"h")]);
+    session.nfs(3, &[&directory, &name(b"h")]);
+    session.nfs(14, &[&directory, &name(b"h"), &root, &name(b"b")]);
+    session.nfs(16, &[&root, &words(&[0; 4]), &word(1024)]);
+    session.nfs(17, &[&root, &words(&[0; 4]), &words(&[512, 4096])]);
+    session.nfs(12, &[&directory, &name(b"l")]);
+    session.nfs(12, &[&directory, &name(b"n")]);
+    session.nfs(13, &[&root, &name(b"c")]);
+    session.call(MOUNT, 3, 3, &[&opaque(b"/export")]);
+    session.messages
+}
+
+/// As raw bytes of a stream (op 0 of `rpc_record`), `size` at a time.
+fn stream_ops(messages: &[Vec<u8>], size: usize) -> Vec<u8> {
+    let stream: Vec<u8> = messages.iter().flat_map(|message| record(message)).collect();
+    stream.chunks(size).flat_map(|piece| [&[0, piece.len() as u8][..], piece].concat()).collect()
+}
+
+/// The same with the byte that tells the sizes of buffers, and a connection first.
+fn conversation_ops(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut ops = vec![8];
+    for message in messages {
+        for piece in record(message).chunks(200) {
+            ops.extend([0, 0x30, piece.len() as u8]);
+            ops.extend(piece);
+        }
+        // A completion and an acknowledgement.
+        ops.extend([11, 12]);
+    }
+    ops
+}
+
+/// A handshake, each message as data of the connection, acknowledgements.
+fn packet_ops(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut ops = vec![5, 1];
+    for message in messages {
+        let record = record(message);
+        ops.push(6);
+        ops.extend((record.len() as u16).to_be_bytes());
+        ops.extend(record);
+        ops.push(14);
+    }
+    // FIN.
+    ops.extend([3, 0x11, 0, 0, 0, 0, 0xff, 0xff, 0, 14]);
+    ops
+}
+
+fn raw_frames(input: &[u8]) -> Vec<u8> {
+    let mut ops = vec![0];
+    for frame in targets::packet::frames(input) {
+        ops.push(0);
+        ops.extend((frame.len() as u16).to_be_bytes());
+        ops.extend(frame);
+    }
+    ops
+}
+
+fn packet_seeds(messages: &[Vec<u8>], write: &dyn Fn(&str, &str, &[u8])) {
+    for (at, part) in messages.chunks(12).enumerate() {
+        for how in [0, 1, 0x38, 0x58] {
+            write("packet", &format!("session-{at}-{how:02x}"), &[&[how][..], &packet_ops(part)].concat());
+        }
+        write("packet", &format!("frames-{at}"), &raw_frames(&[&[0][..], &packet_ops(part)].concat()));
+    }
+    // UDP to rpcbind and mountd, to a closed port; ARP; an echo request; an ICMP error about the last answer.
+    let datagram = |op: u8, message: &[u8]| [&[op, message.len() as u8][..], message].concat();
+    let mut ops = vec![0];
+    ops.extend(datagram(0x08, &messages[0]));
+    ops.extend(datagram(0x18, &messages[4]));
+    ops.extend(datagram(0x28, &messages[0]));
+    ops.extend([9, 1, 1, 1, 9, 2, 2, 1, 0x49, 3, 2, 1]);
+    ops.extend([0x02, 12, 8, 0, 0xf7, 0xff, 0, 0, 0, 0, 1, 2, 3, 4]);
+    ops.extend([10, 3, 4, 2, 0, 10, 3, 3, 0, 0, 11, 255, 12, 12]);
+    write("packet", "no-connection", &ops);
+}
+
+/// `op, how, arguments` for each kind of call, with the handle of the root.
+fn call_seeds(write: &dyn Fn(&str, &str, &[u8])) {
+    let ops: &[&[u8]] = &[
+        &[1, 0, 0],
+        &[3, 0, 0, 0],
+        &[3, 0, 0, 1],
+        &[4, 0, 0, 0x3f],
+        &[8, 0, 0, 4, 1, 1, 1, 0xff],
+        &[7, 0, 4, 0, 2, 0, 20, 0],
+        &[6, 0, 4, 0, 1, 0, 0],
+        &[6, 0, 3, 2, 16, 0, 0],
+        &[21, 0, 3, 0, 0, 0],
+        &[2, 0, 3, 8, 4, 0],
+        &[9, 0, 0, 5, 1, 1, 0xff],
+        &[10, 0, 0, 6, 0, 0, 9],
+        &[5, 0, 6],
+        &[11, 0, 0, 4, 7, 0],
+        &[15, 0, 3, 0, 5],
+        &[14, 0, 0, 4, 0, 5],
+        &[12, 0, 0, 5],
+        &[13, 0, 0, 1],
+        &[16, 0, 0, 0, 0, 4, 0],
+        &[17, 0, 0, 0, 0, 4, 0, 8, 0],
+        &[18, 0, 0],
+        &[19, 0, 0],
+        &[20, 0, 0],
+        &[22, 0, 0],
+        &[22, 0, 1],
+        &[23, 4, 5],
+        &[24, 4, 2, 3],
+        &[24, 0, 3, 3],
+        &[25, 0, 0, 3, 1, 4, 1, 2, 3, 4],
+    ];
+    for how in [0, 1, 6] {
+        let all: Vec<u8> = ops.iter().flat_map(|op| op.iter().copied().chain([0xa0])).collect();
+        write("nfs3_call", &format!("session-{how}"), &[&[how][..], &all].concat());
+    }
+    for (at, op) in ops.iter().enumerate() {
+        write("nfs3_call", &format!("call-{at}"), &[&[0], *op, &[0xa0]].concat());
+    }
+}
+
+fn tcp_seeds(write: &dyn Fn(&str, &str, &[u8])) {
+    // Data both ways, a loss, a duplicate, another order, an old segment again, timers, a small window, both close.
+    let ops = [
+        9, 8, 0, 0x12, 0x11, 0x01, 0x11, 0x1a, 0xff, 9, 16, 0, 0x14, 3, 0x15, 0x13, 0x11, 0x01, 6, 0, 12, 0x11, 0x01, 0x19, 4, 0,
+        1, 0x11, 12, 12, 0x0f, 2, 2, 0, 14, 3, 0, 7, 9, 31, 0, 0x11, 0x01, 0x11, 0x01, 0xfa, 255, 13, 0x11, 0x1d, 1, 0x11, 12,
+    ];
+    for how in [0, 1, 2, 4, 8, 16, 32, 14] {
+        write("tcp_segments", &format!("loss-{how}"), &[&[how][..], &ops].concat());
+        let forged = [8, 0, 0, 0, 0, 0, 0x10, 16, 0, 1, 0, 9, 0x17, 13, 6, 0x11, 0x18, 0, 0, 5, 0, 5, 0x12, 1, 0, 2, 0, 0];
+        write("tcp_segments", &format!("forged-{how}"), &[&[how][..], &ops[..12], &forged, &ops[12..]].concat());
+    }
+}
+
+fn main() {
+    let root = std::env::args().nth(1).unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus").into());
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = Path::new(&root).join(target);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join(name), bytes).expect("a file");
+    };
+    let messages = session();
+    packet_seeds(&messages, &write);
+    call_seeds(&write);
+    tcp_seeds(&write);
+    for (at, part) in messages.chunks(8).enumerate() {
+        for size in [40, 250] {
+            write("rpc_record", &format!("compared-{at}-{size}"), &[&[0x80][..], &stream_ops(part, size)].concat());
+        }
+        for how in [0, 1, 2] {
+            write("rpc_record", &format!("session-{at}-{how}"), &[&[how][..], &conversation_ops(part)].concat());
+        }
+    }
+}
