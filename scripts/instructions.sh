@@ -2,7 +2,7 @@
 # Instructions that one call costs the whole server, by callgrind: the difference between COUNT and 2 x COUNT calls, collected
 # inside the server's turns only. Prints the tables of docs/benchmarks.md.
 #
-#   scripts/instructions.sh [COUNT]     default 200 calls
+#   scripts/instructions.sh [COUNT]     default 50 calls
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin
@@ -10,7 +10,7 @@ if ! command -v valgrind >/dev/null; then
   echo "instructions.sh: valgrind is not installed (apt-get install valgrind); nothing was measured" >&2
   exit 1
 fi
-count=${1:-200}
+count=${1:-50}
 binary=$(cargo bench --no-default-features --bench instructions --no-run --message-format=json 2>/dev/null |
   grep '"name":"instructions"' | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 [ -x "$binary" ] || { echo "instructions.sh: the benchmark does not build: cargo bench --no-default-features --bench instructions --no-run" >&2; exit 1; }
