@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
+use nfsplice::counters::Counters;
 use nfsplice::net::memory_link::{EndOptions, Impairments, Random};
 use nfsplice::tcp::{self, CongestionControl};
 use nfsplice::time::{Duration, Instant};
@@ -149,6 +150,7 @@ fn setup(random: &mut Random) -> (Setup, bool) {
     setup.tcp.timestamps = random.chance(800_000);
     // A burst of loss is counted in frames, so a lone retransmission now and then can take long to get through one.
     (setup.tcp.user_timeout, setup.client_tcp.user_timeout) = (DEADLINE, DEADLINE);
+    setup.rpc.record_timeout = DEADLINE;
     (setup.tcp.syn_ack_retries_max, setup.client_tcp.syn_retries_max) = (12, 12);
     setup.client_tcp = tcp::Options {
         receive_window_max: pick(random, &[20_000, 200_000, 2 << 20]),
@@ -389,12 +391,28 @@ impl Simulation {
             self.collect();
             for client in 0..CLIENTS {
                 let stream = &self.rig.client.streams[self.clients[client].stream];
-                assert_eq!(stream.closed, None, "client {client} was cut off");
+                assert_eq!(stream.closed, None, "client {client} was cut off: {}", self.counters());
                 self.repeat(client, RETRANSMIT);
             }
             assert!(self.rig.server.device().release_transmitted(), "a page changed while a device held it");
         }
         self.finish();
+    }
+
+    /// What the server counted that is not zero, for the message of a seed that failed.
+    fn counters(&self) -> String {
+        let shard = &self.rig.server.shard;
+        let layers: [&dyn Counters; 4] =
+            [shard.tcp().counters(), shard.rpc().counters(), shard.counters(), shard.programs().nfs3().counters()];
+        let mut text = String::new();
+        for layer in layers {
+            layer.visit(&mut |name, value| {
+                if value != 0 {
+                    text += &format!("{name} {value} ");
+                }
+            });
+        }
+        text
     }
 
     fn finish(&mut self) {

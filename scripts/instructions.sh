@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Instructions that one call costs the whole server, by callgrind: the difference between COUNT and 2 x COUNT calls, collected
+# inside the server's turns only. Prints the tables of docs/benchmarks.md.
+#
+#   scripts/instructions.sh [COUNT]     default 50 calls
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin
+if ! command -v valgrind >/dev/null; then
+  echo "instructions.sh: valgrind is not installed (apt-get install valgrind); nothing was measured" >&2
+  exit 1
+fi
+count=${1:-50}
+binary=$(cargo bench --no-default-features --bench instructions --no-run --message-format=json 2>/dev/null |
+  grep '"name":"instructions"' | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
+[ -x "$binary" ] || { echo "instructions.sh: the benchmark does not build: cargo bench --no-default-features --bench instructions --no-run" >&2; exit 1; }
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+# Instructions collected in a run of $1 with $2 calls and the further arguments.
+collected() {
+  local operation=$1 calls=$2
+  shift 2
+  valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*server_turn*' --callgrind-out-file="$out/profile" \
+    "$binary" "$operation" "$calls" "$@" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
+  awk '/^(summary|totals):/ { print $2; exit }' "$out/profile"
+}
+
+row() {
+  local name=$1 once twice
+  shift
+  once=$(collected "$1" "$count" "${@:2}")
+  twice=$(collected "$1" "$((2 * count))" "${@:2}")
+  awk -v name="$name" -v instructions="$(((twice - once) / count))" '{
+    printf "| %s | %d | %s | %s | %s | %s |\n", name, instructions, $4, $2, $8, $6 }' "$out/figures"
+}
+
+head() {
+  echo "| call | instructions | segments | chains | frames in | payload bytes |"
+  echo "|---|---:|---:|---:|---:|---:|"
+}
+
+echo "Per call, blocks of 64 KiB, a client that coalesces (one acknowledgement for each chain or two):"
+echo
+head
+row "NULL" null
+row "GETATTR" getattr
+row "READ 4 KiB" read 4096 65536 coalesced
+row "READ 64 KiB" read 65536 65536 coalesced
+row "READ 256 KiB" read 262144 65536 coalesced
+row "READ 1 MiB" read 1048576 65536 coalesced
+echo
+echo "The same bytes in more or fewer segments:"
+echo
+head
+for block in 4 8 16 32 64; do
+  row "READ 64 KiB from blocks of $block KiB" read 65536 $((block << 10)) coalesced
+done
+echo
+echo "The same segments with more or fewer bytes:"
+echo
+head
+for kib in 4 8 16 32 60; do
+  row "READ $kib KiB from one block" read $((kib << 10)) 65536 coalesced
+done
+echo
+echo "A client that acknowledges every second packet of 1448 bytes:"
+echo
+head
+row "READ 64 KiB" read 65536 65536 single
+row "READ 1 MiB" read 1048576 65536 single
