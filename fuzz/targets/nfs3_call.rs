@@ -310,7 +310,7 @@ impl Client {
         message.0.append(&mut args.0);
         // A datagram may be dropped, and rpcbind's CALLIT is not answered.
         let datagram = how & 4 != 0;
-        let mut certain = !datagram && !(program == RPCBIND && procedure == 5);
+        let mut certain = !(datagram || program == RPCBIND && procedure == 5);
         let mut known = (program, version);
         if how & 3 == 3 {
             spoil(&mut message.0, 4, input);
