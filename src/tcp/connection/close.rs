@@ -102,6 +102,12 @@ impl Connection {
         self.report_closed(shared, Reason::Finished);
     }
 
+    /// Its place is needed for another handshake. Nobody is told: it may have been forged.
+    pub fn give_up_half_open(&mut self, shared: &mut Shared) {
+        shared.counters.attempt_fails += 1;
+        self.finish(shared, Reason::TimedOut);
+    }
+
     /// TIME-WAIT is over.
     pub fn leave_time_wait(&mut self, shared: &mut Shared) {
         self.finish(shared, Reason::Finished);
