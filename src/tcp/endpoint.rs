@@ -444,6 +444,7 @@ impl Endpoint {
             self.shared.counters.listen_drops += 1;
             return;
         }
+        let Some(listener) = self.shared.listener(tuple.local_port) else { return };
         listener.half_open += 1;
         self.shared.counters.passive_opens += 1;
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);

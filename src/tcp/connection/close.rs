@@ -12,7 +12,7 @@ const PATH_MTU_MIN: u16 = 552;
 
 impl Connection {
     /// RFC 9293 section 3.10.4. Ours half: the FIN follows what is queued.
-    pub fn close(&mut self, _now: Instant, shared: &mut Shared) {
+    pub fn close(&mut self, now: Instant, shared: &mut Shared) {
         match self.state {
             State::SynSent => return self.finish(shared, Reason::Aborted),
             State::SynReceived => {}
@@ -21,6 +21,7 @@ impl Connection {
             _ => return,
         }
         self.send.fin = true;
+        self.send.stalled_since = now;
         self.wake = true;
     }
 

@@ -52,7 +52,7 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
-            self.on_sign_of_life(now, shared);
+            self.on_sign_of_life(now, shared, &segment);
             self.process_urgent(shared, &segment);
             self.process_text(now, shared, &segment, payload);
             self.process_fin(now, shared, &segment);
@@ -233,15 +233,16 @@ impl Connection {
         }
     }
 
-    /// The peer is there: keepalive and the FIN-WAIT-2 limit start over.
-    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared) {
+    /// The peer is there: keepalive starts over, and the FIN-WAIT-2 limit if it has something to say. Empty segments do not
+    /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
+    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
         self.receive.last_sign_of_life = now;
         if let Some(keepalive) = shared.options.keepalive
             && self.timers.is_armed(Timer::Keepalive)
         {
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);
         }
-        if self.state == State::FinWait2 {
+        if self.state == State::FinWait2 && segment.payload_len > 0 {
             self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
         }
     }
