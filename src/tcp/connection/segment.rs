@@ -76,7 +76,7 @@ impl Connection {
         // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
         // look like a round trip that lasted as long as the sender's backoff.
         let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit;
-        if acceptable || retransmission {
+        if (acceptable || retransmission) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
         }
         if !acceptable {
@@ -86,6 +86,16 @@ impl Connection {
             }
         }
         acceptable
+    }
+
+    /// Whether its ACK is one the peer can have sent (RFC 5961 section 5.2). A forger who guessed a sequence number in the window
+    /// must not move TS.Recent ahead: everything the peer sends from then on would look old.
+    fn has_possible_ack(&self, segment: &Segment) -> bool {
+        if !segment.has(Flags::ACK) {
+            return self.state == State::SynReceived && segment.has(Flags::SYN);
+        }
+        let ack = self.ack_position(segment.repr.ack);
+        ack <= self.send.next && ack + self.send.window_max.max(1) >= self.send.unacknowledged
     }
 
     /// RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent, or lies before it.
