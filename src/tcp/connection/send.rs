@@ -203,7 +203,7 @@ impl Connection {
     fn transmit_new(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let unsent = self.send.queue.end().saturating_sub(self.send.next);
         let fin = self.send.fin && !self.fin_sent();
-        if unsent == 0 && !fin {
+        if (unsent == 0 && !fin) || self.scoreboard.is_full() {
             return false;
         }
         if self.scoreboard.is_empty() && now.since(self.send.last_sent_at) > self.rtt.rto(shared.options.rto_max) {
