@@ -29,8 +29,10 @@ crate::counters! {
         passive_opens,
         /// Handshakes that failed.
         attempt_fails,
-        /// SYNs dropped because the listener's half-open connections or the endpoint's connections were at their maximum.
+        /// SYNs dropped because the endpoint's connections were at their maximum.
         listen_drops,
+        /// Half-open connections given up because a newer SYN needed the place.
+        half_open_evicted,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,
         /// Packets and TSO chains that carried retransmitted data, SYN or FIN.

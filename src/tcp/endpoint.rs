@@ -216,6 +216,8 @@ pub(crate) struct Listener {
     pub port: u16,
     pub half_open: usize,
     pub accept_pending: usize,
+    /// The half-open ones, oldest first, among some that are not any more.
+    pub waiting: VecDeque<ConnectionId>,
 }
 
 #[derive(Default)]
@@ -280,7 +282,7 @@ impl Endpoint {
         if self.shared.listeners.len() >= self.shared.options.listeners_max {
             return Err(ListenError::TooMany);
         }
-        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0 });
+        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0, waiting: VecDeque::new() });
         Ok(())
     }
 
@@ -438,18 +440,56 @@ impl Endpoint {
             return;
         }
         let full = self.table.len() >= self.shared.options.connections_max;
-        let half_open_max = self.shared.options.syn_received_max;
-        let Some(listener) = self.shared.listener(tuple.local_port) else { return };
-        if full || listener.half_open >= half_open_max {
+        if full || !self.make_half_open_room(tuple.local_port) {
             self.shared.counters.listen_drops += 1;
             return;
         }
+        let Some(listener) = self.shared.listener(tuple.local_port) else { return };
         listener.half_open += 1;
         self.shared.counters.passive_opens += 1;
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
         let index =
             self.insert(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
+        self.note_half_open(tuple.local_port, ConnectionId { index, generation: self.slots[index as usize].generation });
         self.settle(index);
+    }
+
+    /// Room for one more half-open connection of a listener. At the maximum the oldest gives way (RFC 4987 section 3.4): an
+    /// honest peer's handshake is done within a round trip, a forged one would keep its place until the retries are over, and
+    /// a few of those a second would keep everybody out. `false`: there is none that could.
+    fn make_half_open_room(&mut self, port: u16) -> bool {
+        let Endpoint { slots, shared, .. } = self;
+        let half_open_max = shared.options.syn_received_max;
+        let Some(listener) = shared.listener(port) else { return false };
+        if listener.half_open < half_open_max {
+            return true;
+        }
+        while let Some(oldest) = listener.waiting.pop_front() {
+            if !is_half_open(slots, oldest) {
+                continue;
+            }
+            if let Some(connection) = find(slots, oldest) {
+                shared.counters.half_open_evicted += 1;
+                connection.give_up_half_open(shared);
+                self.settle(oldest.index);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn note_half_open(&mut self, port: u16, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        let half_open_max = shared.options.syn_received_max;
+        let Some(listener) = shared.listener(port) else { return };
+        while listener.waiting.front().is_some_and(|oldest| !is_half_open(slots, *oldest)) {
+            listener.waiting.pop_front();
+        }
+        if listener.waiting.len() >= 2 * half_open_max {
+            // At most half of them are still half-open, so this comes once in that many handshakes.
+            listener.waiting.retain(|id| is_half_open(slots, *id));
+        }
+        listener.waiting.push_back(id);
     }
 
     /// An ICMP error that quotes a segment of ours with sequence number `seq`.
@@ -688,6 +728,11 @@ impl Endpoint {
 fn find(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
     let slot = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
     slot.connection.as_deref_mut().filter(|connection| !connection.released)
+}
+
+fn is_half_open(slots: &[Slot], id: ConnectionId) -> bool {
+    let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
+    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.listener.is_some())
 }
 
 /// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.

@@ -33,7 +33,7 @@ pub struct Options {
     pub send_queue_bytes_max: usize,
     pub connections_max: usize,
     pub listeners_max: usize,
-    /// Half-open connections of one listener.
+    /// Half-open connections of one listener; beyond, the oldest gives way.
     pub syn_received_max: usize,
     /// Accepted connections not yet polled, per listener.
     pub accept_queue_max: usize,

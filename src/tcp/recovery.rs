@@ -16,6 +16,10 @@ const DUP_THRESH: u64 = 3;
 const REO_WND_PERSIST: u8 = 16;
 /// RFC 8985 section 7.2: the probe timeout without an RTT sample.
 const PTO_WITHOUT_RTT: Duration = Duration::from_secs(1);
+/// Packets and chains in flight of one connection: the memory of a scoreboard, and the work of walking it for each ACK that
+/// reports a hole. At this number nothing new is sent, and a peer's SACK blocks no longer cut entries into pieces; without it
+/// blocks of single bytes would make one entry of each byte in flight. 8 MiB of full Ethernet packets are 5,800.
+const ENTRIES_MAX: usize = 8192;
 /// Timers closer than this make no sense on the wheel.
 const PTO_MIN: Duration = Duration::from_millis(2);
 
@@ -125,6 +129,11 @@ impl Scoreboard {
 
     pub fn is_empty(&self) -> bool {
         self.sent.is_empty()
+    }
+
+    /// Nothing new may be sent until something is acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.sent.len() >= ENTRIES_MAX
     }
 
     /// Bytes thought to be in the network (RFC 6675 pipe).
@@ -273,9 +282,14 @@ impl Scoreboard {
         delivery: &mut Delivery,
     ) {
         let Some(first) = self.index_of(left) else { return };
-        self.cut(first, left);
+        if !self.is_full() {
+            self.cut(first, left);
+        }
         let mut index = if self.sent[first].start < left { first + 1 } else { first };
         while let Some(sent) = self.sent.get(index).copied().filter(|sent| sent.start < right) {
+            if sent.end > right && self.is_full() {
+                break;
+            }
             self.cut(index, right);
             let sent = Sent { end: sent.end.min(right), ..sent };
             if !sent.sacked {
@@ -485,5 +499,29 @@ impl Scoreboard {
             self.probe = None;
         }
         repaired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_single_bytes_do_not_fragment_the_flight_without_bound() {
+        let mut scoreboard = Scoreboard::new();
+        let (flight, now) = (1 << 20, Instant::from_millis(5));
+        scoreboard.on_sent(0, flight, now);
+        let mut delivery = Delivery::default();
+        for left in (1..flight).step_by(2) {
+            scoreboard.sack(left, left + 1, now, None, &|_| false, &mut delivery);
+        }
+        assert!(scoreboard.sent.len() <= ENTRIES_MAX && scoreboard.is_full(), "{} entries", scoreboard.sent.len());
+        assert_eq!(scoreboard.sacked(), delivery.sacked);
+        // What covers whole entries is still noted.
+        scoreboard.sack(1, flight, now, None, &|_| false, &mut delivery);
+        assert_eq!(scoreboard.sacked(), flight - 1);
+        scoreboard.acknowledge(flight, now, None, &|_| false, &mut delivery);
+        assert!(scoreboard.is_empty() && delivery.delivered == flight);
+        assert_eq!((scoreboard.sacked(), scoreboard.lost(), scoreboard.in_flight(1000)), (0, 0, 0));
     }
 }

@@ -12,7 +12,7 @@ const PATH_MTU_MIN: u16 = 552;
 
 impl Connection {
     /// RFC 9293 section 3.10.4. Ours half: the FIN follows what is queued.
-    pub fn close(&mut self, _now: Instant, shared: &mut Shared) {
+    pub fn close(&mut self, now: Instant, shared: &mut Shared) {
         match self.state {
             State::SynSent => return self.finish(shared, Reason::Aborted),
             State::SynReceived => {}
@@ -21,6 +21,7 @@ impl Connection {
             _ => return,
         }
         self.send.fin = true;
+        self.send.stalled_since = now;
         self.wake = true;
     }
 
@@ -100,6 +101,12 @@ impl Connection {
         self.timers.arm(Timer::Life, now + shared.options.time_wait);
         self.entered_time_wait = true;
         self.report_closed(shared, Reason::Finished);
+    }
+
+    /// Its place is needed for another handshake. Nobody is told: it may have been forged.
+    pub fn give_up_half_open(&mut self, shared: &mut Shared) {
+        shared.counters.attempt_fails += 1;
+        self.finish(shared, Reason::TimedOut);
     }
 
     /// TIME-WAIT is over.

@@ -52,7 +52,7 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
-            self.on_sign_of_life(now, shared);
+            self.on_sign_of_life(now, shared, &segment);
             self.process_urgent(shared, &segment);
             self.process_text(now, shared, &segment, payload);
             self.process_fin(now, shared, &segment);
@@ -76,7 +76,7 @@ impl Connection {
         // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
         // look like a round trip that lasted as long as the sender's backoff.
         let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit;
-        if acceptable || retransmission {
+        if (acceptable || retransmission) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
         }
         if !acceptable {
@@ -86,6 +86,16 @@ impl Connection {
             }
         }
         acceptable
+    }
+
+    /// Whether its ACK is one the peer can have sent (RFC 5961 section 5.2). A forger who guessed a sequence number in the window
+    /// must not move TS.Recent ahead: everything the peer sends from then on would look old.
+    fn has_possible_ack(&self, segment: &Segment) -> bool {
+        if !segment.has(Flags::ACK) {
+            return self.state == State::SynReceived && segment.has(Flags::SYN);
+        }
+        let ack = self.ack_position(segment.repr.ack);
+        ack <= self.send.next && ack + self.send.window_max.max(1) >= self.send.unacknowledged
     }
 
     /// RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent, or lies before it.
@@ -233,15 +243,16 @@ impl Connection {
         }
     }
 
-    /// The peer is there: keepalive and the FIN-WAIT-2 limit start over.
-    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared) {
+    /// The peer is there: keepalive starts over, and the FIN-WAIT-2 limit if it has something to say. Empty segments do not
+    /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
+    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
         self.receive.last_sign_of_life = now;
         if let Some(keepalive) = shared.options.keepalive
             && self.timers.is_armed(Timer::Keepalive)
         {
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);
         }
-        if self.state == State::FinWait2 {
+        if self.state == State::FinWait2 && segment.payload_len > 0 {
             self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
         }
     }

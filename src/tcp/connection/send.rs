@@ -32,7 +32,7 @@ struct Range {
 
 impl Connection {
     /// RFC 9293 section 3.10.2.
-    pub fn send(&mut self, _now: Instant, shared: &mut Shared, gather: &mut Vec<Slice>) -> Result<(), SendError> {
+    pub fn send(&mut self, now: Instant, shared: &mut Shared, gather: &mut Vec<Slice>) -> Result<(), SendError> {
         let takes = matches!(self.state, State::SynSent | State::SynReceived | State::Established | State::CloseWait);
         if !takes || self.send.fin {
             return Err(SendError::Closed);
@@ -43,6 +43,10 @@ impl Connection {
             self.send.refused = len;
             shared.counters.send_queue_full += 1;
             return Err(SendError::Full);
+        }
+        if queued == 0 {
+            // A window that closed while there was nothing to send has stalled nothing yet.
+            self.send.stalled_since = now;
         }
         self.send.queue.push(gather);
         self.wake = true;
@@ -199,7 +203,7 @@ impl Connection {
     fn transmit_new(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let unsent = self.send.queue.end().saturating_sub(self.send.next);
         let fin = self.send.fin && !self.fin_sent();
-        if unsent == 0 && !fin {
+        if (unsent == 0 && !fin) || self.scoreboard.is_full() {
             return false;
         }
         if self.scoreboard.is_empty() && now.since(self.send.last_sent_at) > self.rtt.rto(shared.options.rto_max) {

@@ -145,3 +145,20 @@ fn one_byte_segments_cannot_pin_the_receive_pool() {
     let bytes = chain.view(0, 20_000).unwrap().to_vec();
     assert!(bytes.iter().enumerate().all(|(n, byte)| *byte == n as u8));
 }
+
+#[test]
+fn forged_syns_do_not_keep_an_honest_peer_out() {
+    let mut victim = Victim::new(Options { syn_received_max: 16, ..Options::default() });
+    let syn = |port| Repr { src_port: port, dst_port: 2049, flags: Flags::SYN, window: 1000, ..Repr::default() };
+    for n in 0..1_000 {
+        victim.inject(&encode(ip(1), ip(2), &syn(2_000 + n), &[]));
+        assert!(victim.endpoint.connections().count() <= 17);
+    }
+    victim.inject(&encode(ip(1), ip(2), &syn(700), &[]));
+    let ack = Repr { seq: SeqNumber(1), ack: victim.last.seq + 1, flags: Flags::ACK, ..syn(700) };
+    victim.inject(&encode(ip(1), ip(2), &ack, &[]));
+    let accepted = std::iter::from_fn(|| victim.endpoint.poll_event())
+        .any(|event| matches!(event, Event::Accepted { remote, .. } if remote.port() == 700));
+    assert!(accepted);
+    assert_eq!(victim.endpoint.counters().half_open_evicted, 1_000 - 16 + 1);
+}
