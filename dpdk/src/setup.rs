@@ -18,8 +18,6 @@ const ETHERNET_BYTES: u32 = 14;
 const ETHERNET_VLAN_BYTES: u32 = 18;
 /// Ethernet header, VLAN tag and check sequence, the most a driver may want room for.
 const FRAME_OVERHEAD_BYTES: u32 = 22;
-/// An IP packet's length has 16 bits.
-const IP_PACKET_BYTES_MAX: u32 = 65_535;
 /// Buffers that per-thread caches of a pool may hold: cache × 1.5, for the queue's thread and one more.
 const CACHED_BUFFERS: u32 = 2 * 768;
 
@@ -339,7 +337,7 @@ impl<'a> Setup<'a> {
             max_segments_per_packet: limits.per_packet,
             max_segments_tso: limits.per_tso,
             max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| if bytes == u32::MAX { bytes } else { bytes.min(wire) }),
-            max_tso_bytes: IP_PACKET_BYTES_MAX,
+            max_tso_bytes: limits.tso_bytes,
             max_tso_frames: limits.tso_frames,
             max_tso_frame_bytes: u32::from(mtu) + tso_frame,
             accepts_chains: limits.chains,
