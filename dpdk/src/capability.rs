@@ -69,6 +69,8 @@ pub(crate) struct TxLimits {
     pub frame_bytes: Option<u32>,
     pub chains: bool,
     pub tso_frames: u16,
+    /// Bytes of a TSO chain's IP packet.
+    pub tso_bytes: u32,
     /// The driver counts the Ethernet header into the MTU when it cuts TSO chains.
     pub tso_frame_within_mtu: bool,
     /// TSO in this driver is software of its own; the stack's own segmentation is as good and has no such limits.
@@ -76,6 +78,13 @@ pub(crate) struct TxLimits {
 }
 
 const ANY: usize = usize::MAX;
+
+/// An IP packet's length has 16 bits.
+const IP_PACKET_BYTES_MAX: u32 = 65_535;
+/// A segment's length has 14 bits in the descriptors of vmxnet3 and enic. vmxnet3's driver writes a longer one over the bits behind
+/// it, which say whose the descriptor is (measured: the device then reads from addresses that it was never given); enic's cuts it
+/// (read). No segment is longer than its packet.
+const SEGMENT_BYTES_OF_14_BITS: u32 = (1 << 14) - 1;
 
 /// The table. Unknown drivers get what DPDK says.
 pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
@@ -85,6 +94,7 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         frame_bytes: None,
         chains: multi_segs_offered,
         tso_frames: u16::MAX,
+        tso_bytes: IP_PACKET_BYTES_MAX,
         tso_frame_within_mtu: false,
         tso_in_software: false,
     };
@@ -110,6 +120,7 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         "net_pcap" => (limits.chains, limits.frame_bytes) = (true, Some(16_128)),
         // Reads pkt_len bytes from the first segment, past its end.
         "net_af_xdp" => limits.chains = false,
+        "net_vmxnet3" | "net_enic" => limits.tso_bytes = SEGMENT_BYTES_OF_14_BITS,
         "net_tap" => {
             limits.tso_frames = 64;
             limits.tso_frame_within_mtu = true;
@@ -153,6 +164,12 @@ mod tests {
         assert_eq!(i40e.per_packet, 8);
         let tiny = tx_limits("net_unknown", true).narrowed(&said(0, 0), 32);
         assert_eq!((tiny.per_packet, tiny.per_tso), (28, 28));
+    }
+
+    #[test]
+    fn a_chain_for_vmxnet3_has_no_segment_that_its_descriptor_cannot_say() {
+        assert_eq!(tx_limits("net_vmxnet3", true).tso_bytes, 0x3fff);
+        assert_eq!(tx_limits("net_virtio", true).tso_bytes, 65_535);
     }
 
     #[test]

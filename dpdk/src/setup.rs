@@ -18,13 +18,14 @@ const ETHERNET_BYTES: u32 = 14;
 const ETHERNET_VLAN_BYTES: u32 = 18;
 /// Ethernet header, VLAN tag and check sequence, the most a driver may want room for.
 const FRAME_OVERHEAD_BYTES: u32 = 22;
-/// An IP packet's length has 16 bits.
-const IP_PACKET_BYTES_MAX: u32 = 65_535;
 /// Buffers that per-thread caches of a pool may hold: cache × 1.5, for the queue's thread and one more.
 const CACHED_BUFFERS: u32 = 2 * 768;
 
 /// What a net_tap port with a larger MTU is configured with at first.
 const TAP_MTU_CLAIMED: u16 = 1500;
+
+/// What ethdev returns, negated, for a call that the driver does not have.
+const ENOTSUP: i32 = 95;
 
 /// A Toeplitz key that gives both directions of a connection the same hash: 16 bits, repeated. Static because drivers
 /// keep the pointer.
@@ -53,6 +54,8 @@ pub(crate) struct Setup<'a> {
     rx_descriptors: u16,
     tx_descriptors: u16,
     socket: i32,
+    /// An address that the device was not told because it cannot be.
+    unfiltered_mac: Option<[u8; 6]>,
 }
 
 impl<'a> Setup<'a> {
@@ -89,6 +92,7 @@ impl<'a> Setup<'a> {
             options,
             info,
             socket,
+            unfiltered_mac: None,
         };
         setup.negotiate()?;
         Ok(setup)
@@ -217,14 +221,19 @@ impl<'a> Setup<'a> {
             let mut mac = sys::rte_ether_addr { addr_bytes: bytes };
             // SAFETY: a configured port, a valid address.
             let result = unsafe { sys::rte_eth_dev_default_mac_addr_set(id, &mut mac) };
-            check(name, "rte_eth_dev_default_mac_addr_set", result)?;
+            // A device without the call (net_vhost) filters no addresses: the port's address is the stack's alone.
+            if result == -ENOTSUP {
+                self.unfiltered_mac = Some(bytes);
+            } else {
+                check(name, "rte_eth_dev_default_mac_addr_set", result)?;
+            }
         }
         let rx_pools = (0..options.rx_queues).map(|queue| self.set_up_rx(queue)).collect::<Result<_, _>>()?;
         let tx_pools = (0..options.tx_queues).map(|queue| self.set_up_tx(queue)).collect::<Result<_, _>>()?;
         self.set_mtu()?;
         // SAFETY: a configured port with all its queues set up.
         check(name, "rte_eth_dev_start", unsafe { sys::rte_eth_dev_start(id) })?;
-        if options.promiscuous {
+        if options.promiscuous || self.unfiltered_mac.is_some() {
             // SAFETY: a started port. Devices that cannot are those that get every frame anyway.
             unsafe { sys::rte_eth_promiscuous_enable(id) };
         }
@@ -236,7 +245,6 @@ impl<'a> Setup<'a> {
     }
 
     fn set_mtu(&self) -> Result<(), Error> {
-        const ENOTSUP: i32 = 95;
         if self.tap_jumbo() {
             // SAFETY: a configured, stopped port of the driver this call is for; nobody polls it yet.
             let result = unsafe { sys::nfsplice_tap_mtu(self.id, self.info.if_index, self.options.mtu) };
@@ -316,7 +324,7 @@ impl<'a> Setup<'a> {
         let wire = u32::from(mtu) + ETHERNET_VLAN_BYTES;
         let tso_frame = if limits.tso_frame_within_mtu { 0 } else { ETHERNET_BYTES };
         Ok(PortCapabilities {
-            mac: mac.addr_bytes,
+            mac: self.unfiltered_mac.unwrap_or(mac.addr_bytes),
             mtu,
             tso: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) && limits.chains,
             tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0,
@@ -329,7 +337,7 @@ impl<'a> Setup<'a> {
             max_segments_per_packet: limits.per_packet,
             max_segments_tso: limits.per_tso,
             max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| if bytes == u32::MAX { bytes } else { bytes.min(wire) }),
-            max_tso_bytes: IP_PACKET_BYTES_MAX,
+            max_tso_bytes: limits.tso_bytes,
             max_tso_frames: limits.tso_frames,
             max_tso_frame_bytes: u32::from(mtu) + tso_frame,
             accepts_chains: limits.chains,
