@@ -35,14 +35,14 @@ row() {
     printf "| %s | %d | %s | %s | %s | %s |\n", name, instructions, $4, $2, $8, $6 }' "$out/figures"
 }
 
-head() {
+table() {
   echo "| call | instructions | segments | chains | frames in | payload bytes |"
   echo "|---|---:|---:|---:|---:|---:|"
 }
 
 echo "Per call, blocks of 64 KiB, a client that coalesces (one acknowledgement for each chain or two):"
 echo
-head
+table
 row "NULL" null
 row "GETATTR" getattr
 row "READ 4 KiB" read 4096 65536 coalesced
@@ -52,20 +52,20 @@ row "READ 1 MiB" read 1048576 65536 coalesced
 echo
 echo "The same bytes in more or fewer segments:"
 echo
-head
+table
 for block in 4 8 16 32 64; do
   row "READ 64 KiB from blocks of $block KiB" read 65536 $((block << 10)) coalesced
 done
 echo
 echo "The same segments with more or fewer bytes:"
 echo
-head
+table
 for kib in 4 8 16 32 60; do
   row "READ $kib KiB from one block" read $((kib << 10)) 65536 coalesced
 done
 echo
 echo "A client that acknowledges every second packet of 1448 bytes:"
 echo
-head
+table
 row "READ 64 KiB" read 65536 65536 single
 row "READ 1 MiB" read 1048576 65536 single

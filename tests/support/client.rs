@@ -16,7 +16,7 @@ pub const CLIENT_ADDRESS: [u8; 4] = [10, 77, 0, 1];
 
 /// Bytes of a page of what the client sends.
 const PAGE: usize = 16 << 10;
-const PAGES: usize = 4096;
+const PAGES: usize = 512;
 
 /// One connection.
 pub struct Stream {
@@ -229,6 +229,10 @@ impl<D: Device> Client<D> {
         while let Some(event) = self.tcp.poll_event() {
             self.handle_event(now, event);
             work += 1;
+        }
+        // What found no page or no room before.
+        for at in 0..self.streams.len() {
+            self.feed(now, at);
         }
         work + self.send_packets(now)
     }

@@ -54,13 +54,16 @@ impl Cable for MemoryLink {
     }
 }
 
+/// What is called before a turn and what after it.
+pub type Probe = (fn(), fn());
+
 pub struct Rig<D, C> {
     pub now: Instant,
     pub cable: C,
     pub server: Server<D>,
     pub client: Client<D>,
     /// Called before and after every turn of the server: measuring.
-    pub probe: Option<(fn(), fn())>,
+    pub probe: Option<Probe>,
 }
 
 pub type LinkRig = Rig<MemoryEnd, MemoryLink>;

@@ -57,7 +57,7 @@ impl Default for Setup {
             rpc,
             nfs3: nfs3::Options::default(),
             client_tcp: tcp::Options {
-                send_queue_bytes_max: 64 << 20,
+                send_queue_bytes_max: 4 << 20,
                 time_wait: Duration::from_millis(100),
                 ..tcp::Options::default()
             },
