@@ -178,6 +178,25 @@ fn packet_seeds(messages: &[Vec<u8>], write: &dyn Fn(&str, &str, &[u8])) {
     write("packet", "no-connection", &ops);
 }
 
+/// Reads of a file of 3,000 bytes by a peer that acknowledges nothing for long: the send queue's limit, then room again.
+fn unacknowledged_reads() -> Vec<u8> {
+    let mut server = Server::new(Parking::Never);
+    assert!(server.connect(1, CLIENT.parse::<SocketAddr>().expect("an address")));
+    let root = opaque(&server.parts.root_handle(1));
+    let mut session = Session { server, messages: Vec::new() };
+    let file = opaque(&session.nfs(3, &[&root, &opaque(b"file")])[0]);
+    let mut ops = vec![8];
+    for xid in 0..20 {
+        let record = record(&call(xid, NFS, 3, 6, &[&file[..], &words(&[0, 0, 8192])].concat()));
+        ops.extend([0, 0, record.len() as u8]);
+        ops.extend(record);
+        if xid == 15 {
+            ops.extend([12, 12]);
+        }
+    }
+    ops
+}
+
 /// `op, how, arguments` for each kind of call, with the handle of the root.
 fn call_seeds(write: &dyn Fn(&str, &str, &[u8])) {
     let ops: &[&[u8]] = &[
@@ -244,6 +263,9 @@ fn main() {
     packet_seeds(&messages, &write);
     call_seeds(&write);
     tcp_seeds(&write);
+    for how in [0, 1, 2] {
+        write("rpc_record", &format!("unacknowledged-{how}"), &[&[how][..], &unacknowledged_reads()].concat());
+    }
     for (at, part) in messages.chunks(8).enumerate() {
         for size in [40, 250] {
             write("rpc_record", &format!("compared-{at}-{size}"), &[&[0x80][..], &stream_ops(part, size)].concat());
