@@ -805,3 +805,47 @@ fn names_are_on_storage_before_the_reply_if_asked() {
     }
     rig.end();
 }
+
+/// Shares the store's insides with a test that holds its threads up.
+fn insides(rig: &Rig) -> Arc<Shared> {
+    rig.store().shared.clone()
+}
+
+#[test]
+fn a_full_cache_does_not_keep_what_a_read_brought_before_a_write() {
+    let mut rig = Rig::sized(64, 4096, |options| options.cache_blocks_max = 3);
+    for (name, blocks) in [("e", 3), ("f", 1), ("g", 1), ("h", 1)] {
+        std::fs::write(rig.scratch.path(name), vec![1; blocks * 4096]).unwrap();
+    }
+    let [e, f, g, h] = ["e", "f", "g", "h"].map(|name| rig.file(name));
+    let shared = insides(&rig);
+    let read = |object| Operation::Read { object, offset: 0, count: 4096 };
+    // The cache is full of what somebody holds: it has no room for what is written.
+    rig.read(e, 0, 3 * 4096).unwrap();
+    let held = std::mem::take(&mut rig.pages);
+    // The data thread stands still while it opens h; behind it a WRITE to f, and a READ of g.
+    let opening = lock(&shared.open_files);
+    rig.start(&root_user(), &read(h));
+    let data = View::from(&[2; 4096][..]);
+    let write = Operation::Write { object: f, offset: 0, data, stability: Stability::Unstable };
+    rig.start(&root_user(), &write);
+    rig.start(&root_user(), &read(g));
+    let (f_inode, g_inode) = (shared.table.get(&f).unwrap(), shared.table.get(&g).unwrap());
+    // It stands still again at g, with the WRITE prepared and not submitted.
+    let at_g = lock(&g_inode.state);
+    drop(opening);
+    while !lock(&f_inode.state).dirty {
+        idle();
+    }
+    // Now there is room. A READ of f goes to the kernel together with the WRITE, and may see the file before it.
+    drop(held);
+    shared.forget(&e);
+    rig.start(&root_user(), &read(f));
+    drop(at_g);
+    for _ in 0..4 {
+        assert!(rig.next().1.is_ok());
+    }
+    assert!(rig.read(f, 0, 4096).unwrap().0 == [2; 4096], "older than the write");
+    drop((f_inode, g_inode, shared));
+    rig.end();
+}

@@ -161,10 +161,11 @@ impl Shared {
             };
             let page = page.freeze();
             pieces.push(page.slice(from..to));
-            if known {
-                state.blocks.install(index, page, false);
-            } else {
+            if !known {
                 state.blocks.forget(index);
+            }
+            // A full cache takes nothing. Then too a read may bring the block into it before the write reaches the file.
+            if !known || !state.blocks.install(index, page, false) {
                 around.push(index);
                 count(&self.counts.writes_around);
             }
