@@ -64,6 +64,8 @@ pub struct Sequence {
 
 pub struct State {
     pub attributes: Option<Attributes>,
+    /// What they were when they stopped being believed: the next look is still compared with them.
+    last_known: Option<Attributes>,
     fetched: Instant,
     changing: u32,
     /// Changes overlap, or did since the last quiet moment.
@@ -93,12 +95,14 @@ impl State {
         self.attributes.as_ref().filter(|_| now.since(self.fetched) < age_max)
     }
 
+    /// The attributes are believed no more. The cached blocks stay until a look has told whether somebody changed them.
     pub fn expire(&mut self) {
-        self.attributes = None;
+        self.last_known = self.attributes.take().or(self.last_known);
     }
 
     fn compare(&mut self, seen: &Attributes, counts: &Counts) {
-        if self.attributes.as_ref().is_some_and(|known| differs(known, seen)) && !self.blocks.is_empty() {
+        let known = self.attributes.or(self.last_known);
+        if known.is_some_and(|known| differs(&known, seen)) && !self.blocks.is_empty() {
             self.blocks.forget_from(0);
             counters::count(&counts.foreign_changes);
         }
@@ -106,6 +110,7 @@ impl State {
 
     fn install(&mut self, attributes: Attributes, now: Instant) {
         self.attributes = Some(attributes);
+        self.last_known = None;
         self.fetched = self.fetched.max(now);
     }
 
@@ -135,7 +140,7 @@ impl State {
             // Of changes that overlap, one may end before the other and have looked after it.
             Some(after) if self.overlapping && self.attributes.as_ref().is_some_and(|known| after.changed < known.changed) => {}
             Some(after) => self.install(after, now),
-            None => self.attributes = None,
+            None => self.expire(),
         }
         self.overlapping &= self.changing > 0;
     }
@@ -151,6 +156,7 @@ impl Inode {
             id,
             state: Mutex::new(State {
                 attributes: None,
+                last_known: None,
                 fetched: Instant::ZERO,
                 changing: 0,
                 overlapping: false,

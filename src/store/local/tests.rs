@@ -849,3 +849,18 @@ fn a_full_cache_does_not_keep_what_a_read_brought_before_a_write() {
     drop((f_inode, g_inode, shared));
     rig.end();
 }
+
+#[test]
+fn a_short_file_gives_up_all_its_blocks() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), [1; 8 * 4096]).unwrap();
+    let f = rig.file("f");
+    rig.read(f, 0, 4 * 4096).unwrap();
+    // Somebody on the host replaces what is in the file by less. A READ behind its new end finds out before its time.
+    std::fs::write(rig.scratch.path("f"), [2; 2 * 4096]).unwrap();
+    assert_eq!(rig.read(f, 6 * 4096, 4096), Ok((Vec::new(), true)));
+    assert!(rig.read(f, 0, 8 * 4096) == Ok((vec![2; 2 * 4096], true)), "blocks of the old file");
+    rig.later(1000);
+    assert!(rig.read(f, 0, 8 * 4096) == Ok((vec![2; 2 * 4096], true)), "blocks of the old file");
+    rig.end();
+}
