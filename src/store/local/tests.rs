@@ -864,3 +864,27 @@ fn a_short_file_gives_up_all_its_blocks() {
     assert!(rig.read(f, 0, 8 * 4096) == Ok((vec![2; 2 * 4096], true)), "blocks of the old file");
     rig.end();
 }
+
+#[test]
+fn a_write_made_before_data_was_lost_does_not_carry_the_new_verifier() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), b"old").unwrap();
+    let f = rig.file("f");
+    let shared = insides(&rig);
+    let inode = shared.table.get(&f).unwrap();
+    let opening = lock(&shared.open_files);
+    let data = View::from(&b"new"[..]);
+    rig.start(&root_user(), &Operation::Write { object: f, offset: 0, data, stability: Stability::Unstable });
+    while lock(&inode.state).fd.is_none() {
+        idle();
+    }
+    // An fsync fails while the WRITE is under way: what it wrote may be among what is lost.
+    shared.data_lost();
+    drop(opening);
+    let answer = rig.next().1;
+    assert!(matches!(answer, Ok(Outcome::Written { verifier: [1, 1, 1, 1, 1, 1, 1, 1], .. })), "{answer:?}");
+    let commit = rig.run(&root_user(), &Operation::Commit { object: f, offset: 0, count: 0 });
+    assert!(matches!(commit, Ok(Outcome::Committed { verifier: [1, 1, 1, 1, 1, 1, 1, 2], .. })), "{commit:?}");
+    drop((inode, shared));
+    rig.end();
+}
