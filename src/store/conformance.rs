@@ -438,6 +438,17 @@ fn permissions(d: &mut Driver<'_>, dir: ObjectId) {
     let (bytes_max, entries_max) = (4096, 100);
     let list = Operation::ReadDirectory { directory: closed, cookie, verifier, bytes_max, entries_max, with_attributes };
     assert_eq!(d.status(&bob, &list), denied);
+    // One that may be listed and not searched gives its names away, and no handles.
+    let listed = d.directory(&alice, dir, b"listed", 0o744);
+    d.file(&alice, listed, b"f", 0o666);
+    let list = Operation::ReadDirectory { directory: listed, cookie, verifier, bytes_max, entries_max, with_attributes: true };
+    match d.run(&bob, &list) {
+        Ok(Outcome::Entries { entries, .. }) => {
+            assert!(entries.iter().any(|entry| &entry.name[..] == b"f"), "{entries:?}");
+            assert!(entries.iter().all(|entry| entry.object.is_none()), "{entries:?}");
+        }
+        other => panic!("{other:?}"),
+    }
     // A sticky directory: only owners remove.
     let shared = d.directory(&root, dir, b"tmp", 0o1777);
     d.file(&alice, shared, b"f", 0o666);

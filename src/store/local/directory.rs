@@ -39,7 +39,10 @@ impl Worker<'_> {
             if page.cookie != 0 && page.verifier != VERIFIER {
                 return Err(Status::BadCookie);
             }
-            self.list(now, directory, &fd, &attributes, page)
+            // A handle opens its object without a walk: who may not search the directory gets none, as from the Linux server.
+            let searches = permission::may_search(&attributes, caller).is_ok();
+            let page = PageOfEntries { with_attributes: page.with_attributes && searches, ..*page };
+            self.list(now, directory, &fd, &attributes, &page)
         });
         let (entries, end) = listed.map_err(|status| failure(status, Some(&attributes)))?;
         Ok(Outcome::Entries { entries, verifier: VERIFIER, end, directory: attributes })

@@ -64,6 +64,8 @@ pub struct Sequence {
 
 pub struct State {
     pub attributes: Option<Attributes>,
+    /// What they were when they stopped being believed: the next look is still compared with them.
+    last_known: Option<Attributes>,
     fetched: Instant,
     changing: u32,
     /// Changes overlap, or did since the last quiet moment.
@@ -93,12 +95,14 @@ impl State {
         self.attributes.as_ref().filter(|_| now.since(self.fetched) < age_max)
     }
 
+    /// The attributes are believed no more. The cached blocks stay until a look has told whether somebody changed them.
     pub fn expire(&mut self) {
-        self.attributes = None;
+        self.last_known = self.attributes.take().or(self.last_known);
     }
 
     fn compare(&mut self, seen: &Attributes, counts: &Counts) {
-        if self.attributes.as_ref().is_some_and(|known| differs(known, seen)) && !self.blocks.is_empty() {
+        let known = self.attributes.or(self.last_known);
+        if known.is_some_and(|known| differs(&known, seen)) && !self.blocks.is_empty() {
             self.blocks.forget_from(0);
             counters::count(&counts.foreign_changes);
         }
@@ -106,6 +110,7 @@ impl State {
 
     fn install(&mut self, attributes: Attributes, now: Instant) {
         self.attributes = Some(attributes);
+        self.last_known = None;
         self.fetched = self.fetched.max(now);
     }
 
@@ -134,8 +139,15 @@ impl State {
         match after {
             // Of changes that overlap, one may end before the other and have looked after it.
             Some(after) if self.overlapping && self.attributes.as_ref().is_some_and(|known| after.changed < known.changed) => {}
+            // With one time stamp nobody can tell which came first (time stamps have the length of a tick).
+            Some(after)
+                if self.overlapping
+                    && self.attributes.is_some_and(|known| after.changed == known.changed && differs(&after, &known)) =>
+            {
+                self.expire();
+            }
             Some(after) => self.install(after, now),
-            None => self.attributes = None,
+            None => self.expire(),
         }
         self.overlapping &= self.changing > 0;
     }
@@ -151,6 +163,7 @@ impl Inode {
             id,
             state: Mutex::new(State {
                 attributes: None,
+                last_known: None,
                 fetched: Instant::ZERO,
                 changing: 0,
                 overlapping: false,
@@ -258,4 +271,44 @@ pub fn spread(id: &ObjectId) -> usize {
     let hash =
         id.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
     (hash >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ObjectKind, Timestamp};
+
+    fn seen(size: u64, at: i64) -> Attributes {
+        let time = Timestamp { seconds: at, nanoseconds: 0 };
+        Attributes {
+            kind: ObjectKind::File,
+            mode: 0o644,
+            links: 1,
+            uid: 0,
+            gid: 0,
+            size,
+            used: 0,
+            device: (0, 0),
+            file_system: 1,
+            file_id: 2,
+            accessed: time,
+            modified: time,
+            changed: time,
+        }
+    }
+
+    #[test]
+    fn of_two_looks_with_one_time_stamp_none_is_believed() {
+        let (epochs, counts) = (Epochs::default(), Counts::default());
+        let table = Table::new(16, Arc::new(Clock::new(1)));
+        let (inode, _) = table.intern(&ObjectId::new(b"x").unwrap());
+        let mut state = lock(&inode.state);
+        let now = Instant::from_millis(1);
+        // A WRITE that extends the file ends between the last look of a chmod and the note it makes of it.
+        state.begin_change(epochs.now(), seen(100, 5), now, &epochs, &counts);
+        state.begin_change(epochs.now(), seen(100, 5), now, &epochs, &counts);
+        state.end_change(Some(seen(200, 6)), now, &epochs);
+        state.end_change(Some(seen(100, 6)), now, &epochs);
+        assert_ne!(state.attributes.map(|known| known.size), Some(100), "the file seems to have shrunk");
+    }
 }

@@ -805,3 +805,86 @@ fn names_are_on_storage_before_the_reply_if_asked() {
     }
     rig.end();
 }
+
+/// Shares the store's insides with a test that holds its threads up.
+fn insides(rig: &Rig) -> Arc<Shared> {
+    rig.store().shared.clone()
+}
+
+#[test]
+fn a_full_cache_does_not_keep_what_a_read_brought_before_a_write() {
+    let mut rig = Rig::sized(64, 4096, |options| options.cache_blocks_max = 3);
+    for (name, blocks) in [("e", 3), ("f", 1), ("g", 1), ("h", 1)] {
+        std::fs::write(rig.scratch.path(name), vec![1; blocks * 4096]).unwrap();
+    }
+    let [e, f, g, h] = ["e", "f", "g", "h"].map(|name| rig.file(name));
+    let shared = insides(&rig);
+    let read = |object| Operation::Read { object, offset: 0, count: 4096 };
+    // The cache is full of what somebody holds: it has no room for what is written.
+    rig.read(e, 0, 3 * 4096).unwrap();
+    let held = std::mem::take(&mut rig.pages);
+    // The data thread stands still while it opens h; behind it a WRITE to f, and a READ of g.
+    let opening = lock(&shared.open_files);
+    rig.start(&root_user(), &read(h));
+    let data = View::from(&[2; 4096][..]);
+    let write = Operation::Write { object: f, offset: 0, data, stability: Stability::Unstable };
+    rig.start(&root_user(), &write);
+    rig.start(&root_user(), &read(g));
+    let (f_inode, g_inode) = (shared.table.get(&f).unwrap(), shared.table.get(&g).unwrap());
+    // It stands still again at g, with the WRITE prepared and not submitted.
+    let at_g = lock(&g_inode.state);
+    drop(opening);
+    while !lock(&f_inode.state).dirty {
+        idle();
+    }
+    // Now there is room. A READ of f goes to the kernel together with the WRITE, and may see the file before it.
+    drop(held);
+    shared.forget(&e);
+    rig.start(&root_user(), &read(f));
+    drop(at_g);
+    for _ in 0..4 {
+        assert!(rig.next().1.is_ok());
+    }
+    assert!(rig.read(f, 0, 4096).unwrap().0 == [2; 4096], "older than the write");
+    drop((f_inode, g_inode, shared));
+    rig.end();
+}
+
+#[test]
+fn a_short_file_gives_up_all_its_blocks() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), [1; 8 * 4096]).unwrap();
+    let f = rig.file("f");
+    rig.read(f, 0, 4 * 4096).unwrap();
+    // Somebody on the host replaces what is in the file by less. A READ behind its new end finds out before its time.
+    std::fs::write(rig.scratch.path("f"), [2; 2 * 4096]).unwrap();
+    assert_eq!(rig.read(f, 6 * 4096, 4096), Ok((Vec::new(), true)));
+    assert!(rig.read(f, 0, 8 * 4096) == Ok((vec![2; 2 * 4096], true)), "blocks of the old file");
+    rig.later(1000);
+    assert!(rig.read(f, 0, 8 * 4096) == Ok((vec![2; 2 * 4096], true)), "blocks of the old file");
+    rig.end();
+}
+
+#[test]
+fn a_write_made_before_data_was_lost_does_not_carry_the_new_verifier() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), b"old").unwrap();
+    let f = rig.file("f");
+    let shared = insides(&rig);
+    let inode = shared.table.get(&f).unwrap();
+    let opening = lock(&shared.open_files);
+    let data = View::from(&b"new"[..]);
+    rig.start(&root_user(), &Operation::Write { object: f, offset: 0, data, stability: Stability::Unstable });
+    while lock(&inode.state).fd.is_none() {
+        idle();
+    }
+    // An fsync fails while the WRITE is under way: what it wrote may be among what is lost.
+    shared.data_lost();
+    drop(opening);
+    let answer = rig.next().1;
+    assert!(matches!(answer, Ok(Outcome::Written { verifier: [1, 1, 1, 1, 1, 1, 1, 1], .. })), "{answer:?}");
+    let commit = rig.run(&root_user(), &Operation::Commit { object: f, offset: 0, count: 0 });
+    assert!(matches!(commit, Ok(Outcome::Committed { verifier: [1, 1, 1, 1, 1, 1, 1, 2], .. })), "{commit:?}");
+    drop((inode, shared));
+    rig.end();
+}

@@ -380,7 +380,7 @@ impl Table {
         directory: ObjectId,
         cookie: u64,
         verifier: [u8; 8],
-        bounds: Bounds,
+        mut bounds: Bounds,
     ) -> Result<Outcome, Failure> {
         let index = self.find(directory)?;
         let own_verifier = self.options.instance.to_be_bytes();
@@ -390,6 +390,8 @@ impl Table {
             if cookie != 0 && verifier != own_verifier { Err(Status::BadCookie) } else { Ok(()) }
         });
         listed.map_err(|status| self.failure(status, index))?;
+        // A handle opens its object without a walk: who may not search the directory gets none, as from the Linux server.
+        bounds.with_attributes &= permission::may_search(&self.attributes(index), caller).is_ok();
         let (entries, end) = self.list(index, cookie, &bounds)?;
         Ok(Outcome::Entries { entries, verifier: own_verifier, end, directory: self.attributes(index) })
     }

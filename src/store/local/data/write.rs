@@ -66,7 +66,7 @@ pub struct SyncWaiter {
 
 pub enum SyncAnswer {
     Commit,
-    Write { count: u32, stability: Stability, wcc: Wcc },
+    Write { count: u32, stability: Stability, verifier: [u8; 8], wcc: Wcc },
 }
 
 /// An fsync on its way, and whom it is for.
@@ -89,6 +89,9 @@ pub struct Batch {
     inode: Arc<Inode>,
     fd: Arc<OwnedFd>,
     before: Attributes,
+    /// As it was before the first byte was written: if data is lost meanwhile, what this round wrote may be among it, and
+    /// an answer with the verifier after the loss would let the next COMMIT pass for it.
+    verifier: [u8; 8],
     now: Instant,
     writes: Vec<Running>,
     /// Blocks written past the cache.
@@ -161,10 +164,11 @@ impl Shared {
             };
             let page = page.freeze();
             pieces.push(page.slice(from..to));
-            if known {
-                state.blocks.install(index, page, false);
-            } else {
+            if !known {
                 state.blocks.forget(index);
+            }
+            // A full cache takes nothing. Then too a read may bring the block into it before the write reaches the file.
+            if !known || !state.blocks.install(index, page, false) {
                 around.push(index);
                 count(&self.counts.writes_around);
             }
@@ -173,14 +177,14 @@ impl Shared {
         pieces
     }
 
-    fn answer_write(&self, inode: &Arc<Inode>, running: Running, wcc: Wcc) {
+    fn answer_write(&self, inode: &Arc<Inode>, running: Running, verifier: [u8; 8], wcc: Wcc) {
         let Running { park, len, stability, failed, .. } = running;
         if let Some(status) = failed {
             return self.complete(park, Err(Failure { status, wcc: [wcc, Wcc::default()] }), SmallVec::new());
         }
         count(&self.counts.writes);
         add(&self.counts.write_bytes, len);
-        let answer = SyncAnswer::Write { count: len as u32, stability, wcc };
+        let answer = SyncAnswer::Write { count: len as u32, stability, verifier, wcc };
         let waiter = SyncWaiter { park, answer };
         if stability == Stability::Unstable || len == 0 {
             self.answer_synced(waiter, None);
@@ -191,12 +195,12 @@ impl Shared {
 
     /// Answers who waited for storage.
     fn answer_synced(&self, waiter: SyncWaiter, attributes: Option<&Attributes>) {
-        let verifier = self.verifier();
         let answer = match waiter.answer {
             SyncAnswer::Commit => {
-                Outcome::Committed { verifier, wcc: Wcc { before: attributes.map(Into::into), after: attributes.copied() } }
+                let wcc = Wcc { before: attributes.map(Into::into), after: attributes.copied() };
+                Outcome::Committed { verifier: self.verifier(), wcc }
             }
-            SyncAnswer::Write { count, stability, wcc } => Outcome::Written { count, stability, verifier, wcc },
+            SyncAnswer::Write { count, stability, verifier, wcc } => Outcome::Written { count, stability, verifier, wcc },
         };
         self.complete(waiter.park, Ok(answer), SmallVec::new());
     }
@@ -248,6 +252,7 @@ impl DataThread {
         inode: &Arc<Inode>,
         mut round: Vec<WriteRequest>,
     ) -> Result<(), (Vec<WriteRequest>, Status)> {
+        let verifier = shared.verifier();
         let opened = shared.data_fd(inode).and_then(|fd| {
             let since = shared.epochs.now();
             let before = sys::attributes(&*fd, shared.options.file_system)?;
@@ -293,7 +298,7 @@ impl DataThread {
             Running { park, offset, len, stability, failed: None }
         };
         let writes = round.into_iter().map(running).collect();
-        let batch = Batch { inode: inode.clone(), fd, before, now, writes, around, left };
+        let batch = Batch { inode: inode.clone(), fd, before, verifier, now, writes, around, left };
         if left == 0 {
             self.end_batch(shared, batch);
         } else {
@@ -341,7 +346,7 @@ impl DataThread {
     }
 
     fn end_batch(&mut self, shared: &Arc<Shared>, batch: Batch) {
-        let Batch { inode, fd, before, now, writes, around, .. } = batch;
+        let Batch { inode, fd, before, verifier, now, writes, around, .. } = batch;
         let after = sys::attributes(&*fd, shared.options.file_system).ok();
         drop(fd);
         let alone = writes.len() == 1;
@@ -358,7 +363,7 @@ impl DataThread {
         drop(state);
         let wcc = Wcc { before: alone.then(|| (&before).into()), after };
         for write in writes {
-            shared.answer_write(&inode, write, wcc);
+            shared.answer_write(&inode, write, verifier, wcc);
         }
         shared.advance_readers(&inode);
         shared.send_data(&inode, DataJob::Write(inode.clone()));
