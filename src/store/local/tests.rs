@@ -888,3 +888,20 @@ fn a_write_made_before_data_was_lost_does_not_carry_the_new_verifier() {
     drop((inode, shared));
     rig.end();
 }
+
+#[test]
+fn a_program_can_be_written_when_it_has_ended() {
+    let mut rig = Rig::new(|_| {});
+    let path = rig.scratch.path("f");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    let mut running = std::process::Command::new(&path).arg("1000").spawn().unwrap();
+    let f = rig.file("f");
+    assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"\x7fELF"));
+    let refused = rig.write(f, 0, b"new", Stability::Unstable);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(refused, Err(Status::AccessDenied));
+    assert!(rig.write(f, 0, b"new", Stability::Unstable).is_ok(), "the descriptor that only reads is still used");
+    assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"newF"));
+    rig.end();
+}

@@ -165,18 +165,31 @@ impl Shared {
         if let Some(fd) = &lock(&inode.state).fd {
             return Ok(fd.clone());
         }
-        let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = match sys::open(self.root_fd(), &inode.id, OFlags::RDWR | common) {
+        let fd = match self.open_data(inode, OFlags::RDWR) {
             // Read-only file systems, immutable files, programs being executed: reading still works.
-            Err(Status::ReadOnly | Status::NotOwner | Status::AccessDenied) => {
-                sys::open(self.root_fd(), &inode.id, OFlags::RDONLY | common)?
-            }
+            Err(Status::ReadOnly | Status::NotOwner | Status::AccessDenied) => self.open_data(inode, OFlags::RDONLY)?,
             opened => opened?,
         };
-        let fd = Arc::new(fd);
         lock(&inode.state).fd = Some(fd.clone());
         self.bound_open_files(inode);
         Ok(fd)
+    }
+
+    /// The same for a WRITE: a descriptor opened when the file could only be read makes way for one that writes.
+    fn data_fd_to_write(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, Status> {
+        let fd = self.data_fd(inode)?;
+        if rustix::fs::fcntl_getfl(&*fd)?.contains(OFlags::RDWR) {
+            return Ok(fd);
+        }
+        let fd = self.open_data(inode, OFlags::RDWR)?;
+        lock(&inode.state).fd = Some(fd.clone());
+        Ok(fd)
+    }
+
+    fn open_data(&self, inode: &Inode, access: OFlags) -> Result<Arc<OwnedFd>, Status> {
+        // NONBLOCK: somebody's lease on the file must not stop the thread here.
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(Arc::new(sys::open(self.root_fd(), &inode.id, flags)?))
     }
 
     /// Closes another file's descriptor if there are too many.

@@ -253,7 +253,7 @@ impl DataThread {
         mut round: Vec<WriteRequest>,
     ) -> Result<(), (Vec<WriteRequest>, Status)> {
         let verifier = shared.verifier();
-        let opened = shared.data_fd(inode).and_then(|fd| {
+        let opened = shared.data_fd_to_write(inode).and_then(|fd| {
             let since = shared.epochs.now();
             let before = sys::attributes(&*fd, shared.options.file_system)?;
             if before.links == 0 {
