@@ -905,3 +905,16 @@ fn a_program_can_be_written_when_it_has_ended() {
     assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"newF"));
     rig.end();
 }
+
+#[test]
+fn data_descriptors_wait_for_storage() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), b"x").unwrap();
+    let f = rig.file("f");
+    rig.read(f, 0, 1).unwrap();
+    let fd = insides(&rig).table.get(&f).and_then(|inode| lock(&inode.state).fd.clone()).unwrap();
+    let flags = rustix::fs::fcntl_getfl(&*fd).unwrap();
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "{flags:?}");
+    drop(fd);
+    rig.end();
+}

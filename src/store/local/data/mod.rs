@@ -189,7 +189,10 @@ impl Shared {
     fn open_data(&self, inode: &Inode, access: OFlags) -> Result<Arc<OwnedFd>, Status> {
         // NONBLOCK: somebody's lease on the file must not stop the thread here.
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        Ok(Arc::new(sys::open(self.root_fd(), &inode.id, flags)?))
+        let fd = sys::open(self.root_fd(), &inode.id, flags)?;
+        // With it, io_uring answers EAGAIN, again and again, on a file system that cannot read and write without waiting.
+        rustix::fs::fcntl_setfl(&fd, access)?;
+        Ok(Arc::new(fd))
     }
 
     /// Closes another file's descriptor if there are too many.
