@@ -7,6 +7,8 @@ pub struct FragmentArena {
     pool: PagePool,
     current: Option<Fragment>,
     zeroes: Slice,
+    /// Pages of the pool that are left to others.
+    leaves: usize,
 }
 
 impl FragmentArena {
@@ -15,7 +17,13 @@ impl FragmentArena {
         let mut zeroes = pool.allocate()?;
         zeroes.fill(0);
         let current = pool.allocate()?.into_fragment();
-        Some(FragmentArena { pool, current: Some(current), zeroes: zeroes.freeze() })
+        Some(FragmentArena { pool, current: Some(current), zeroes: zeroes.freeze(), leaves: 0 })
+    }
+
+    /// The same, but it takes no page while the pool has no more than `pages` left: what others need the pool for has
+    /// precedence.
+    pub fn leaving(pool: PagePool, pages: usize) -> Option<FragmentArena> {
+        FragmentArena::new(pool).map(|arena| FragmentArena { leaves: pages, ..arena })
     }
 
     /// The largest piece that can ever be reserved, bytes.
@@ -31,6 +39,9 @@ impl FragmentArena {
         }
         let fits = self.current.as_mut().is_some_and(|fragment| fragment.room() >= len || fragment.recycle());
         if !fits {
+            if self.leaves > 0 && self.pool.blocks().saturating_sub(self.pool.outstanding()) <= self.leaves {
+                return None;
+            }
             self.current = Some(self.pool.allocate()?.into_fragment());
         }
         self.current.as_mut()
@@ -59,5 +70,17 @@ mod tests {
         pieces.clear();
         assert!(arena.reserve(200).is_some());
         assert!(arena.reserve(513).is_none(), "larger than a page");
+    }
+
+    #[test]
+    fn an_arena_that_leaves_pages_to_others_does() {
+        let pool = PagePool::anonymous(6, 512).unwrap();
+        let mut arena = FragmentArena::leaving(pool.clone(), 2).unwrap();
+        let pieces: Vec<_> = std::iter::from_fn(|| arena.reserve(512).map(|fragment| fragment.commit(512))).collect();
+        assert_eq!((pieces.len(), pool.outstanding()), (3, 4));
+        let other = FragmentArena::new(pool.clone());
+        assert!(other.is_some() && pool.outstanding() == 6);
+        drop((pieces, other));
+        assert!(arena.reserve(512).is_some());
     }
 }

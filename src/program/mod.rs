@@ -24,6 +24,7 @@ use std::ops::RangeInclusive;
 
 use crate::buf::Slice;
 use crate::counters;
+use crate::rpc::auth::AuthStat;
 use crate::rpc::{Call, Disposition, ProcedureInfo, Programs, Results, Ticket, Transport};
 use crate::time::Instant;
 
@@ -37,6 +38,8 @@ counters! {
     pub struct ProgramCounters {
         /// Completions of a store that no parked call waits for: a store's error.
         completions_unknown,
+        /// Lists asked for by datagram from addresses that may use no export, refused.
+        lists_refused,
     }
 }
 
@@ -78,6 +81,19 @@ impl ProgramTable {
         &self.counters
     }
 
+    /// Whether the answer is many times longer than the call and goes to an address that anybody may have put there: the lists
+    /// over UDP, but to those who may use an export. (Well known as an amplifier: US-CERT TA14-017A, portmap.)
+    fn would_reflect(&self, call: &Call<'_>) -> bool {
+        let is_list = match call.program {
+            rpcbind::PROGRAM => rpcbind::is_list(call.procedure),
+            mount::PROGRAM => mount::is_list(call.procedure),
+            _ => false,
+        };
+        is_list
+            && call.peer.transport == Transport::Udp
+            && !self.volumes.exports().iter().any(|export| export.allowed(call.peer.ip()))
+    }
+
     /// Operations that wait in the stores: while there are any, `poll_completion` must be called again.
     pub fn parked(&self) -> usize {
         self.volumes.parked()
@@ -105,6 +121,10 @@ impl Programs for ProgramTable {
     }
 
     fn call(&mut self, now: Instant, call: &Call<'_>, ticket: Ticket, results: &mut Results<'_>) -> Disposition {
+        if self.would_reflect(call) {
+            self.counters.lists_refused += 1;
+            return Disposition::AuthError(AuthStat::TooWeak);
+        }
         match call.program {
             rpcbind::PROGRAM => self.rpcbind.call(now, call, results),
             mount::PROGRAM => self.mount.call(&mut self.volumes, now, call, ticket, results),

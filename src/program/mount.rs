@@ -38,6 +38,11 @@ mod procedure {
 }
 use procedure::*;
 
+/// Whether the answer to a procedure is a list, far longer than the question.
+pub fn is_list(procedure: u32) -> bool {
+    matches!(procedure, DUMP | EXPORT)
+}
+
 /// mountstat3 of RFC 1813 section 5.1.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

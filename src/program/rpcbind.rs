@@ -46,6 +46,11 @@ mod procedure {
 }
 use procedure::*;
 
+/// Whether the answer to a procedure is a list, far longer than the question.
+pub fn is_list(procedure: u32) -> bool {
+    matches!(procedure, DUMP | GETADDRLIST | GETSTAT)
+}
+
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {

@@ -60,7 +60,7 @@ fn table() -> ProgramTable {
         squash: Squash::None,
         anon_uid: 65534,
         anon_gid: 65534,
-        clients: vec!["0.0.0.0/0".parse().unwrap()],
+        clients: vec!["10.0.0.0/8".parse().unwrap()],
         store: 0,
     };
     let exports = Arc::new(ExportTable::new(vec![export]).unwrap());
@@ -132,4 +132,27 @@ fn parked_calls_of_different_programs_find_their_way_back() {
     let (disposition, reply) = finish(&mut table, Ticket(42));
     assert_eq!((disposition, &reply[..8]), (Disposition::Replied, &[0, 0, 0, 0, 0, 0, 0, 2][..]), "NF3DIR");
     assert_eq!(finish(&mut table, Ticket(42)).0, Disposition::SystemError, "once");
+}
+
+#[test]
+fn lists_do_not_go_by_datagram_to_strangers() {
+    let mut table = table();
+    let mut room = [0; 2048];
+    for (program, version, procedure) in
+        [(100_000, 2, 4), (100_000, 3, 4), (100_000, 4, 11), (100_000, 4, 12), (100_005, 3, 2), (100_005, 3, 5)]
+    {
+        // rpcb of GETADDRLIST: two words and three empty strings.
+        let mut asked = call(program, version, procedure, &[0; 20]);
+        for (address, transport, answered) in [
+            ("192.0.2.1:53", Transport::Udp, false),
+            ("192.0.2.1:53", Transport::Tcp, true),
+            ("10.0.0.9:900", Transport::Udp, true),
+        ] {
+            (asked.peer.address, asked.peer.transport) = (address.parse().unwrap(), transport);
+            let (disposition, len) = run(&mut table, &asked, 1, &mut room);
+            assert_eq!(disposition == Disposition::Replied, answered, "{program} {procedure} {address} {transport:?}");
+            assert!(answered || len == 0);
+        }
+    }
+    assert_eq!(table.counters().lists_refused, 6);
 }

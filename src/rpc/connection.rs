@@ -32,6 +32,10 @@ pub enum Stall {
     Core,
 }
 
+/// Bytes of replies that a connection may owe before its peer has presented a usable file handle. Anybody can make calls and
+/// acknowledge none of the replies, and what holds those is the room that everybody's replies need.
+const UNAUTHENTICATED_BYTES_MAX: u64 = 64 << 10;
+
 /// The two limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -108,7 +112,9 @@ impl Connection {
             return Err(Stall::CallsInFlight);
         }
         let outstanding = self.outstanding();
-        if outstanding > 0 && outstanding + need > limits.send_queue_bytes_max {
+        let max =
+            if self.valid { limits.send_queue_bytes_max } else { limits.send_queue_bytes_max.min(UNAUTHENTICATED_BYTES_MAX) };
+        if outstanding > 0 && outstanding + need > max {
             return Err(Stall::SendQueue { need });
         }
         Ok(())

@@ -9,7 +9,8 @@
 //!
 //! The key follows nfsd (xid, program, version, procedure, address, length and checksum of the first 256 bytes of the
 //! arguments), with one difference: over TCP the client's port does not count, because a client that reconnects from
-//! another port repeats its calls just as well. The credential does not count.
+//! another port repeats its calls just as well; and uid and gid of the credential do count, because
+//! xids of different programs on one client may meet, and one user must not be given another's answer.
 //!
 //! Deliberately not here: sharing between cores. A client whose new connection lands on another core is not recognised.
 
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
+use super::auth::Credential;
 use super::programs::{Peer, Transport};
 use crate::buf::View;
 use crate::time::{Duration, Instant};
@@ -46,6 +48,8 @@ pub struct DrcKey {
     version: u32,
     procedure: u32,
     ip: IpAddr,
+    /// uid and gid.
+    caller: Option<(u32, u32)>,
     /// 0 over TCP.
     port: u16,
     transport: Transport,
@@ -136,7 +140,14 @@ impl DuplicateRequestCache {
     }
 
     /// The identity of a call.
-    pub fn key(&self, peer: &Peer, xid: u32, program: u32, version: u32, procedure: u32, arguments: View<'_>) -> DrcKey {
+    pub fn key(
+        &self,
+        peer: &Peer,
+        credential: &Credential,
+        xid: u32,
+        (program, version, procedure): (u32, u32, u32),
+        arguments: View<'_>,
+    ) -> DrcKey {
         let mut first = [0; CHECKSUM_BYTES];
         let len = arguments.copy_to(&mut first);
         let mut hasher = Seeded(self.options.seed).build_hasher();
@@ -147,6 +158,11 @@ impl DuplicateRequestCache {
             version,
             procedure,
             ip: peer.ip().to_canonical(),
+            // Not the stamp: some clients take it from the clock for each transmission.
+            caller: match credential {
+                Credential::None => None,
+                Credential::Sys(caller) => Some((caller.uid, caller.gid)),
+            },
             port: if peer.transport == Transport::Udp { peer.address.port() } else { 0 },
             transport: peer.transport,
             arguments_len: u32::try_from(arguments.len()).unwrap_or(u32::MAX),
@@ -263,8 +279,12 @@ mod tests {
         Peer { address: address.parse().unwrap(), local: "10.0.0.9:2049".parse().unwrap(), transport }
     }
 
+    fn user(uid: u32, stamp: u32) -> Credential {
+        Credential::Sys(crate::rpc::AuthSys { stamp, uid, gid: 100, groups: Default::default() })
+    }
+
     fn key(cache: &DuplicateRequestCache, xid: u32) -> DrcKey {
-        cache.key(&peer("10.0.0.1:700", Transport::Tcp), xid, 100003, 3, 8, View::from(&b"arguments"[..]))
+        cache.key(&peer("10.0.0.1:700", Transport::Tcp), &Credential::None, xid, (100003, 3, 8), View::from(&b"arguments"[..]))
     }
 
     fn miss(cache: &mut DuplicateRequestCache, now: Instant, xid: u32) -> Option<DrcEntry> {
@@ -324,11 +344,16 @@ mod tests {
         let long = [7; 300];
         let mut longer_tail = long;
         longer_tail[299] = 8;
-        let key =
-            |peer: &Peer, xid, procedure, arguments: &[u8]| cache.key(peer, xid, 100003, 3, procedure, View::from(arguments));
+        let key = |peer: &Peer, xid, procedure, arguments: &[u8]| {
+            cache.key(peer, &user(1000, 5), xid, (100003, 3, procedure), View::from(arguments))
+        };
         let base = key(&tcp, 1, 8, &long);
         assert_eq!(base, key(&peer("10.0.0.1:900", Transport::Tcp), 1, 8, &long), "reconnected");
         assert_eq!(base, key(&tcp, 1, 8, &longer_tail), "beyond the checksum");
+        let by = |credential: &Credential| cache.key(&tcp, credential, 1, (100003, 3, 8), View::from(&long[..]));
+        assert_eq!(base, by(&user(1000, 6)), "a stamp that goes on");
+        assert_ne!(base, by(&user(1001, 6)), "another user");
+        assert_ne!(base, by(&Credential::None));
         assert_ne!(base, key(&tcp, 2, 8, &long));
         assert_ne!(base, key(&tcp, 1, 9, &long));
         assert_ne!(base, key(&tcp, 1, 8, &long[..299]));

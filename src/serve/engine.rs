@@ -431,7 +431,9 @@ fn build_shard(seed: &Seed, lanes: Vec<Lane<DpdkDevice>>, stores: &Stores, fragm
     let config = &seed.config;
     let driver_buffers_max = PortOptions::default().rx_pool_mbufs as usize - RX_BUFFERS_BOUND;
     let mut tcp = tcp::Endpoint::new(assemble::tcp_options(config, driver_buffers_max), random()?);
-    tcp.set_copy_out(arena(fragments)?);
+    // Bytes of records that peers do not complete must not take the room that everybody's replies need.
+    let copy_out = FragmentArena::leaving(fragments.clone(), fragments.blocks() / 2);
+    tcp.set_copy_out(copy_out.ok_or_else(|| anyhow!("memory.eal_mib is too small to copy received bytes"))?);
     for port in assemble::STREAM_PORTS {
         tcp.listen(port).with_context(|| format!("cannot listen on TCP port {port}"))?;
     }

@@ -132,8 +132,8 @@ impl Server {
 
     /// Asks the duplicate request cache; `true` if the call was dealt with.
     fn is_duplicate(&mut self, now: Instant, pending: &mut Pending, admitted: &Admitted<'_>) -> bool {
-        let Admitted { program, version, procedure, ref arguments, .. } = *admitted;
-        let key = self.drc.key(&pending.peer, pending.xid, program, version, procedure, arguments.rest());
+        let Admitted { program, version, procedure, ref credential, ref arguments, .. } = *admitted;
+        let key = self.drc.key(&pending.peer, credential, pending.xid, (program, version, procedure), arguments.rest());
         match self.drc.lookup(now, key) {
             Lookup::Miss(entry) => {
                 self.counters.rcmisses += u64::from(entry.is_some());

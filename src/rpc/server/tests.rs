@@ -461,6 +461,19 @@ fn a_peer_that_never_reads_is_not_read_from() {
 }
 
 #[test]
+fn a_stranger_may_owe_less_than_a_peer_with_a_file_handle() {
+    let mut rig = Rig::new();
+    rig.server.set_backlog(rig.now, KEY, 70_000);
+    assert_eq!(rig.send(&call(1, ECHO, &[1])).heard().len(), 0);
+    rig.server.set_backlog(rig.now, KEY, 60_000);
+    assert_eq!(rig.turn().heard(), [success(1, &[1])]);
+    rig.send(&call(2, VALID, &[1]));
+    rig.server.set_backlog(rig.now, KEY, 4_000_000);
+    rig.replies.clear();
+    assert_eq!(rig.send(&call(3, ECHO, &[3])).heard(), [success(3, &[3])]);
+}
+
+#[test]
 fn room_that_nobody_announces_is_found() {
     let mut rig = Rig::with(16, Options { send_queue_bytes_max: 10_000, ..Options::default() });
     rig.accept(2).unwrap();

@@ -159,7 +159,11 @@ impl Connection {
             }
             held += 1;
         }
-        held <= shared.options.driver_buffers_max
+        // The last quarter is for connections that hold little: a few peers that never complete their records must not
+        // make everybody else's segments be dropped.
+        let max = shared.options.driver_buffers_max;
+        let limit = if crowded { max / 4 * 3 } else { max };
+        held == shared.driver_buffers || held <= limit
     }
 
     /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.

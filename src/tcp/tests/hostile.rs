@@ -162,3 +162,25 @@ fn forged_syns_do_not_keep_an_honest_peer_out() {
     assert!(accepted);
     assert_eq!(victim.endpoint.counters().half_open_evicted, 1_000 - 16 + 1);
 }
+
+#[test]
+fn a_peer_that_is_not_read_leaves_driver_buffers_to_others() {
+    let options = Options { driver_buffers_max: 64, timestamps: false, ..Options::default() };
+    let mut victim = Victim::new(options);
+    // No room to copy to.
+    victim.endpoint.set_copy_out(FragmentArena::leaving(victim.pool.clone(), 256).unwrap());
+    let (seq, ack) = (victim.last.ack, victim.last.seq);
+    let segment =
+        |port, seq, ack| Repr { src_port: port, dst_port: 2049, seq, ack, flags: Flags::ACK, window: 1000, ..Repr::default() };
+    for n in 0..75 {
+        victim.inject(&encode(ip(1), ip(2), &segment(1023, seq + 800 * n, ack), &[0; 800]));
+    }
+    let drops = victim.endpoint.counters().rcv_buffer_drops;
+    assert!(drops > 0);
+    let syn = Repr { flags: Flags::SYN, ..segment(700, SeqNumber(0), SeqNumber(0)) };
+    victim.inject(&encode(ip(1), ip(2), &syn, &[]));
+    let ack = victim.last.seq + 1;
+    victim.inject(&encode(ip(1), ip(2), &segment(700, SeqNumber(1), ack), &[0; 800]));
+    assert_eq!(victim.endpoint.counters().rcv_buffer_drops, drops);
+    assert_eq!(victim.last.ack, SeqNumber(801));
+}
