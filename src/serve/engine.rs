@@ -340,10 +340,23 @@ fn eal_options(config: &Config) -> EalOptions {
         vdevs: of_bus(Bus::Vdev).collect(),
         allow: of_bus(Bus::Pci).collect(),
         log_level: Some(dpdk_log_level(config.server.log_level).to_owned()),
-        // Files of hugepages are unlinked once mapped: however the process ends, the kernel takes the memory back.
-        extra_arguments: if config.memory.hugepages { vec!["--huge-unlink=always".to_owned()] } else { Vec::new() },
+        extra_arguments: extra_arguments(config),
         ..EalOptions::default()
     }
+}
+
+fn extra_arguments(config: &Config) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if config.memory.hugepages {
+        // Their files are unlinked once mapped: however the process ends, the kernel takes the memory back.
+        arguments.push("--huge-unlink=always".to_owned());
+    }
+    if config.server.log_level < LogLevel::Debug {
+        // The TAP driver reports as errors that the kernel lacks a queueing discipline it does not need here. What keeps it
+        // from starting, EAL reports itself.
+        arguments.push("--log-level=pmd.net.tap:critical".to_owned());
+    }
+    arguments
 }
 
 fn memory_mib(store: &StoreConfig) -> u32 {
