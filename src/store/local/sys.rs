@@ -40,13 +40,15 @@ pub fn open_root(path: &Path) -> Result<(OwnedFd, ObjectId), OpenError> {
     Ok((root, id))
 }
 
-/// Raises the soft limit of open files to `needed`; the error is the hard limit that forbids it.
+/// Raises the soft limit of open files to the hard limit, which must be at least `needed`; the error is the limit that forbids
+/// it. To the hard limit, because each store of the process comes with needs of its own.
 pub fn allow_open_files(needed: u64) -> Result<(), u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
+    let current = limit.maximum.map_or(needed, |maximum| maximum.max(needed));
+    if limit.current.is_none_or(|now| now >= current) {
         return Ok(());
     }
-    let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+    let raised = Rlimit { current: Some(current), maximum: limit.maximum };
     rustix::process::setrlimit(Resource::Nofile, raised).map_err(|_| limit.maximum.or(limit.current).unwrap_or(0))
 }
 
