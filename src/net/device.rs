@@ -45,8 +45,9 @@ pub struct DeviceCapabilities {
     pub ip_checksum: bool,
     pub tcp_checksum: bool,
     pub udp_checksum: bool,
-    /// Largest TCP payload of one frame to be cut by the device, bytes; 0: no TSO. With TSO the device fills in the IPv4 and
-    /// TCP checksums of such frames, whatever the fields above say.
+    /// Largest TCP payload of one frame to be cut by the device, bytes; 0: no TSO. With TSO the device fills in the TCP checksums of
+    /// such frames, and the IPv4 checksums of what it cuts them into: from 0 if `ip_checksum` is asked for, otherwise from the
+    /// right checksum of the whole frame.
     pub tso_bytes_max: u32,
     /// Buffers (header included) one non-TSO frame, or the bytes of one MSS of a TSO frame, may be made of.
     pub segments_per_packet_max: u16,

@@ -32,6 +32,11 @@ pub fn complete(header: &[u8], payload: &[u8], offload: &TxOffload) -> Vec<Vec<u
     let sequence = u32_at(header, l4 + 4);
     let identification = u16_at(header, l3 + 4);
     let pseudo_header = u16_at(header, l4 + 16);
+    if !offload.ip_checksum {
+        let mut whole = Sum::new();
+        whole.add(&header[l3..l4]);
+        assert_eq!(whole.finish(), 0, "IPv4 checksums were not asked for, and that of the whole packet is wrong");
+    }
     let count = payload.len().div_ceil(mss).max(1);
     (0..count)
         .map(|n| {
@@ -47,6 +52,7 @@ pub fn complete(header: &[u8], payload: &[u8], offload: &TxOffload) -> Vec<Vec<u
             if n > 0 {
                 frame[l4 + TCP_FLAGS_AT] &= !CWR;
             }
+            frame[l3 + 10..l3 + 12].fill(0);
             // The pseudo-header sum came without the length: the device adds each segment's own.
             let mut sum = Sum::new();
             sum.add(&pseudo_header.to_be_bytes());

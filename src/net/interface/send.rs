@@ -226,9 +226,9 @@ impl Interface {
             // At most 65,535 - 20 by `check_length`.
             payload_len: octets as u16,
         };
-        let tso = packet.tso_mss.is_some();
-        let mut offload =
-            TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum || tso, ..TxOffload::default() };
+        // Also with TSO only where it is offered: virtio and vmxnet3 cut packets and take over the checksum of the whole one's header,
+        // but refuse a packet that asks for it.
+        let mut offload = TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum, ..TxOffload::default() };
         let ip = if offload.ip_checksum { repr.emit_without_checksum() } else { repr.emit() };
         let mut transport = [0; TRANSPORT_HEADER_MAX];
         let transport_len = packet.transport_header.len().min(TRANSPORT_HEADER_MAX);

@@ -13,6 +13,8 @@ mount_host() {
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none shared "/new$t_folder"
 }
 on_host() { chroot /new /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
+# In the background: the shell's child becomes the program, so that its pid takes signals.
+become_on_host() { exec chroot /new /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
 find_card() {
   for device in /sys/bus/pci/devices/*; do
     case $(cat "$device/class") in 0x0200*) address=$(basename "$device") ;; esac
@@ -44,14 +46,13 @@ start_server() {
     sed "s/GUEST-CARD/$address/" "/new$t_folder/guest.toml" >/new/srv/nfsplice.toml
     # As LimitNOFILE= in deploy/nfsplice.service; the first process of a guest has 4096.
     ulimit -n 65536
-    on_host "$t_binary" serve /srv/nfsplice.toml >"/new$t_folder/server.log" 2>&1 &
+    become_on_host "$t_binary" serve /srv/nfsplice.toml >"/new$t_folder/server.log" 2>&1 &
   fi
   server=$!
 }
 runs() { kill -0 "$server"; }
 asked_to_stop() { wait_for 120 test -e "/new$t_folder/stop"; }
 counters() { [ -n "$t_standin" ] || on_host "$t_binary" stats --socket /run/nfsplice.sock --json >"/new$t_folder/stats.json"; }
-# `on_host` is a chain of programs that replace one another, so the pid is the server's.
 stop_server() {
   [ -n "$t_standin" ] || kill -TERM "$server"
   wait "$server"
