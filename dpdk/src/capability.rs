@@ -82,7 +82,7 @@ const ANY: usize = usize::MAX;
 /// An IP packet's length has 16 bits.
 const IP_PACKET_BYTES_MAX: u32 = 65_535;
 /// A segment's length has 14 bits in the descriptors of vmxnet3 and enic. vmxnet3's driver writes a longer one over the bits behind
-/// it, which say whose the descriptor is (measured: the device then reads from addresses that it was never given); enic's cuts it
+/// it, which say whose the descriptor is (a read fault of the IOMMU was seen with longer ones); enic's cuts it
 /// (read). No segment is longer than its packet.
 const SEGMENT_BYTES_OF_14_BITS: u32 = (1 << 14) - 1;
 
