@@ -108,6 +108,7 @@ pub fn transport_field_offset(protocol: u8) -> Option<usize> {
     match protocol {
         protocol::TCP => Some(16),
         protocol::UDP => Some(6),
+        // ICMPv6 has a pseudo-header too, but no device fills its checksum in: such a message is made whole.
         _ => None,
     }
 }

@@ -5,7 +5,7 @@
 //! form: `Repr::parse` takes a view and checks what the format demands, `emit` gives the bytes back. `emit` of fixed
 //! formats returns an array, so it has no buffer to overrun.
 //!
-//! - `ethernet`, `arp`, `ipv4`, `icmpv4`, `udp`, `tcp`: the formats.
+//! - `ethernet`, `arp`, `ipv4`, `icmpv4`, `ipv6`, `icmpv6`, `ndp`, `mld`, `udp`, `tcp`: the formats.
 //! - `checksum`: the Internet checksum over scattered pieces, pseudo-headers.
 //!
 //! May import: `buf`.
@@ -14,7 +14,11 @@ pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmpv4;
+pub mod icmpv6;
 pub mod ipv4;
+pub mod ipv6;
+pub mod mld;
+pub mod ndp;
 pub mod tcp;
 pub mod udp;
 
@@ -28,6 +32,7 @@ pub mod protocol {
     pub const ICMPV4: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
 }
 
 /// The big-endian half-word at `at`. The callers' constructors have proven `at + 2 <= bytes.len()`; if that proof is

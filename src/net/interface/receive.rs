@@ -52,13 +52,15 @@ impl Interface {
         if dst != self.mac && !dst.is_group() {
             return Err(|c| &mut c.ethernet_not_ours);
         }
+        if view.vlan().is_some() {
+            return Err(|c| &mut c.ethernet_tagged);
+        }
         match ethertype {
             ethertype::IPV4 => {
                 frame.packet.advance(header_len);
                 self.receive_ipv4(now, frame, dst.is_group())
             }
             ethertype::ARP => self.receive_arp(now, view.payload()),
-            ethertype::VLAN => Err(|c| &mut c.ethernet_tagged),
             ethertype::IPV6 => Err(|c| &mut c.ethernet_ipv6),
             _ => Err(|c| &mut c.ethernet_unknown_type),
         }
