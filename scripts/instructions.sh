@@ -3,6 +3,7 @@
 # inside the server's turns only. Prints the tables of docs/benchmarks.md.
 #
 #   scripts/instructions.sh [COUNT]     default 50 calls
+#   scripts/instructions.sh segments    only what TCP/IP costs by segment, chain, connection and turn
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin
@@ -10,10 +11,12 @@ if ! command -v valgrind >/dev/null; then
   echo "instructions.sh: valgrind is not installed (apt-get install valgrind); nothing was measured" >&2
   exit 1
 fi
-count=${1:-50}
-binary=$(cargo bench --no-default-features --bench instructions --no-run --message-format=json 2>/dev/null |
-  grep '"name":"instructions"' | grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
-[ -x "$binary" ] || { echo "instructions.sh: the benchmark does not build: cargo bench --no-default-features --bench instructions --no-run" >&2; exit 1; }
+count=50
+[ "${1:-}" = segments ] || count=${1:-50}
+built=$(cargo bench --no-default-features --bench instructions --bench segments --no-run --message-format=json 2>/dev/null || true)
+executable() { grep "\"name\":\"$1\"" <<<"$built" | grep -o '"executable":"[^"]*"' | cut -d'"' -f4; }
+binary=$(executable instructions) segments=$(executable segments)
+[ -x "$binary" ] && [ -x "$segments" ] || { echo "instructions.sh: the benchmarks do not build: cargo bench --no-default-features --no-run" >&2; exit 1; }
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
@@ -39,6 +42,35 @@ table() {
   echo "| call | instructions | segments | chains | frames in | payload bytes |"
   echo "|---|---:|---:|---:|---:|---:|"
 }
+
+# What $2 instances of an operation of benches/segments.rs cost, each; $3 what one of them is.
+segment_row() {
+  valgrind --tool=callgrind --collect-atstart=no --toggle-collect='segments::measured*' --callgrind-out-file="$out/profile" \
+    "$segments" "$1" "$2" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
+  awk -v name="$3" -v count="$2" '/^(summary|totals):/ { printf "| %s | %d |\n", name, $2 / count; exit }' "$out/profile"
+}
+
+segment_table() {
+  echo "TCP/IP alone: interface and endpoint, without what is above and without the driver:"
+  echo
+  echo "| what | instructions |"
+  echo "|---|---:|"
+  segment_row ack-of-two-packets 320 "pure ACK of two packets, one in a turn"
+  segment_row ack-of-two-packets-burst 320 "pure ACK of two packets, 16 in a turn"
+  segment_row ack-of-a-chain 100 "pure ACK of a chain of 17 segments"
+  segment_row segment 320 "full segment in order, one in a turn"
+  segment_row segment-burst 320 "full segment in order, 16 in a turn"
+  segment_row chain-of-17 100 "a chain of 17 segments (60 KiB) sent"
+  segment_row send-64k 100 "64 KiB and a head in 17 slices sent, two chains"
+  segment_row send-64k-packets 100 "64 KiB and a head in 17 slices sent, 46 packets"
+  segment_row life 100 "a connection's life: 5 segments in, 4 out"
+  segment_row idle-turn 100 "a turn of an idle server, 16 connections"
+}
+
+if [ "${1:-}" = segments ]; then
+  segment_table
+  exit
+fi
 
 echo "Per call, blocks of 64 KiB, a client that coalesces (one acknowledgement for each chain or two):"
 echo
@@ -69,3 +101,5 @@ echo
 table
 row "READ 64 KiB" read 65536 65536 single
 row "READ 1 MiB" read 1048576 65536 single
+echo
+segment_table

@@ -1,0 +1,432 @@
+//! What TCP/IP costs in instructions, by segment, chain, connection and turn: run by `scripts/instructions.sh` under callgrind,
+//! which collects inside of [`measured`] only.
+//!
+//! One end is the server's: an interface and an endpoint, driven as the shard drives them, with nothing above but a reader that
+//! takes what arrives. The other end is a hand that writes headers. The device hands over frames that are ready and takes
+//! chains without looking at them, so what is left is the stack's own share; giving a received buffer back is one `free`.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+
+use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
+use nfsplice::net::device::{Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
+use nfsplice::net::memory_link::EndOptions;
+use nfsplice::net::{Ingress, Interface, InterfaceOptions, OutgoingPacket};
+use nfsplice::tcp::{ConnectionId, Endpoint, Event, Options, Transmit, TransmitLimits};
+use nfsplice::time::{Duration, Instant};
+use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber, Timestamps};
+use nfsplice::wire::{arp, ethernet, ipv4, protocol};
+use support::client::CLIENT_ADDRESS;
+use support::reference_nic::Wire;
+use support::server::{SERVER_ADDRESS, Setup};
+use support::{CLIENT_MAC, Rig, SERVER_MAC};
+
+// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "segments OPERATION [COUNT]; see OPERATIONS";
+/// Operations before those that are counted: the congestion window opens, every table has its size.
+const WARM_UP: usize = 50;
+const PORT: u16 = 2049;
+const MTU: u16 = 1500;
+/// Payload of a full packet with timestamps.
+const MSS: usize = 1448;
+const PAGE: usize = 4096;
+
+type Operation = fn(&mut Bench, usize);
+const OPERATIONS: [(&str, Operation); 9] = [
+    ("ack-of-two-packets", |bench, count| bench.acknowledge_packets(count, 1)),
+    ("ack-of-two-packets-burst", |bench, count| bench.acknowledge_packets(count, 16)),
+    ("ack-of-a-chain", |bench, count| bench.send_replies(count, Some(Part::Acknowledge), 15)),
+    ("segment", |bench, count| bench.receive_segments(count, 1)),
+    ("segment-burst", |bench, count| bench.receive_segments(count, 16)),
+    ("chain-of-17", |bench, count| bench.send_replies(count, Some(Part::Send), 15)),
+    ("send-64k", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
+    ("send-64k-packets", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
+    ("life", |bench, count| bench.live(count)),
+];
+
+/// What callgrind collects.
+#[inline(never)]
+fn measured<R>(what: impl FnOnce() -> R) -> R {
+    black_box(what())
+}
+
+fn counted<R>(yes: bool, what: impl FnOnce() -> R) -> R {
+    if yes { measured(what) } else { what() }
+}
+
+/// Hands over frames that are ready, and takes chains without looking at them.
+struct Sink {
+    capabilities: DeviceCapabilities,
+    frames: Vec<RxFrame>,
+    header: [u8; 128],
+    payload_len: u32,
+    chains: u64,
+    segments: u64,
+}
+
+impl Device for Sink {
+    fn capabilities(&self) -> &DeviceCapabilities {
+        &self.capabilities
+    }
+
+    fn receive(&mut self, out: &mut Vec<RxFrame>) -> usize {
+        let count = self.frames.len();
+        out.append(&mut self.frames);
+        count
+    }
+
+    fn transmit(&mut self, header: &[u8], payload: &[Slice], _: &TxOffload) -> Result<(), TxRefused> {
+        self.header[..header.len()].copy_from_slice(header);
+        self.payload_len = payload.iter().map(|slice| slice.len() as u32).sum();
+        self.chains += 1;
+        self.segments += 1 + payload.len() as u64;
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+}
+
+/// The server's end.
+struct Core {
+    device: Sink,
+    interface: Interface,
+    tcp: Endpoint,
+    limits: TransmitLimits,
+    frames: Vec<RxFrame>,
+    transmit: Transmit,
+    accepted: Option<ConnectionId>,
+    closed: usize,
+}
+
+impl Core {
+    fn new(capabilities: DeviceCapabilities, pool: &PagePool) -> Core {
+        let options = InterfaceOptions::new(SERVER_MAC, MTU, SERVER_ADDRESS.into(), 24);
+        let arena = || FragmentArena::new(pool.clone()).unwrap();
+        let mut tcp = Endpoint::new(Options::default(), [2; 16]);
+        tcp.set_copy_out(arena());
+        tcp.listen(PORT).unwrap();
+        let limits = TransmitLimits {
+            mtu: MTU,
+            tso_bytes_max: capabilities.tso_bytes_max,
+            segments_per_packet_max: capabilities.segments_per_packet_max,
+            segments_tso_max: capabilities.segments_tso_max,
+        };
+        let device = Sink { capabilities, frames: Vec::new(), header: [0; 128], payload_len: 0, chains: 0, segments: 0 };
+        let interface = Interface::new(options, arena(), Instant::ZERO).unwrap();
+        let (frames, transmit) = (Vec::new(), Transmit::default());
+        Core { device, interface, tcp, limits, frames, transmit, accepted: None, closed: 0 }
+    }
+
+    fn receive(&mut self, now: Instant) {
+        self.device.receive(&mut self.frames);
+        for frame in self.frames.drain(..) {
+            if let Ingress::Tcp { src, dst, packet, checksum, .. } = self.interface.handle_frame(now, frame) {
+                self.tcp.handle_segment(now, src, dst, packet, checksum);
+            }
+        }
+    }
+
+    fn handle_events(&mut self, now: Instant) {
+        while let Some(event) = self.tcp.poll_event() {
+            match event {
+                Event::Accepted { id, .. } => self.accepted = Some(id),
+                Event::Readable(id) => {
+                    if let Some(chain) = self.tcp.receive(id) {
+                        chain.consume(chain.len());
+                    }
+                    self.tcp.received(now, id);
+                }
+                Event::PeerClosed(id) => self.tcp.close(now, id),
+                Event::Closed(..) => self.closed += 1,
+                Event::Writable(_) | Event::Connected(_) => {}
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        while self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
+            let packet = OutgoingPacket {
+                src: self.transmit.src,
+                dst: self.transmit.dst,
+                protocol: protocol::TCP,
+                traffic_class: self.transmit.ecn,
+                transport_header: self.transmit.header(),
+                payload: &self.transmit.payload,
+                tso_mss: self.transmit.tso_mss,
+            };
+            self.interface.send(now, &mut self.device, &packet).unwrap();
+        }
+        if self.interface.has_transmit() {
+            self.interface.poll_transmit(now, &mut self.device);
+        }
+        self.device.flush();
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.receive(now);
+        if self.tcp.poll_timeout().is_some_and(|at| at <= now) {
+            self.tcp.handle_timeout(now);
+        }
+        self.handle_events(now);
+        self.transmit(now);
+    }
+}
+
+/// The client's end of one connection.
+#[derive(Clone, Copy)]
+struct Peer {
+    port: u16,
+    next: SeqNumber,
+    acknowledges: SeqNumber,
+}
+
+/// Which part of a reply's way is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Send,
+    Acknowledge,
+}
+
+struct Bench {
+    now: Instant,
+    core: Core,
+    pool: PagePool,
+    peer: Peer,
+    /// The connection that `send_replies` opened.
+    id: Option<ConnectionId>,
+}
+
+impl Bench {
+    fn new(capabilities: DeviceCapabilities) -> Bench {
+        let pool = PagePool::anonymous(1024, PAGE).unwrap();
+        let core = Core::new(capabilities, &pool);
+        let peer = Peer { port: 1000, next: SeqNumber(1), acknowledges: SeqNumber(0) };
+        let mut bench = Bench { now: Instant::from_millis(1), core, pool, peer, id: None };
+        bench.introduce();
+        bench
+    }
+
+    /// An ARP request for the server's address, from which it learns ours.
+    fn introduce(&mut self) {
+        let request = arp::Repr {
+            operation: arp::Operation::Request,
+            sender_hardware: ethernet::Address(CLIENT_MAC),
+            sender_protocol: CLIENT_ADDRESS.into(),
+            target_hardware: ethernet::Address([0; 6]),
+            target_protocol: SERVER_ADDRESS.into(),
+        };
+        let link = ethernet::Repr {
+            dst: ethernet::Address([0xff; 6]),
+            src: ethernet::Address(CLIENT_MAC),
+            ethertype: ethernet::ethertype::ARP,
+        };
+        self.deliver([&link.emit()[..], &request.emit()].concat());
+        self.core.turn(self.now);
+    }
+
+    fn deliver(&mut self, bytes: Vec<u8>) {
+        let packet = RxPacket::from_vec(bytes);
+        self.core.device.frames.push(RxFrame { packet, ip_checksum: Checksum::Good, l4_checksum: Checksum::Good });
+    }
+
+    /// A segment of the peer's, as the next frame to be received.
+    fn segment(&mut self, flags: Flags, payload: &[u8]) {
+        let Peer { port, next, acknowledges } = self.peer;
+        let mut repr =
+            Repr { src_port: port, dst_port: PORT, seq: next, ack: acknowledges, flags, window: 65_535, ..Repr::default() };
+        repr.options.timestamps = Some(Timestamps { value: self.now.millis() as u32, echo_reply: 0 });
+        if flags.contains(Flags::SYN) {
+            repr.options.mss = Some(1460);
+            (repr.options.window_scale, repr.options.sack_permitted) = (Some(7), true);
+        }
+        let mut header = [0; HEADER_LEN_MAX];
+        let header_len = repr.emit(&mut header);
+        let ip = ipv4::Repr {
+            src: CLIENT_ADDRESS.into(),
+            dst: SERVER_ADDRESS.into(),
+            protocol: protocol::TCP,
+            traffic_class: 0,
+            identification: 0,
+            dont_fragment: true,
+            time_to_live: 64,
+            payload_len: (header_len + payload.len()) as u16,
+        };
+        let link = ethernet::Repr {
+            dst: ethernet::Address(SERVER_MAC),
+            src: ethernet::Address(CLIENT_MAC),
+            ethertype: ethernet::ethertype::IPV4,
+        };
+        self.deliver([&link.emit()[..], &ip.emit(), &header[..header_len], payload].concat());
+        let flags_len = u32::from(flags.contains(Flags::SYN)) + u32::from(flags.contains(Flags::FIN));
+        self.peer.next = next + payload.len() as u32 + flags_len;
+    }
+
+    /// The TCP header that the server sent last.
+    fn last_sent(&self) -> Repr {
+        let at = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+        Repr::parse(&self.core.device.header[at..]).unwrap().0
+    }
+
+    fn pass(&mut self) {
+        self.now += Duration::from_micros(100);
+    }
+
+    fn turn(&mut self) {
+        self.pass();
+        self.core.turn(self.now);
+    }
+
+    fn connect(&mut self) -> ConnectionId {
+        self.peer.port = if self.peer.port == u16::MAX { 1000 } else { self.peer.port + 1 };
+        self.peer.acknowledges = SeqNumber(0);
+        self.segment(Flags::SYN, &[]);
+        self.turn();
+        self.peer.acknowledges = self.last_sent().seq + 1;
+        self.segment(Flags::ACK, &[]);
+        self.turn();
+        self.core.accepted.take().expect("a connection")
+    }
+
+    /// A record mark and head of 112 bytes in a fragment, then whole pages.
+    fn reply(&self, pages: usize) -> Vec<Slice> {
+        let page = || self.pool.allocate().unwrap().freeze();
+        let head = page().slice(0..112);
+        std::iter::once(head).chain((0..pages).map(|_| page())).collect()
+    }
+
+    /// Replies of a head and `pages` pages, each acknowledged whole.
+    fn send_replies(&mut self, count: usize, part: Option<Part>, pages: usize) {
+        let id = self.connect();
+        for nth in 0..WARM_UP + count {
+            let part = part.filter(|_| nth >= WARM_UP);
+            let mut gather = self.reply(pages);
+            self.pass();
+            let Bench { core, now, .. } = self;
+            counted(part == Some(Part::Send), || {
+                core.tcp.send(*now, id, &mut gather).unwrap();
+                core.transmit(*now);
+            });
+            self.acknowledge_sent();
+            counted(part == Some(Part::Acknowledge), || self.turn());
+            // The window of the first rounds does not hold a reply.
+            while nth < WARM_UP && self.core.tcp.queued(id) > 0 {
+                self.acknowledge_sent();
+                self.turn();
+            }
+            assert_eq!(self.core.tcp.queued(id), 0);
+        }
+        self.id = Some(id);
+    }
+
+    /// The peer acknowledges everything that was sent.
+    fn acknowledge_sent(&mut self) {
+        self.peer.acknowledges = self.last_sent().seq + self.core.device.payload_len;
+        self.segment(Flags::ACK, &[]);
+    }
+
+    /// The peer acknowledges so many more bytes in a segment of its own.
+    fn acknowledge(&mut self, bytes: u32) {
+        self.peer.acknowledges = self.peer.acknowledges + bytes;
+        self.segment(Flags::ACK, &[]);
+    }
+
+    /// Acknowledgements of two packets each, `burst` in a turn, of replies of 64 packets.
+    fn acknowledge_packets(&mut self, count: usize, burst: usize) {
+        self.send_replies(0, None, 15);
+        let id = self.id.expect("a connection");
+        let bytes = 64 * MSS;
+        let mut left = 0;
+        for _ in 0..count / burst {
+            if left == 0 {
+                let page = || self.pool.allocate().unwrap().freeze();
+                let mut gather: Vec<Slice> = (0..bytes / PAGE).map(|_| page()).collect();
+                gather.push(page().slice(0..bytes % PAGE));
+                self.core.tcp.send(self.now, id, &mut gather).unwrap();
+                self.turn();
+                left = 32;
+            }
+            for _ in 0..burst {
+                self.acknowledge(2 * MSS as u32);
+            }
+            measured(|| self.turn());
+            left -= burst;
+        }
+        assert!(count % 32 == 0 && self.core.tcp.queued(id) == 0, "the count is a multiple of 32");
+    }
+
+    /// Full segments in order, `burst` in a turn, read and acknowledged in that turn.
+    fn receive_segments(&mut self, count: usize, burst: usize) {
+        let id = self.connect();
+        for nth in 0..WARM_UP + count / burst {
+            for _ in 0..burst {
+                self.segment(Flags::ACK, &[0x5a; MSS]);
+            }
+            counted(nth >= WARM_UP, || self.turn());
+        }
+        let info = self.core.tcp.info(id).unwrap();
+        assert_eq!(info.bytes_received, ((WARM_UP + count / burst) * burst * MSS) as u64);
+    }
+
+    /// A handshake, a request, its reply, and the peer's close.
+    fn live(&mut self, count: usize) {
+        for nth in 0..WARM_UP + count {
+            let counts = nth >= WARM_UP;
+            let id = counted(counts, || self.connect());
+            self.segment(Flags::ACK | Flags::PSH, &[0; 100]);
+            counted(counts, || self.turn());
+            let mut gather = self.reply(0);
+            counted(counts, || {
+                self.core.tcp.send(self.now, id, &mut gather).unwrap();
+                self.turn();
+            });
+            self.peer.acknowledges = self.peer.acknowledges + 112;
+            self.segment(Flags::ACK | Flags::FIN, &[]);
+            counted(counts, || self.turn());
+            self.acknowledge(1);
+            counted(counts, || self.turn());
+            assert_eq!(self.core.closed, nth + 1);
+        }
+    }
+}
+
+/// Turns of a whole server that has 16 connections and nothing to do.
+fn idle(count: usize) {
+    let ends = [EndOptions::offloading(CLIENT_MAC, MTU), EndOptions::offloading(SERVER_MAC, MTU)];
+    let (wire, client, server) = Wire::pair(ends);
+    let mut rig = Rig::new(&Setup::default(), wire, client, server);
+    for _ in 0..16 {
+        rig.connect();
+    }
+    rig.pass(Duration::from_secs(1));
+    for _ in 0..count {
+        measured(|| rig.server_turn());
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let count = arguments.get(1).map_or(64, |count| count.parse().expect(USAGE));
+    let mut capabilities = EndOptions::offloading(SERVER_MAC, MTU).capabilities;
+    // As ice and i40e: a descriptor for each buffer, hundreds of them per chain.
+    capabilities.segments_per_packet_max = 8;
+    capabilities.segments_tso_max = 255;
+    let all = arguments.is_empty();
+    let wanted = |name: &str| all || arguments[0] == name;
+    for (name, operation) in OPERATIONS.iter().filter(|(name, _)| wanted(name)) {
+        if name.ends_with("packets") {
+            capabilities.tso_bytes_max = 0;
+        }
+        let mut bench = Bench::new(capabilities);
+        operation(&mut bench, count);
+        let Sink { chains, segments, .. } = bench.core.device;
+        println!("{name}: {chains} chains of {segments} segments");
+    }
+    if wanted("idle-turn") {
+        idle(count);
+    }
+}
