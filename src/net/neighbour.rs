@@ -1,10 +1,12 @@
-//! Who has which MAC address: the table behind ARP, and later behind neighbour discovery.
+//! Who has which MAC address: the table behind ARP, and the neighbour cache of neighbour discovery.
 //!
-//! Read first: RFC 826, RFC 1122 section 2.3.2 (validation, flooding, the packet queue), RFC 4861 section 7.3 (the states,
-//! of which this is a subset).
+//! Read first: RFC 826, RFC 1122 section 2.3.2 (validation, flooding, the packet queue), RFC 4861 sections 7.2 and 7.3 (the
+//! states and what changes them), RFC 6583 section 7 (floods).
 //!
 //! The table decides when to ask and for whom; the packets that ask are made by `net::interface`. It keeps packets
-//! (`P`) that wait for an answer. Entries live in a `BTreeMap`: the order of its walk, and so the whole run, is the same
+//! (`P`) that wait for an answer. The two protocols differ in `NeighbourOptions` and in how they tell the table what they
+//! heard: `learned` for ARP, `hinted` and `advertised` for neighbour discovery. RFC 4861's STALE is `Reachable` whose time
+//! is over. Entries live in a `BTreeMap`: the order of its walk, and so the whole run, is the same
 //! every time, and no peer can choose keys that collide.
 //!
 //! Deliberately not here: learning from IP traffic. A peer that opens a connection to us has had to ask for our address
@@ -28,8 +30,13 @@ pub struct NeighbourOptions {
     pub reachable: Duration,
     /// An entry unused for this long is forgotten once it is no longer believed.
     pub idle: Duration,
-    /// From the first request to the second; doubled each time. RFC 1122 section 2.3.2.1: at most one a second.
+    /// How long a use of an entry no longer believed waits for somebody to confirm it before it is asked again (RFC 4861
+    /// section 10: DELAY_FIRST_PROBE_TIME); 0: it is asked at once.
+    pub delay_first_probe: Duration,
+    /// From the first request to the second. RFC 1122 section 2.3.2.1: at most one a second.
     pub retry_first: Duration,
+    /// Each wait is twice the one before.
+    pub retry_doubles: bool,
     /// Requests for one address before it is given up.
     pub attempts_max: u32,
     /// How long an address that did not answer is refused without asking.
@@ -47,11 +54,25 @@ impl Default for NeighbourOptions {
             incomplete_max: 64,
             reachable: Duration::from_secs(60),
             idle: Duration::from_secs(600),
+            delay_first_probe: Duration::ZERO,
             retry_first: Duration::from_secs(1),
+            retry_doubles: true,
             attempts_max: 3,
             failed: Duration::from_secs(1),
             parked_per_neighbour_max: 8,
             parked_total_max: 256,
+        }
+    }
+}
+
+impl NeighbourOptions {
+    /// RFC 4861 section 10: a neighbour is believed for 30 s, then confirmed 5 s after its next use, three times a second apart.
+    pub fn discovery() -> NeighbourOptions {
+        NeighbourOptions {
+            reachable: Duration::from_secs(30),
+            delay_first_probe: Duration::from_secs(5),
+            retry_doubles: false,
+            ..NeighbourOptions::default()
         }
     }
 }
@@ -69,7 +90,9 @@ crate::counters! {
         resolutions_failed,
         /// Entries whose MAC address changed.
         changed,
-        /// Entries evicted because the table was full.
+        /// Entries evicted because the table was full: nobody had asked for them yet.
+        evicted_unused,
+        /// Entries evicted because the table was full and all its entries had been in use.
         evicted,
         /// Addresses given up because too many were being asked for.
         incomplete_evicted,
@@ -93,15 +116,28 @@ enum State<P> {
     Incomplete { attempts: u32, next: Instant, parked: VecDeque<P> },
     /// Answered; believed until then, usable after it until it is used (then `Probing`) or idle.
     Reachable { mac: Address, until: Instant },
-    /// Being asked again, by unicast, while still in use (RFC 1122 section 2.3.2.1, "unicast poll").
+    /// Used again after it was believed; asked then, unless confirmed before (RFC 4861 section 7.3.2: DELAY).
+    Delay { mac: Address, probe_at: Instant },
+    /// Being asked again, by unicast, while still in use (RFC 1122 section 2.3.2.1, "unicast poll"; RFC 4861: PROBE).
     Probing { mac: Address, attempts: u32, next: Instant },
     /// Did not answer.
     Failed { until: Instant },
 }
 
+impl<P> State<P> {
+    fn mac(&self) -> Option<Address> {
+        match *self {
+            State::Reachable { mac, .. } | State::Delay { mac, .. } | State::Probing { mac, .. } => Some(mac),
+            State::Incomplete { .. } | State::Failed { .. } => None,
+        }
+    }
+}
+
 struct Neighbour<P> {
     state: State<P>,
     used: Instant,
+    /// Somebody had a packet for it. What only spoke to us may be a forgery, and goes first when the table is full.
+    wanted: bool,
 }
 
 /// The answer to "where do I send this".
@@ -152,18 +188,15 @@ impl<P> NeighbourTable<P> {
             return Lookup::Unresolved;
         };
         entry.used = now;
+        entry.wanted = true;
         match entry.state {
             State::Reachable { mac, until } => {
                 if now >= until {
-                    let next = now + self.options.retry_first;
-                    entry.state = State::Probing { mac, attempts: 1, next };
-                    self.counters.confirmations += 1;
-                    self.solicit(Solicitation { address, unicast: Some(mac) });
-                    self.wake_at(next);
+                    self.confirm_later(now, address, mac);
                 }
                 Lookup::Resolved(mac)
             }
-            State::Probing { mac, .. } => Lookup::Resolved(mac),
+            State::Delay { mac, .. } | State::Probing { mac, .. } => Lookup::Resolved(mac),
             State::Incomplete { .. } => Lookup::Unresolved,
             State::Failed { until } if now < until => Lookup::Failed,
             State::Failed { .. } => {
@@ -203,28 +236,109 @@ impl<P> NeighbourTable<P> {
                 let old = std::mem::replace(&mut entry.state, State::Reachable { mac, until });
                 match old {
                     State::Incomplete { parked, .. } => self.ready.extend(parked),
-                    State::Reachable { mac: old, .. } | State::Probing { mac: old, .. } if old != mac => {
+                    State::Reachable { mac: old, .. } | State::Delay { mac: old, .. } | State::Probing { mac: old, .. }
+                        if old != mac =>
+                    {
                         self.counters.changed += 1
                     }
                     _ => {}
                 }
             }
-            None if add => {
-                self.make_room();
-                self.entries.insert(address, Neighbour { state: State::Reachable { mac, until }, used: now });
-            }
+            None if add => self.add(now, address, mac, until),
             None => return,
         }
-        self.counters.entries = self.entries.len() as u64;
         self.wake_at(until + self.options.idle);
+    }
+
+    /// A neighbour's message came with its MAC address (RFC 4861 section 7.2.3: solicitations; 6.3.4: router advertisements).
+    /// That does not show that it hears us: a new or changed entry is STALE, an unchanged one stays what it is.
+    pub fn hinted(&mut self, now: Instant, address: IpAddr, mac: Address) {
+        if self.get(address) == Some(mac) {
+            return;
+        }
+        match self.entries.contains_key(&address) {
+            true => self.replace(now, address, mac, now),
+            false => self.add(now, address, mac, now),
+        }
+        self.wake_at(now + self.options.idle);
+    }
+
+    /// A neighbour advertisement (RFC 4861 section 7.2.5). Makes no entry. `solicited`, `replace`: its S and O flags.
+    pub fn advertised(&mut self, now: Instant, address: IpAddr, link: Option<Address>, solicited: bool, replace: bool) {
+        if !self.entries.contains_key(&address) {
+            return;
+        }
+        let until = if solicited { now + self.options.reachable } else { now };
+        match (self.get(address), link) {
+            // INCOMPLETE, or given up: only an address helps.
+            (None, None) => return,
+            (None, Some(mac)) => self.replace(now, address, mac, until),
+            // Somebody else's address without the right to replace: what was believed is believed no longer, that is all.
+            (Some(known), Some(mac)) if mac != known && !replace => {
+                if let Some(entry) = self.entries.get_mut(&address) {
+                    if matches!(entry.state, State::Reachable { until, .. } if until > now) {
+                        entry.state = State::Reachable { mac: known, until: now };
+                    }
+                }
+            }
+            (Some(known), link) => {
+                let mac = link.unwrap_or(known);
+                if solicited || mac != known {
+                    self.replace(now, address, mac, until);
+                }
+            }
+        }
+        self.wake_at(until + self.options.idle);
+    }
+
+    /// How long answers are believed from now on, and how long to wait for one (RFC 4861 section 6.3.4).
+    pub fn set_times(&mut self, reachable: Duration, retry: Duration) {
+        self.options.reachable = reachable;
+        self.options.retry_first = retry;
+    }
+
+    /// Gives an entry that is there an address, and releases what waited for one.
+    fn replace(&mut self, now: Instant, address: IpAddr, mac: Address, until: Instant) {
+        let Some(entry) = self.entries.get_mut(&address) else { return };
+        let known = entry.state.mac();
+        if let State::Incomplete { parked, .. } = std::mem::replace(&mut entry.state, State::Reachable { mac, until }) {
+            self.ready.extend(parked);
+            // RFC 4861 section 7.3.3: packets go out to a STALE entry: it has to be confirmed.
+            if until <= now {
+                self.confirm_later(now, address, mac);
+            }
+        }
+        if known.is_some_and(|known| known != mac) {
+            self.counters.changed += 1;
+        }
+    }
+
+    fn add(&mut self, now: Instant, address: IpAddr, mac: Address, until: Instant) {
+        self.make_room();
+        self.entries.insert(address, Neighbour { state: State::Reachable { mac, until }, used: now, wanted: false });
+        self.counters.entries = self.entries.len() as u64;
+    }
+
+    /// An entry no longer believed is being used.
+    fn confirm_later(&mut self, now: Instant, address: IpAddr, mac: Address) {
+        let delay = self.options.delay_first_probe;
+        let (state, wake) = if delay.is_zero() {
+            self.counters.confirmations += 1;
+            self.solicit(Solicitation { address, unicast: Some(mac) });
+            let next = now + self.options.retry_first;
+            (State::Probing { mac, attempts: 1, next }, next)
+        } else {
+            (State::Delay { mac, probe_at: now + delay }, now + delay)
+        };
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.state = state;
+        }
+        self.wake_at(wake);
     }
 
     /// The MAC address an entry has now, for tests and statistics.
     pub fn get(&self, address: IpAddr) -> Option<Address> {
-        match self.entries.get(&address)?.state {
-            State::Reachable { mac, .. } | State::Probing { mac, .. } => Some(mac),
-            State::Incomplete { .. } | State::Failed { .. } => None,
-        }
+        self.entries.get(&address)?.state.mac()
     }
 
     /// The next request to send.
@@ -277,7 +391,10 @@ impl<P> NeighbourTable<P> {
     /// What time does to one entry; false: it is forgotten.
     fn age(&mut self, now: Instant, address: IpAddr, entry: &mut Neighbour<P>) -> bool {
         let attempts_max = self.options.attempts_max;
-        let retry_first = self.options.retry_first;
+        let wait = |attempts| match self.options.retry_doubles {
+            true => backoff(self.options.retry_first, attempts),
+            false => self.options.retry_first,
+        };
         match &mut entry.state {
             State::Incomplete { attempts, next, .. } | State::Probing { attempts, next, .. } if now < *next => {
                 let next = *next;
@@ -285,7 +402,7 @@ impl<P> NeighbourTable<P> {
             }
             State::Incomplete { attempts, next, .. } if *attempts < attempts_max => {
                 *attempts += 1;
-                *next = now + backoff(retry_first, *attempts);
+                *next = now + wait(*attempts);
                 let next = *next;
                 self.counters.solicitations += 1;
                 self.solicit(Solicitation { address, unicast: None });
@@ -302,10 +419,21 @@ impl<P> NeighbourTable<P> {
             }
             State::Probing { mac, attempts, next } if *attempts < attempts_max => {
                 *attempts += 1;
-                *next = now + backoff(retry_first, *attempts);
+                *next = now + wait(*attempts);
                 let (next, unicast) = (*next, Some(*mac));
                 self.counters.confirmations += 1;
                 self.solicit(Solicitation { address, unicast });
+                self.wake_at(next);
+            }
+            State::Delay { probe_at, .. } if now < *probe_at => {
+                let probe_at = *probe_at;
+                self.wake_at(probe_at);
+            }
+            State::Delay { mac, .. } => {
+                let (mac, next) = (*mac, now + wait(1));
+                entry.state = State::Probing { mac, attempts: 1, next };
+                self.counters.confirmations += 1;
+                self.solicit(Solicitation { address, unicast: Some(mac) });
                 self.wake_at(next);
             }
             // The next use asks everybody.
@@ -337,7 +465,7 @@ impl<P> NeighbourTable<P> {
         self.make_room();
         let next = now + self.options.retry_first;
         let state = State::Incomplete { attempts: 1, next, parked: VecDeque::new() };
-        self.entries.insert(address, Neighbour { state, used: now });
+        self.entries.insert(address, Neighbour { state, used: now, wanted: true });
         self.counters.entries = self.entries.len() as u64;
         self.counters.solicitations += 1;
         self.solicit(Solicitation { address, unicast: None });
@@ -346,6 +474,11 @@ impl<P> NeighbourTable<P> {
 
     fn make_room(&mut self) {
         if self.entries.len() < self.options.neighbours_max {
+            return;
+        }
+        // RFC 6583 section 7.1: what strangers can add as fast as they like must not push out what is in use.
+        if self.evict(|entry| !entry.wanted) {
+            self.counters.evicted_unused += 1;
             return;
         }
         self.counters.evicted += 1;
@@ -518,10 +651,99 @@ mod tests {
         for last in 1..=4 {
             table.learned(at(last.into()), ip(last), MAC, true);
         }
-        table.lookup(at(10), ip(1));
-        table.learned(at(11), ip(5), MAC, true);
-        assert_eq!((table.get(ip(2)), table.get(ip(1))), (None, Some(MAC)));
+        for last in [2, 3, 4, 1] {
+            table.lookup(at(9), ip(last));
+            table.lookup(at(20 - u64::from(last)), ip(last));
+        }
+        table.learned(at(21), ip(5), MAC, true);
+        assert_eq!((table.get(ip(4)), table.get(ip(1))), (None, Some(MAC)));
         assert_eq!((table.counters().evicted, table.counters().entries), (1, 4));
+    }
+
+    #[test]
+    fn a_flood_of_strangers_does_not_push_out_what_is_in_use() {
+        let mut table = table();
+        table.learned(at(0), ip(1), MAC, true);
+        table.lookup(at(0), ip(1));
+        for last in 10..200 {
+            table.hinted(at(last.into()), ip(last), OTHER);
+        }
+        assert_eq!(table.get(ip(1)), Some(MAC));
+        assert_eq!((table.counters().evicted, table.counters().evicted_unused, table.counters().entries), (0, 187, 4));
+    }
+
+    fn discovery() -> NeighbourTable<u32> {
+        NeighbourTable::new(NeighbourOptions::discovery())
+    }
+
+    #[test]
+    fn unreachability_is_detected_as_in_rfc_4861_section_7_3_3() {
+        let mut table = discovery();
+        table.hinted(at(0), ip(1), MAC);
+        assert_eq!(table.lookup(at(100), ip(1)), Lookup::Resolved(MAC), "STALE is used");
+        assert!(!table.has_solicitation(), "DELAY: nobody is asked for 5 s");
+        let unicast = Solicitation { address: ip(1), unicast: Some(MAC) };
+        assert_eq!(requests(&mut table, at(8_099)), [(5_100, unicast), (6_100, unicast), (7_100, unicast)]);
+        assert_eq!(table.get(ip(1)), Some(MAC), "PROBE: still in use");
+        table.handle_timeout(at(8_100));
+        assert_eq!(table.get(ip(1)), None, "and given up");
+        let multicast = Solicitation { address: ip(1), unicast: None };
+        assert_eq!(table.lookup(at(9_000), ip(1)), Lookup::Unresolved);
+        assert_eq!(table.poll_solicitation(), Some(multicast));
+    }
+
+    #[test]
+    fn an_advertisement_in_answer_makes_reachable_and_a_hint_does_not() {
+        let mut table = discovery();
+        table.lookup(at(0), ip(1));
+        table.park(ip(1), 7);
+        table.advertised(at(1), ip(1), None, true, true);
+        assert_eq!(table.get(ip(1)), None, "INCOMPLETE needs an address");
+        table.advertised(at(2), ip(1), Some(MAC), true, false);
+        assert_eq!((table.get(ip(1)), table.next_ready()), (Some(MAC), Some(7)));
+        while table.poll_solicitation().is_some() {}
+        table.lookup(at(30_001), ip(1));
+        table.handle_timeout(at(35_000));
+        assert!(!table.has_solicitation(), "REACHABLE for 30 s");
+        table.lookup(at(30_002), ip(1));
+        table.handle_timeout(at(35_002));
+        assert!(table.has_solicitation(), "DELAY is over: PROBE");
+        table.advertised(at(35_003), ip(1), None, true, false);
+        while table.poll_solicitation().is_some() {}
+        table.handle_timeout(at(60_000));
+        assert!(!table.has_solicitation(), "confirmed, without an address too");
+    }
+
+    #[test]
+    fn a_solicitation_releases_what_waits_and_is_confirmed_afterwards() {
+        let mut table = discovery();
+        table.lookup(at(0), ip(1));
+        table.park(ip(1), 7);
+        table.hinted(at(10), ip(1), MAC);
+        assert_eq!(table.next_ready(), Some(7));
+        while table.poll_solicitation().is_some() {}
+        assert_eq!(requests(&mut table, at(5_010)).len(), 1);
+    }
+
+    #[test]
+    fn another_address_replaces_only_with_the_override_flag() {
+        let mut table = discovery();
+        table.advertised(at(0), ip(1), Some(MAC), true, true);
+        assert_eq!(table.get(ip(1)), None, "makes no entry");
+        table.hinted(at(0), ip(1), MAC);
+        table.advertised(at(1), ip(1), None, true, false);
+        table.advertised(at(2), ip(1), Some(OTHER), false, false);
+        assert_eq!(table.get(ip(1)), Some(MAC));
+        table.lookup(at(3), ip(1));
+        table.handle_timeout(at(5_003));
+        assert!(table.has_solicitation(), "but REACHABLE became STALE");
+        table.advertised(at(5_004), ip(1), Some(OTHER), true, true);
+        assert_eq!((table.get(ip(1)), table.counters().changed), (Some(OTHER), 1));
+        // Unsolicited with the address we know: changes nothing.
+        table.advertised(at(5_005), ip(1), Some(OTHER), false, true);
+        table.lookup(at(35_003), ip(1));
+        table.handle_timeout(at(40_000));
+        assert_eq!(table.get(ip(1)), Some(OTHER));
     }
 
     #[test]
