@@ -7,6 +7,8 @@
 //!
 //! Deliberately not here: what a frame, a segment, a record or a call means; sleeping when there is nothing to do (`serve`).
 
+mod meter;
+
 use std::net::SocketAddr;
 
 use crate::buf::{RxChain, Slice};
@@ -19,6 +21,9 @@ use crate::time::Instant;
 use crate::wire::icmpv4::unreachable;
 use crate::wire::protocol;
 use crate::wire::tcp::SeqNumber;
+use meter::{Meter, Stage};
+
+pub use meter::{CycleCounter, CycleCounters};
 
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
@@ -58,6 +63,7 @@ pub struct Shard<D, P> {
     datagram_ports: Vec<u16>,
     limits: TransmitLimits,
     counters: ShardCounters,
+    meter: Meter,
     // Reused from turn to turn.
     frames: Vec<RxFrame>,
     gather: Vec<Slice>,
@@ -106,6 +112,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
             datagram_ports,
             limits,
             counters: ShardCounters::default(),
+            meter: Meter::new(|| 0),
             frames: Vec::new(),
             gather: Vec::new(),
             datagram: RxChain::new(),
@@ -117,10 +124,17 @@ impl<D: Device, P: Programs> Shard<D, P> {
     /// One turn of the loop. Returns how many things it found to do: 0 means that nothing will happen before
     /// `poll_timeout`, a frame, or a completion.
     pub fn turn(&mut self, now: Instant) -> usize {
-        let mut work = self.receive(now);
-        work += self.expire(now);
-        work += self.serve(now);
-        work += self.send(now);
+        self.meter.begin();
+        let received = self.receive(now) + self.expire(now);
+        self.meter.lap(Stage::Receive, received);
+        let served = self.serve(now);
+        self.meter.lap(Stage::Serve, served);
+        let sent = self.send(now);
+        self.meter.lap(Stage::Transmit, sent);
+        let flushed = self.flush();
+        self.meter.lap(Stage::Flush, flushed);
+        let work = received + served + sent + flushed;
+        self.meter.end(work);
         match work {
             0 => self.counters.turns_idle += 1,
             _ => self.counters.turns_busy += 1,
@@ -315,7 +329,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
         }
     }
 
-    /// Everything TCP and the interfaces have to send, then one burst for each device.
+    /// Queues with the devices everything that TCP and the interfaces have to send.
     fn send(&mut self, now: Instant) -> usize {
         let mut sent = 0;
         while self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
@@ -328,10 +342,14 @@ impl<D: Device, P: Programs> Shard<D, P> {
             if lane.interface.has_transmit() {
                 sent += lane.interface.poll_transmit(now, &mut lane.device);
             }
-            lane.device.flush();
         }
         self.counters.packets_out += sent as u64;
         sent
+    }
+
+    /// One burst for each device; how many frames went, among them those that an earlier burst had no room for.
+    fn flush(&mut self) -> usize {
+        self.lanes.iter_mut().map(|lane| lane.device.flush()).sum()
     }
 
     /// Whether there is room for more: a packet that the device had no room for stays in `transmit`.
@@ -416,6 +434,16 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     pub fn counters(&self) -> &ShardCounters {
         &self.counters
+    }
+
+    /// What the core's cycles are counted with; nothing until then.
+    pub fn set_cycle_counter(&mut self, read: CycleCounter) {
+        self.meter = Meter::new(read);
+    }
+
+    /// Where the core's cycles went.
+    pub fn cycles(&self) -> CycleCounters {
+        self.meter.counters()
     }
 }
 

@@ -70,11 +70,12 @@ impl Device for Station {
         self.hub.borrow_mut().device.transmit(header, payload, offload)
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> usize {
         let mut hub = self.hub.borrow_mut();
-        hub.device.flush();
+        let count = hub.device.flush();
         // The ring is shorter than a window.
         hub.sort();
+        count
     }
 }
 

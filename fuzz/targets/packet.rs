@@ -88,8 +88,10 @@ impl Device for Wire {
         Ok(())
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> usize {
+        let count = self.queued.len();
         self.sent.append(&mut self.queued);
+        count
     }
 }
 

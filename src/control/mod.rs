@@ -1,7 +1,7 @@
 //! The control plane: everything that happens outside the cores' loops.
 //!
 //! `config` (the TOML file), `cli` (the command line), `logging`, `signals`, `threads` (names and CPUs of non-EAL threads),
-//! `metrics` (counters out of the cores), `stats` (the socket that gives them away), `report` (how `nfsplice stats` shows
+//! `metrics` (counters out of the cores), `stats` (the socket that gives them away), `report` and `cost` (how `nfsplice stats` shows
 //! them), `reload` (SIGHUP), `plane` (all of it started at once).
 //!
 //! Imports: `counters` and nothing else of the data path. No room below knows this one; `serve` translates the
@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod cost;
 pub mod logging;
 pub mod metrics;
 pub mod plane;

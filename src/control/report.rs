@@ -1,13 +1,14 @@
 //! `nfsplice stats`: a server's report as text, as JSON, once or again and again.
 //!
-//! The text begins with the lines that `/proc/net/rpc/nfsd` has (`net`, `rpc`, `proc3`), for people and scripts that know them,
-//! followed by every value, grouped by layer.
+//! The text begins with what the server costs (`cost.rs`) and the lines that `/proc/net/rpc/nfsd` has (`net`, `rpc`, `proc3`), for
+//! people and scripts that know them, followed by every value, grouped by layer.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::cost;
 use super::stats::Report;
 
 /// The lines of `/proc/net/rpc/nfsd` and the counters they are made of: each number is the sum of the named ones.
@@ -85,7 +86,7 @@ fn layers(report: &Report) -> Layers<'_> {
 
 /// Everything since the server's start.
 pub fn totals(report: &Report) -> String {
-    let mut text = head(report);
+    let mut text = head(report) + &cost::lines(None, report);
     for (word, columns) in NFSD_LINES {
         if let Some(numbers) = nfsd_numbers(report, columns) {
             let _ = writeln!(text, "{word} {}", numbers.join(" "));
@@ -107,7 +108,7 @@ pub fn totals(report: &Report) -> String {
 
 /// What changed between two reports: counters per second, gauges as they are; what stands still is left out.
 pub fn rates(before: &Report, now: &Report, elapsed: Duration) -> String {
-    let mut text = format!("\n{}", head(now));
+    let mut text = format!("\n{}{}", head(now), cost::lines(Some(before), now));
     let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
     for (layer, values) in layers(now) {
         for (field, value) in values {
@@ -149,6 +150,7 @@ mod tests {
             server: About { version: "0.1.0".into(), config: "tap.toml".into(), pid: 42, uptime_s: 3725 },
             counters: values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
             gauges: vec!["tcp.connections_open".into()],
+            cores: Vec::new(),
         }
     }
 

@@ -43,6 +43,18 @@ pub struct Report {
     pub counters: BTreeMap<String, u64>,
     /// Which of them are levels; all others only grow.
     pub gauges: Vec<String>,
+    /// How each core spends its time.
+    #[serde(default)]
+    pub cores: Vec<CoreTime>,
+}
+
+/// One core's time since its start, in cycles: `machine.tsc_hz` of them are a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreTime {
+    /// All of it.
+    pub elapsed: u64,
+    /// In turns of its loop that found work.
+    pub busy: u64,
 }
 
 /// About a running server.
@@ -193,10 +205,18 @@ impl Answering {
                 pid: std::process::id(),
                 uptime_s: self.started.elapsed().as_secs(),
             },
+            cores: (0..self.board.cores()).map(|core| core_time(&self.board, core)).collect(),
             gauges: gauges.map(|(metric, _)| metric.name.clone()).collect(),
             counters: values.iter().map(|(metric, value)| (metric.name.clone(), *value)).collect(),
         }
     }
+}
+
+/// All zero when the cores do not publish it.
+fn core_time(board: &Board, core: usize) -> CoreTime {
+    let values = board.core(core);
+    let value = |name: &str| values.iter().find(|(metric, _)| metric.name == name).map_or(0, |(_, value)| *value);
+    CoreTime { elapsed: value("cycles.elapsed"), busy: value("cycles.busy") }
 }
 
 /// The time one exchange may still take.

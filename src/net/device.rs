@@ -74,8 +74,8 @@ pub trait Device {
     /// Queues one frame: `header` is copied, the slices of `payload` are referenced (cloned) until the device is done.
     fn transmit(&mut self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused>;
 
-    /// Hands everything queued to the hardware.
-    fn flush(&mut self);
+    /// Hands what is queued to the hardware, as far as it has room; how many frames it took.
+    fn flush(&mut self) -> usize;
 }
 
 /// Copies the front of a scattered packet out of its buffers so that `headers_len` bytes (or all there are) lie in `first`.

@@ -195,8 +195,8 @@ impl Device for DpdkDevice {
         }
     }
 
-    fn flush(&mut self) {
-        self.tx.flush();
+    fn flush(&mut self) -> usize {
+        self.tx.flush()
     }
 }
 

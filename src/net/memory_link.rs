@@ -432,8 +432,10 @@ impl Device for MemoryEnd {
         Ok(())
     }
 
-    fn flush(&mut self) {
-        for queued in std::mem::take(&mut self.queued) {
+    fn flush(&mut self) -> usize {
+        let queued = std::mem::take(&mut self.queued);
+        let count = queued.len();
+        for queued in queued {
             let bytes = gather(&queued.payload);
             self.payload_octets += bytes.len() as u64;
             if let Some(recorded) = &mut self.recorded {
@@ -446,6 +448,7 @@ impl Device for MemoryEnd {
                 held.push(Held { payload: queued.payload, bytes });
             }
         }
+        count
     }
 }
 

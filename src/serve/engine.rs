@@ -69,6 +69,8 @@ counters! {
     pub struct PortCounters {
         /// Frames received from the device.
         rx_frames,
+        /// Polls of the device that found some.
+        rx_bursts,
         /// Polls of the device that found none.
         rx_polls_empty,
         /// Frames and TSO chains the device took.
@@ -91,6 +93,12 @@ counters! {
     gauges {
         /// Receive buffers in use, the driver's ring included.
         rx_buffers_in_use,
+        /// Buffers for chains' headers in use: one for each chain that the driver has not released.
+        tx_headers_in_use,
+        /// Buffers that refer to pages in use: one for each piece of such a chain.
+        tx_pieces_in_use,
+        /// Buffers that hold copied payload in use: 0 with transmit = "splice".
+        tx_copies_in_use,
     }
 }
 
@@ -109,6 +117,15 @@ counters! {
         fragment_pages_used,
         /// Blocks there are for them.
         fragment_pages,
+    }
+}
+
+counters! {
+    /// What is the same for every core.
+    pub struct MachineCounters {}
+    gauges {
+        /// What every core's cycles are counted with: its rate per second.
+        tsc_hz,
     }
 }
 
@@ -155,7 +172,8 @@ impl Engine {
             ports.push(port);
             lanes.push(lane);
         }
-        let shard = build_shard(seed, lanes, &stores, &pools.fragments)?;
+        let mut shard = build_shard(seed, lanes, &stores, &pools.fragments)?;
+        shard.set_cycle_counter(dpdk::cycles);
         let board = layout(&shard, &stores).build(1);
         let publisher = board.publisher(0).context("the board has no core")?;
         let may_sleep = config.ports.iter().all(|port| port.device.bus == Bus::Vdev);
@@ -277,8 +295,9 @@ impl Engine {
             fragment_pages_used: self.pools.fragments.outstanding() as u64,
             fragment_pages: self.pools.fragments.blocks() as u64,
         };
+        let cycles = shard.cycles();
         let mut layers: Vec<&dyn counters::Counters> =
-            vec![&core, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
+            vec![&core, &cycles, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
         layers.push(shard.programs().nfs3().counters());
         for (lane, port) in shard.lanes().iter().zip(&ports) {
             layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
@@ -297,7 +316,9 @@ impl Engine {
 /// The same layers in the same order as `Engine::publish`.
 fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
     let mut layout = LayoutBuilder::new()
+        .shared("machine", || MachineCounters { tsc_hz: dpdk::cycles_hz() })
         .per_core("core", &CoreCounters::default())
+        .per_core("cycles", &shard.cycles())
         .per_core("shard", shard.counters())
         .per_core("tcp", shard.tcp().counters())
         .per_core("rpc", shard.rpc().counters())
@@ -314,8 +335,10 @@ fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
 fn port_counters(lane: &mut Lane<DpdkDevice>, port: &Port<Slice>) -> PortCounters {
     let rx = lane.device.rx().counters();
     let tx = lane.device.tx().counters();
+    let (tx_headers, tx_pieces, tx_copies) = lane.device.tx().buffers_in_use();
     PortCounters {
         rx_frames: rx.packets,
+        rx_bursts: rx.bursts,
         rx_polls_empty: rx.empty_polls,
         tx_chains: tx.chains,
         tx_segments: tx.segments,
@@ -326,6 +349,9 @@ fn port_counters(lane: &mut Lane<DpdkDevice>, port: &Port<Slice>) -> PortCounter
         tx_payload_bytes_copied: tx.payload_bytes_copied,
         rx_headers_copied: lane.device.counters().headers_copied,
         rx_buffers_in_use: port.rx_buffers_in_use(0).unwrap_or(0).into(),
+        tx_headers_in_use: tx_headers.into(),
+        tx_pieces_in_use: tx_pieces.into(),
+        tx_copies_in_use: tx_copies.into(),
     }
 }
 

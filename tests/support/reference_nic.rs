@@ -59,6 +59,8 @@ pub struct ReferenceNic {
     wire: Wire,
     side: usize,
     capabilities: DeviceCapabilities,
+    /// Chains since the last flush.
+    queued: usize,
 }
 
 impl Wire {
@@ -74,8 +76,12 @@ impl Wire {
                 offload: TxOffload::default(),
             }));
         }
-        let end =
-            |side: usize, options: &EndOptions| ReferenceNic { wire: wire.clone(), side, capabilities: options.capabilities };
+        let end = |side: usize, options: &EndOptions| ReferenceNic {
+            wire: wire.clone(),
+            side,
+            capabilities: options.capabilities,
+            queued: 0,
+        };
         let (a, b) = (end(0, &ends[0]), end(1, &ends[1]));
         (wire, a, b)
     }
@@ -152,12 +158,14 @@ impl Device for ReferenceNic {
         direction.traffic.segments += segments as u64;
         direction.traffic.payload_bytes += payload.iter().map(|slice| slice.len() as u64).sum::<u64>();
         direction.ring.push_back(sent);
+        self.queued += 1;
         Ok(())
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> usize {
         if self.side == super::CLIENT {
             self.wire.deliver(super::CLIENT);
         }
+        std::mem::take(&mut self.queued)
     }
 }
