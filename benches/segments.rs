@@ -88,7 +88,9 @@ impl Device for Sink {
         Ok(())
     }
 
-    fn flush(&mut self) {}
+    fn flush(&mut self) -> usize {
+        0
+    }
 }
 
 /// The server's end.
