@@ -386,8 +386,9 @@ impl Server {
             if progress {
                 continue;
             }
-            // A record that found no room is looked at again a little later.
-            if patience == 0 || self.streams.iter().all(|stream| stream.chain.is_empty()) {
+            // A record that found no room is looked at again a little later; a call that `turn` took may have parked just now.
+            let idle = self.parts.programs.parked() == 0 && self.streams.iter().all(|stream| stream.chain.is_empty());
+            if patience == 0 || idle {
                 return replies;
             }
             patience -= 1;
