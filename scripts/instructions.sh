@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Instructions that one call costs the whole server, by callgrind: the difference between COUNT and 2 x COUNT calls, collected
-# inside the server's turns only. Prints the tables of docs/benchmarks.md.
+# Instructions that one call costs the whole server, by callgrind, which collects inside the server's turns only, and only once
+# everything is warm. Prints the tables of docs/benchmarks.md.
 #
-#   scripts/instructions.sh [COUNT]     default 50 calls
-#   scripts/instructions.sh segments    only what TCP/IP costs by segment, chain, connection and turn
+#   scripts/instructions.sh [TABLE ..]          tables: idle pipelined alone blocks bytes single segments; default all
+#   scripts/instructions.sh profile LOAD ..     where the instructions of one load go, by function; LOAD is what
+#                                               benches/instructions.rs takes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin
@@ -11,8 +12,6 @@ if ! command -v valgrind >/dev/null; then
   echo "instructions.sh: valgrind is not installed (apt-get install valgrind); nothing was measured" >&2
   exit 1
 fi
-count=50
-[ "${1:-}" = segments ] || count=${1:-50}
 built=$(cargo bench --no-default-features --bench instructions --bench segments --no-run --message-format=json 2>/dev/null || true)
 executable() { grep "\"name\":\"$1\"" <<<"$built" | grep -o '"executable":"[^"]*"' | cut -d'"' -f4; }
 binary=$(executable instructions) segments=$(executable segments)
@@ -20,37 +19,87 @@ binary=$(executable instructions) segments=$(executable segments)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-# Instructions collected in a run of $1 with $2 calls and the further arguments.
+# Runs a benchmark ($2 ..) and collects inside the functions that $1 names; prints the instructions.
 collected() {
-  local operation=$1 calls=$2
-  shift 2
-  valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*server_turn*' --callgrind-out-file="$out/profile" \
-    "$binary" "$operation" "$calls" "$@" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
+  local functions=$1
+  shift
+  valgrind --tool=callgrind --collect-atstart=no --toggle-collect="$functions" --callgrind-out-file="$out/profile" \
+    "$@" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
   awk '/^(summary|totals):/ { print $2; exit }' "$out/profile"
 }
 
+# row NAME LOAD ..
 row() {
-  local name=$1 once twice
+  local name=$1 instructions
   shift
-  once=$(collected "$1" "$count" "${@:2}")
-  twice=$(collected "$1" "$((2 * count))" "${@:2}")
-  awk -v name="$name" -v instructions="$(((twice - once) / count))" '{
-    printf "| %s | %d | %s | %s | %s | %s |\n", name, instructions, $4, $2, $8, $6 }' "$out/figures"
+  instructions=$(collected '*measured_turn*' "$binary" "$@")
+  awk -v name="$name" -v instructions="$instructions" '{
+    printf "| %s | %d | %s | %s | %s | %s | %s | %s |\n", name, instructions / $2, $6, $4, $10, $8, $12, $14 }' "$out/figures"
 }
 
 table() {
-  echo "| call | instructions | segments | chains | frames in | payload bytes |"
-  echo "|---|---:|---:|---:|---:|---:|"
+  echo "$1"
+  echo
+  echo "| call | instructions | segments | chains | frames in | payload bytes | turns | empty turns |"
+  echo "|---|---:|---:|---:|---:|---:|---:|---:|"
+}
+
+idle() {
+  table "A turn that finds nothing to do:"
+  row "empty turn" idle 1000
+}
+
+pipelined() {
+  table "Per call, 32 calls outstanding on each of 4 connections, blocks of 64 KiB, a client that coalesces:"
+  row "NULL" null 8 0 65536 coalesced 32 4
+  row "GETATTR" getattr 8 0 65536 coalesced 32 4
+  row "READ 4 KiB" read 8 4096 65536 coalesced 32 4
+  row "READ 64 KiB" read 4 65536 65536 coalesced 32 4
+  row "READ 1 MiB" read 2 1048576 65536 coalesced 8 4
+  row "WRITE 64 KiB" write 4 65536 65536 coalesced 8 4
+}
+
+alone() {
+  table "Per call, one call at a time, blocks of 64 KiB, a client that coalesces (one acknowledgement for each chain or two):"
+  row "NULL" null 50
+  row "GETATTR" getattr 50
+  row "READ 4 KiB" read 50 4096 65536 coalesced
+  row "READ 64 KiB" read 50 65536 65536 coalesced
+  row "READ 256 KiB" read 50 262144 65536 coalesced
+  row "READ 1 MiB" read 50 1048576 65536 coalesced
+  row "WRITE 64 KiB" write 50 65536 65536 coalesced
+}
+
+blocks() {
+  table "The same bytes in more or fewer segments:"
+  local block
+  for block in 4 8 16 32 64; do
+    row "READ 64 KiB from blocks of $block KiB" read 50 65536 $((block << 10)) coalesced
+  done
+}
+
+bytes() {
+  table "The same segments with more or fewer bytes:"
+  local kib
+  for kib in 4 8 16 32 60; do
+    row "READ $kib KiB from one block" read 50 $((kib << 10)) 65536 coalesced
+  done
+}
+
+single() {
+  table "A client that acknowledges every second packet of 1448 bytes:"
+  row "READ 64 KiB" read 50 65536 65536 single
+  row "READ 1 MiB" read 50 1048576 65536 single
 }
 
 # What $2 instances of an operation of benches/segments.rs cost, each; $3 what one of them is.
 segment_row() {
-  valgrind --tool=callgrind --collect-atstart=no --toggle-collect='segments::measured*' --callgrind-out-file="$out/profile" \
-    "$segments" "$1" "$2" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
-  awk -v name="$3" -v count="$2" '/^(summary|totals):/ { printf "| %s | %d |\n", name, $2 / count; exit }' "$out/profile"
+  local instructions
+  instructions=$(collected 'segments::measured*' "$segments" "$1" "$2")
+  echo "| $3 | $((instructions / $2)) |"
 }
 
-segment_table() {
+segments() {
   echo "TCP/IP alone: interface and endpoint, without what is above and without the driver:"
   echo
   echo "| what | instructions |"
@@ -67,39 +116,31 @@ segment_table() {
   segment_row idle-turn 100 "a turn of an idle server, 16 connections"
 }
 
-if [ "${1:-}" = segments ]; then
-  segment_table
+# Functions by what they cost themselves (what is inlined counts where it is inlined), then with all they call; per call.
+profile() {
+  collected '*measured_turn*' "$binary" "$@" >/dev/null
+  cat "$out/figures"
+  local calls
+  calls=$(awk '{ print $2 }' "$out/figures")
+  for inclusive in no yes; do
+    echo "--- inclusive: $inclusive"
+    callgrind_annotate --auto=no --threshold=100 --inclusive=$inclusive "$out/profile" | awk -v calls="$calls" '
+      /^ *[0-9,]+ \(/ && !/PROGRAM/ {
+        cost = $1; gsub(/,/, "", cost)
+        sub(/^.*%\) +[^ ]*:/, ""); sub(/ \[[^[]*$/, "")
+        sum[$0] += cost
+      }
+      END { for (name in sum) printf "%9.1f  %s\n", sum[name] / calls, name }' | sort -rn | head -60
+  done
+}
+
+if [ "${1:-}" = profile ]; then
+  shift
+  profile "$@"
   exit
 fi
-
-echo "Per call, blocks of 64 KiB, a client that coalesces (one acknowledgement for each chain or two):"
-echo
-table
-row "NULL" null
-row "GETATTR" getattr
-row "READ 4 KiB" read 4096 65536 coalesced
-row "READ 64 KiB" read 65536 65536 coalesced
-row "READ 256 KiB" read 262144 65536 coalesced
-row "READ 1 MiB" read 1048576 65536 coalesced
-echo
-echo "The same bytes in more or fewer segments:"
-echo
-table
-for block in 4 8 16 32 64; do
-  row "READ 64 KiB from blocks of $block KiB" read 65536 $((block << 10)) coalesced
+[ $# -gt 0 ] || set -- idle pipelined alone blocks bytes single segments
+for name; do
+  "$name"
+  echo
 done
-echo
-echo "The same segments with more or fewer bytes:"
-echo
-table
-for kib in 4 8 16 32 60; do
-  row "READ $kib KiB from one block" read $((kib << 10)) 65536 coalesced
-done
-echo
-echo "A client that acknowledges every second packet of 1448 bytes:"
-echo
-table
-row "READ 64 KiB" read 65536 65536 single
-row "READ 1 MiB" read 1048576 65536 single
-echo
-segment_table

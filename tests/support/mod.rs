@@ -64,6 +64,8 @@ pub struct Rig<D, C> {
     pub client: Client<D>,
     /// Called before and after every turn of the server: measuring.
     pub probe: Option<Probe>,
+    /// Turns of the server are to be found by a profiler, as `measured_turn`.
+    pub measured: bool,
 }
 
 pub type LinkRig = Rig<MemoryEnd, MemoryLink>;
@@ -81,21 +83,27 @@ pub fn on_link(setup: &Setup, seed: u64, impairments: [Impairments; 2], ends: [E
 
 impl<D: Device, C: Cable> Rig<D, C> {
     pub fn new(setup: &Setup, cable: C, client: D, server: D) -> Rig<D, C> {
-        Rig { now: Instant::ZERO, cable, server: Server::new(setup, server), client: Client::new(setup, client), probe: None }
+        let (server, client) = (Server::new(setup, server), Client::new(setup, client));
+        Rig { now: Instant::ZERO, cable, server, client, probe: None, measured: false }
     }
 
-    /// One turn of the server's loop. Not inlined, so that a profiler finds it.
-    #[inline(never)]
+    /// One turn of the server's loop.
     pub fn server_turn(&mut self) -> usize {
         let probe = self.probe;
         if let Some((before, _)) = probe {
             before();
         }
-        let work = self.server.shard.turn(self.now);
+        let work = if self.measured { self.measured_turn() } else { self.server.shard.turn(self.now) };
         if let Some((_, after)) = probe {
             after();
         }
         work
+    }
+
+    /// Not inlined, so that a profiler finds it.
+    #[inline(never)]
+    fn measured_turn(&mut self) -> usize {
+        self.server.shard.turn(self.now)
     }
 
     /// Lets both ends work until nothing happens any more at this instant.

@@ -50,6 +50,11 @@ pub fn write(file: &[u8], offset: u64, data: &[u8]) -> Args {
     Args::new().opaque(file).u64(offset).u32(data.len() as u32).u32(2).opaque(data)
 }
 
+/// UNSTABLE.
+pub fn write_unstable(file: &[u8], offset: u64, data: &[u8]) -> Args {
+    Args::new().opaque(file).u64(offset).u32(data.len() as u32).u32(0).opaque(data)
+}
+
 /// UNCHECKED, with mode 0644.
 pub fn create(directory: &[u8], name: &[u8]) -> Args {
     Args::new().opaque(directory).opaque(name).u32(0).u32(1).u32(0o644).u32(0).u32(0).u32(0).u32(0).u32(0)
