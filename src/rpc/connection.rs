@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
+use super::options::Options;
 use super::programs::Peer;
 use super::record::RecordReader;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Names a connection between the shard and the RPC server. Chosen by the shard, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +50,8 @@ pub struct Connection {
     pub reader: RecordReader,
     /// When the first byte of a record that is still incomplete was seen.
     pub record_since: Option<Instant>,
+    /// Bytes of it that have come.
+    pub record_bytes: u64,
     pub last_active: Instant,
     /// Parked calls.
     pub in_flight: u32,
@@ -83,6 +86,7 @@ impl Connection {
             peer,
             reader: RecordReader::default(),
             record_since: None,
+            record_bytes: 0,
             last_active: now,
             in_flight: 0,
             reserved: 0,
@@ -128,6 +132,12 @@ impl Connection {
             Some(Stall::SendQueue { need }) => self.admits(limits, need).is_ok(),
             Some(Stall::Core) => false,
         }
+    }
+
+    /// Whether a record has stayed incomplete for longer than its bytes may take.
+    pub fn record_is_overdue(&self, now: Instant, options: &Options) -> bool {
+        let earned = Duration::from_secs(self.record_bytes / u64::from(options.record_bytes_per_second_min.max(1)));
+        self.record_since.is_some_and(|since| now.since(since) >= options.record_timeout + earned)
     }
 
     /// Whether nothing is owed to the peer by the layers from here up.

@@ -16,8 +16,12 @@ pub struct Options {
     pub fragments_max: u32,
     /// Fragments of one record that carry no byte.
     pub empty_fragments_max: u32,
-    /// How long a record may stay incomplete after its first byte was seen; then the connection is closed.
+    /// How long a record may stay incomplete after its first byte was seen, plus the time that what has come of it takes at
+    /// `record_bytes_per_second_min`; then the connection is closed. A slow client that makes progress is not cut off.
     pub record_timeout: Duration,
+    /// The slowest that a record may come once `record_timeout` has passed; not 0. With `record_bytes_max` it bounds how long
+    /// an incomplete record holds receive buffers.
+    pub record_bytes_per_second_min: u32,
     /// Connections of this core. Beyond: the oldest unauthenticated one is closed; if there is none, the new one is refused.
     pub connections_max: u32,
     /// Connections that have not presented a usable file handle; beyond: the oldest of them is closed (sunrpc: 64).
@@ -52,6 +56,7 @@ impl Default for Options {
             fragments_max: 1024,
             empty_fragments_max: 16,
             record_timeout: Duration::from_secs(60),
+            record_bytes_per_second_min: 1024,
             connections_max: 4096,
             connections_unauthenticated_max: 64,
             idle_timeout: Duration::from_secs(360),
@@ -149,7 +154,7 @@ counters! {
         closed_unauthenticated,
         /// Connections closed after `idle_timeout`.
         closed_idle,
-        /// Connections closed because a record stayed incomplete for `record_timeout`.
+        /// Connections closed because a record stayed incomplete for `record_timeout` and came too slowly.
         closed_record_timeout,
         /// Connections closed for a record above `record_bytes_max`.
         closed_record_too_long,

@@ -346,6 +346,7 @@ impl Server {
             connection.record_since = None;
         } else {
             connection.record_since.get_or_insert(now);
+            connection.record_bytes = chain.len() as u64;
         }
     }
 
@@ -500,7 +501,7 @@ impl Server {
         self.next_sweep = now + SWEEP_INTERVAL;
         let mut overdue = std::mem::take(&mut self.overdue);
         overdue.extend(self.connections.iter().filter_map(|(id, connection)| {
-            let slow = connection.record_since.is_some_and(|since| now.since(since) >= self.options.record_timeout);
+            let slow = connection.record_is_overdue(now, &self.options);
             let idle = connection.in_flight == 0 && now.since(connection.last_active) >= self.options.idle_timeout;
             let reason = if slow { CloseReason::RecordTimeout } else { CloseReason::Idle };
             (slow || idle).then_some((id, reason))

@@ -78,6 +78,7 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
         fragments_max: limits.record_fragments_max,
         empty_fragments_max: limits.record_empty_fragments_max,
         record_timeout: seconds(limits.record_timeout_s),
+        record_bytes_per_second_min: limits.record_bytes_per_second_min,
         connections_max: limits.connections_max,
         connections_unauthenticated_max: limits.connections_unauthenticated_max,
         idle_timeout: seconds(limits.idle_timeout_s),

@@ -44,8 +44,11 @@ limits! {
     connections_unauthenticated_max: u32 = 64, 1..=1_048_576;
     /// A connection without a call for so long is closed.
     idle_timeout_s: u32 = 360, 10..=86_400;
-    /// Longest time from a record's first byte to its last; then the connection is reset.
+    /// Longest time from a record's first byte to its last, besides what record_bytes_per_second_min gives for the bytes that
+    /// have come; then the connection is reset.
     record_timeout_s: u32 = 60, 1..=3600;
+    /// The slowest that a record may come after record_timeout_s: a client on a slow line is not cut off in a long WRITE.
+    record_bytes_per_second_min: u32 = 1024, 64..=1_073_741_824;
     /// Longest call record, over all its fragments; a longer one closes the connection.
     record_bytes_max: u32 = 1_114_112, 65_536..=16_777_216;
     /// Most fragments one record may come in; more close the connection.

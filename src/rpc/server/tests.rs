@@ -641,6 +641,27 @@ fn an_incomplete_record_has_a_time_limit() {
 }
 
 #[test]
+fn a_record_that_makes_progress_outlasts_the_time_limit() {
+    let options = Options { record_bytes_per_second_min: 100, ..Options::default() };
+    let mut rig = Rig::with(16, options);
+    let record = call(1, ECHO, &vec![7; 9000]);
+    // 200 bytes a second: 180 s for the whole.
+    for piece in record.chunks(2000).take(18) {
+        rig.send(piece);
+        rig.advance(Duration::from_secs(10));
+        assert_eq!(rig.closes, []);
+    }
+    rig.send(&record[36_000..]);
+    assert_eq!(rig.turn().heard(), [success(1, &[7])]);
+    // As fast at first, then nothing: 60 s and 100 bytes for each second more.
+    rig.send(&record[..2000]);
+    rig.advance(Duration::from_secs(79));
+    assert_eq!(rig.closes, []);
+    rig.advance(Duration::from_secs(1));
+    assert_eq!(rig.closes, [(1, CloseReason::RecordTimeout)]);
+}
+
+#[test]
 fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let mut rig = Rig::new();
     assert_eq!(rig.server.poll_timeout(), Some(rig.now + Duration::from_secs(1)));
