@@ -20,6 +20,11 @@ const PTO_WITHOUT_RTT: Duration = Duration::from_secs(1);
 /// reports a hole. At this number nothing new is sent, and a peer's SACK blocks no longer cut entries into pieces; without it
 /// blocks of single bytes would make one entry of each byte in flight. 8 MiB of full Ethernet packets are 5,800.
 const ENTRIES_MAX: usize = 8192;
+/// RFC 8985 section 7.2, TLP.max_ack_delay: how long a peer may keep back its ACK of a lone segment. Receivers of today wait
+/// 40 ms or less. Believing the 200 ms of older ones from the start would put the probe of a lone reply behind its timeout, where it
+/// is worth nothing; a probe sent too early costs one segment, and is noticed.
+const PEER_ACK_DELAY_INITIAL: Duration = Duration::from_millis(50);
+const PEER_ACK_DELAY_MAX: Duration = Duration::from_millis(200);
 /// Timers closer than this make no sense on the wheel.
 const PTO_MIN: Duration = Duration::from_millis(2);
 
@@ -106,6 +111,8 @@ pub(crate) struct Scoreboard {
     pub phase: Phase,
     rack: Rack,
     probe: Option<TailProbe>,
+    /// RFC 8985 section 7.2, TLP.max_ack_delay, as this peer has shown it.
+    peer_ack_delay: Duration,
     prr: Prr,
     /// Duplicate ACKs of a peer without SACK: each stands for one segment that left the network.
     duplicate_acks: u64,
@@ -122,6 +129,7 @@ impl Scoreboard {
             phase: Phase::Open,
             rack: Rack { reo_wnd_mult: 1, ..Rack::default() },
             probe: None,
+            peer_ack_delay: PEER_ACK_DELAY_INITIAL,
             prr: Prr::default(),
             duplicate_acks: 0,
         }
@@ -325,10 +333,20 @@ impl Scoreboard {
             self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.saturating_add(1);
             self.rack.reo_wnd_persist = REO_WND_PERSIST;
         }
-        if self.probe.is_some_and(|probe| probe.retransmission) {
+        if let Some(probe) = self.probe.filter(|probe| probe.retransmission) {
             // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
             self.probe = None;
+            // If the ACK of the first copy has come before this one, it was only late. If not, it was lost, perhaps with the
+            // request that carried it, and tells nothing of the peer's timer.
+            if self.first().is_none_or(|(start, _)| start >= probe.end) {
+                self.on_late_ack();
+            }
         }
+    }
+
+    /// The next lone segment's probe leaves the ACK more time.
+    fn on_late_ack(&mut self) {
+        self.peer_ack_delay = (self.peer_ack_delay * 2).min(PEER_ACK_DELAY_MAX);
     }
 
     /// RFC 8985 section 6.2 step 5: marks what is lost; gives the bytes newly marked and when to look again.
@@ -477,12 +495,12 @@ impl Scoreboard {
     }
 
     /// RFC 8985 section 7.2: when to probe for a lost tail, counted from now.
-    pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64, delayed_ack_max: Duration) -> Option<Duration> {
+    pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<Duration> {
         if self.in_recovery() || self.sacked > 0 || self.probe.is_some() || self.sent.is_empty() {
             return None;
         }
         let Some(smoothed) = rtt.smoothed() else { return Some(PTO_WITHOUT_RTT) };
-        let single = if self.outstanding <= mss { delayed_ack_max } else { Duration::ZERO };
+        let single = if self.outstanding <= mss { self.peer_ack_delay } else { Duration::ZERO };
         Some((smoothed * 2 + single).max(PTO_MIN))
     }
 
@@ -497,6 +515,9 @@ impl Scoreboard {
         let repaired = probe.retransmission && una > probe.end;
         if !probe.retransmission || repaired || plain_duplicate {
             self.probe = None;
+        }
+        if probe.retransmission && !repaired && plain_duplicate {
+            self.on_late_ack();
         }
         repaired
     }

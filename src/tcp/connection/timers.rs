@@ -146,8 +146,7 @@ impl Connection {
         if !self.sack || !self.is_synchronized() {
             return;
         }
-        let delayed_ack_max = std::time::Duration::from_millis(200);
-        match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss), delayed_ack_max) {
+        match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss)) {
             // RFC 8985 section 7.2: never later than the retransmission timeout, which is there as well.
             Some(after) => self.timers.arm(Timer::TailProbe, now + after),
             None => self.timers.cancel(Timer::TailProbe),

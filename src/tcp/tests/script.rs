@@ -30,7 +30,7 @@ use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps};
 const PEER_ISS: u32 = 0xffff_fff0;
 const PEER_PORT: u16 = 1023;
 const PORT: u16 = 2049;
-/// How long the handshakes of `accept` and `open` take: RTO 210 ms, PTO 20 ms (220 ms for a single segment).
+/// How long the handshakes of `accept` and `open` take: RTO 210 ms, PTO 20 ms (70 ms for a single segment).
 const HANDSHAKE_RTT: Duration = Duration::from_millis(10);
 
 struct Runner {
