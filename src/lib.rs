@@ -13,6 +13,7 @@
 //! - [`control`]: configuration, metrics, logging, the command line.
 //! - [`shard`]: one core's loop, which wires the rooms above together.
 //! - [`serve`]: builds what a configuration asks for, and runs it.
+//! - [`load`]: the load generator: the same stack as a client that measures.
 //!
 //! `ARCHITECTURE.md` follows one READ by function names and states which room may import which; a test holds it to that.
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@
 pub mod buf;
 pub mod control;
 pub mod counters;
+pub mod load;
 pub mod net;
 pub mod program;
 #[allow(unsafe_code)]

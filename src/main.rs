@@ -1,4 +1,4 @@
-//! The command line: serve, check-config, stats.
+//! The command line: serve, check-config, stats, load.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(&config),
         Command::CheckConfig { config, elsewhere } => check_config(&config, elsewhere),
         Command::Stats { socket, json, watch } => show_stats(&socket, json, watch),
+        Command::Load(load) => nfsplice::load::run(&load),
     };
     exit.into()
 }

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control", &["counters"]),
     ("shard", &["net", "tcp", "rpc", "program", "store", "wire", "buf", "time", "counters"]),
     ("serve", &["shard", "control", "net", "tcp", "rpc", "program", "store", "raw", "buf", "time", "counters"]),
+    ("load", &["control", "net", "tcp", "rpc", "program", "wire", "raw", "buf", "time", "counters"]),
 ];
 
 fn source_files(dir: &Path, into: &mut Vec<PathBuf>) {

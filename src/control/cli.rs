@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::config::DEFAULT_STATS_SOCKET;
+use super::load_cli::Load;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,7 @@ Examples:
   nfsplice stats                                       Counters of the running server.
   nfsplice stats --watch 5                             The same every 5 seconds, with rates.
   nfsplice stats --json | jq .counters                 For a monitoring system.
+  nfsplice load --transport kernel 10.0.0.2:/export    How fast does that server answer?
 
 A client mounts an export with:
   mount -t nfs -o vers=3,nolock 10.77.0.2:/export /mnt
@@ -51,7 +53,7 @@ pub struct Cli {
 }
 
 /// The verbs.
-#[derive(Debug, PartialEq, Eq, Subcommand)]
+#[derive(Debug, PartialEq, Subcommand)]
 pub enum Command {
     /// Serve the exports of a configuration file until stopped.
     ///
@@ -85,6 +87,8 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
         watch: Option<u32>,
     },
+    /// Put load on an NFS server, this one or another, and measure how it answers.
+    Load(Box<Load>),
 }
 
 #[cfg(test)]
@@ -108,6 +112,13 @@ mod tests {
         assert_eq!(parse(&["nfsplice", "stats", "--json", "--watch", "5"]).ok(), Some(stats));
         assert!(parse(&["nfsplice", "stats", "--watch", "0"]).is_err());
         assert!(parse(&["nfsplice", "serve"]).is_err());
+        let Ok(Command::Load(load)) = parse(&["nfsplice", "load", "10.0.0.2:/e", "--depth", "4", "--cores", "1,2"]) else {
+            panic!("a run")
+        };
+        assert_eq!((load.run.depth, load.run.cores, load.action), (Some(4), vec![1, 2], None));
+        let Ok(Command::Load(load)) = parse(&["nfsplice", "load", "compare", "a.json", "b.json"]) else { panic!("a comparison") };
+        assert!(load.action.is_some());
+        assert!(parse(&["nfsplice", "load"]).is_err());
     }
 
     #[test]

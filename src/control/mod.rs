@@ -1,6 +1,6 @@
 //! The control plane: everything that happens outside the cores' loops.
 //!
-//! `config` (the TOML file), `cli` (the command line), `logging`, `signals`, `threads` (names and CPUs of non-EAL threads),
+//! `config` (the TOML file), `cli`, `load_cli` (the command line), `logging`, `signals`, `threads` (names and CPUs of non-EAL threads),
 //! `metrics` (counters out of the cores), `stats` (the socket that gives them away), `report` and `cost` (how `nfsplice stats` shows
 //! them), `reload` (SIGHUP), `plane` (all of it started at once).
 //!
@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod cost;
+pub mod load_cli;
 pub mod logging;
 pub mod metrics;
 pub mod plane;

@@ -1,4 +1,4 @@
-//! System calls that no library of ours wraps: file handles, and the file-system identity of one thread.
+//! System calls that no library of ours wraps: file handles, the file-system identity of one thread, figures of a TCP socket.
 //!
 //! Read first: name_to_handle_at(2), open_by_handle_at(2), setfsuid(2), credentials(7).
 //!
@@ -108,6 +108,17 @@ pub fn respect_quotas() {
     }
 }
 
+/// Segments of a TCP socket that the kernel has sent more than once (TCP_INFO of tcp(7)).
+pub fn tcp_retransmissions(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: a structure of integers, for which all zeroes is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let pointer = (&raw mut info).cast::<libc::c_void>();
+    // SAFETY: `pointer` has `len` bytes of room, and the kernel writes no more than that.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, pointer, &raw mut len) })?;
+    Ok(info.tcpi_total_retrans)
+}
+
 /// A counter in the kernel that a sleeping thread can wait for.
 pub fn event() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?)
@@ -140,6 +151,14 @@ mod tests {
         drop(fd);
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(open_by_handle(root.as_fd(), &handle, OFlags::RDONLY).is_err());
+    }
+
+    #[test]
+    fn a_connection_on_the_loopback_has_nothing_retransmitted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(tcp_retransmissions(stream.as_fd()).unwrap(), 0);
+        assert!(tcp_retransmissions(event().unwrap().as_fd()).is_err(), "not a socket");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! - `server`: a `Shard` with all programs over a memory store, as `serve` builds it, on any device.
 //! - `client`: the same network stack in the other role, cutting replies out of its streams.
-//! - `nfs`: calls and replies as bytes.
+//! - `nfs`: calls and replies as bytes. `load`: the load generator instead of `client`.
 //! - `reference_nic`: two devices that carry chains by reference and allocate nothing.
 //! - `witness`: looks at frames on their way and holds the server to never changing what it has sent once.
 //!
@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod client;
+pub mod load;
 pub mod nfs;
 pub mod reference_nic;
 pub mod server;

@@ -331,12 +331,19 @@ impl fmt::Display for Device {
     }
 }
 
+impl Device {
+    /// What is one, for people.
+    pub const ALLOWED: &str = "a PCI address such as \"0000:03:00.0\" or a DPDK vdev such as \"net_tap0,iface=nfs0\" (not net_af_xdp: it cannot send segmented packets)";
+
+    /// `None` for what is not [`Device::ALLOWED`].
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_device(text)
+    }
+}
+
 /// A PCI address or a vdev string.
 pub fn device() -> Text<Device> {
-    Text {
-        allowed: "a PCI address such as \"0000:03:00.0\" or a DPDK vdev such as \"net_tap0,iface=nfs0\" (not net_af_xdp: it cannot send segmented packets)",
-        parse: parse_device,
-    }
+    Text { allowed: Device::ALLOWED, parse: parse_device }
 }
 
 fn parse_device(text: &str) -> Option<Device> {
@@ -381,22 +388,24 @@ impl fmt::Display for MacAddress {
     }
 }
 
+impl MacAddress {
+    /// `None` for what is not the address of one station.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            *octet = u8::from_str_radix(part, 16).ok()?;
+        }
+        // The lowest bit of the first octet marks a group address (IEEE 802).
+        let unicast = octets[0] & 1 == 0 && octets != [0; 6];
+        (unicast && parts.next().is_none()).then_some(Self(octets))
+    }
+}
+
 /// An Ethernet address that a station may have.
 pub fn mac_address() -> Text<MacAddress> {
-    Text {
-        allowed: "a unicast Ethernet address such as \"02:00:00:00:00:01\"",
-        parse: |text| {
-            let mut octets = [0; 6];
-            let mut parts = text.split(':');
-            for octet in &mut octets {
-                let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))?;
-                *octet = u8::from_str_radix(part, 16).ok()?;
-            }
-            // The lowest bit of the first octet marks a group address (IEEE 802).
-            let unicast = octets[0] & 1 == 0 && octets != [0; 6];
-            (unicast && parts.next().is_none()).then_some(MacAddress(octets))
-        },
-    }
+    Text { allowed: "a unicast Ethernet address such as \"02:00:00:00:00:01\"", parse: MacAddress::parse }
 }
 
 /// An address with the length of its network's prefix (RFC 4632 section 3.1): an interface's address, or a network.
