@@ -308,7 +308,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     fn close(&mut self, now: Instant, id: ConnectionId, reason: CloseReason) {
         if reason.is_graceful() {
-            self.tcp.close(now, id);
+            self.tcp.close_both(now, id);
         } else {
             self.tcp.abort(now, id);
         }

@@ -58,6 +58,7 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
         // The RPC server stops taking calls at `send_queue_bytes_max`; a reply it has taken on before must always fit.
         send_queue_bytes_max: 2 * limits.send_queue_bytes_max as usize,
         connections_max: limits.connections_max as usize,
+        connections_per_remote_max: limits.tcp_connections_per_address_max as usize,
         syn_received_max: limits.tcp_half_open_max as usize,
         time_wait: seconds(limits.tcp_time_wait_s),
         time_wait_max: limits.tcp_time_wait_max as usize,

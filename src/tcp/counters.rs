@@ -19,7 +19,7 @@ crate::counters! {
         in_bytes,
         /// Resets sent.
         out_rsts,
-        /// Resets and TIME-WAIT answers not sent because too many waited.
+        /// Resets and SYN cookies not sent because too many waited.
         replies_dropped,
         /// Resets that ended a connection.
         estab_resets,
@@ -33,6 +33,14 @@ crate::counters! {
         listen_drops,
         /// Half-open connections given up because a newer SYN needed the place.
         half_open_evicted,
+        /// SYN cookies sent.
+        syncookies_sent,
+        /// Connections opened by the answer to a SYN cookie.
+        syncookies_recv,
+        /// ACKs, while cookies were out, that answered none.
+        syncookies_failed,
+        /// SYNs dropped because their remote had its maximum of connections.
+        remote_drops,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,
         /// Packets and TSO chains that carried retransmitted data, SYN or FIN.
@@ -93,6 +101,8 @@ crate::counters! {
         keep_alives,
         /// Connections ended by the user timeout, by keepalive or in the handshake.
         abort_on_timeout,
+        /// Connections reset because data came that nobody would read.
+        abort_on_data,
         /// Connections in FIN-WAIT-2 whose peer fell silent.
         fin_wait_2_timeouts,
         /// Connections that entered TIME-WAIT.

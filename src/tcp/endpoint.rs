@@ -2,6 +2,11 @@
 //!
 //! Read first: RFC 9293 section 3.10.7, RFC 6528, RFC 6056, RFC 5927. A segment finds its connection here; what it does to it
 //! is `connection`'s. Every call ends in `settle`, the one place that turns a connection's wishes into table changes.
+//! - `listen`: ports, half-open connections, SYN cookies, what a SYN may do to a TIME-WAIT.
+//! - `settings`: what can be told one connection.
+
+mod listen;
+mod settings;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -11,12 +16,14 @@ use siphasher::sip::{SipHasher13, SipHasher24};
 
 use super::connection::{Connection, Shared};
 use super::counters::TcpCounters;
-use super::{ConnectError, Event, ListenError, Options, SendError, State, TcpInfo};
+use super::remotes::Remotes;
+use super::syn_cookie::SynCookies;
+use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
 use crate::time::{Instant, TimerWheel};
 use crate::wire::checksum::{Sum, transport_is_valid};
 use crate::wire::protocol;
-use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, HEADER_LEN_MAX, Repr, SeqNumber};
+use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, Repr, SeqNumber};
 
 /// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
@@ -59,6 +66,12 @@ impl FourTuple {
 
     pub fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.remote_ip, self.remote_port)
+    }
+
+    /// Bytes of the IP and TCP headers without options.
+    pub(crate) fn headers_len(&self) -> u16 {
+        let ip = if self.remote_ip.is_ipv4() { 20 } else { 40 };
+        ip + HEADER_LEN as u16
     }
 }
 
@@ -235,6 +248,9 @@ pub struct Endpoint {
     wheel: TimerWheel,
     ready: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
+    cookies: SynCookies,
+    /// Of connections that peers opened, TIME-WAIT aside.
+    remotes: Remotes<TupleHash>,
     secret: [u8; 16],
     ephemeral: u32,
     relief_cursor: usize,
@@ -251,6 +267,8 @@ impl Endpoint {
             wheel: TimerWheel::new(),
             ready: VecDeque::new(),
             time_wait: VecDeque::new(),
+            cookies: SynCookies::new(secret),
+            remotes: Remotes::new(TupleHash(secret)),
             secret,
             ephemeral: 0,
             relief_cursor: 0,
@@ -269,34 +287,6 @@ impl Endpoint {
 
     pub fn counters(&self) -> &TcpCounters {
         &self.shared.counters
-    }
-
-    /// Accepts connections to `port` at any local address.
-    pub fn listen(&mut self, port: u16) -> Result<(), ListenError> {
-        if port == 0 {
-            return Err(ListenError::InvalidPort);
-        }
-        if self.shared.listener(port).is_some() {
-            return Err(ListenError::InUse);
-        }
-        if self.shared.listeners.len() >= self.shared.options.listeners_max {
-            return Err(ListenError::TooMany);
-        }
-        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0, waiting: VecDeque::new() });
-        Ok(())
-    }
-
-    /// Accepts no more connections to `port`; half-open ones are reset, accepted ones stay. `false`: it was not listened on.
-    pub fn unlisten(&mut self, port: u16) -> bool {
-        let Some(at) = self.shared.listeners.iter().position(|listener| listener.port == port) else { return false };
-        for index in 0..self.slots.len() {
-            if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.listener == Some(port)) {
-                connection.abort(&mut self.shared);
-                self.settle(index as u32);
-            }
-        }
-        self.shared.listeners.swap_remove(at);
-        true
     }
 
     /// Opens a connection. A local port of 0 is replaced by one of RFC 6056's choice.
@@ -381,7 +371,7 @@ impl Endpoint {
                 }
                 self.settle(index);
             }
-            None => self.handle_without_connection(now, tuple, &repr, packet.len()),
+            None => self.handle_without_connection(now, tuple, &repr, packet),
         }
     }
 
@@ -410,86 +400,6 @@ impl Endpoint {
                 None
             }
         }
-    }
-
-    /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
-    fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
-        let listening = self.shared.listener(repr.dst_port).is_some();
-        let Some(connection) = &mut self.slots[index as usize].connection else { return false };
-        if !listening || !connection.may_be_replaced_by(now, repr) {
-            return false;
-        }
-        self.shared.counters.time_wait_recycled += 1;
-        connection.leave_time_wait(&mut self.shared);
-        self.settle(index);
-        true
-    }
-
-    /// RFC 9293 sections 3.10.7.1 and 3.10.7.2: CLOSED and LISTEN.
-    fn handle_without_connection(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, payload_len: usize) {
-        let listening = self.shared.listener(tuple.local_port).is_some();
-        if repr.flags.contains(Flags::RST) {
-            return;
-        }
-        if repr.flags.contains(Flags::ACK) || !listening {
-            self.shared.reset(&tuple, repr, payload_len);
-            return;
-        }
-        // RFC 9293 section 3.10.7.2, fourth step: neither ACK nor SYN: dropped. SYN with FIN is nobody's (Linux: dropped).
-        if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
-            return;
-        }
-        let full = self.table.len() >= self.shared.options.connections_max;
-        if full || !self.make_half_open_room(tuple.local_port) {
-            self.shared.counters.listen_drops += 1;
-            return;
-        }
-        let Some(listener) = self.shared.listener(tuple.local_port) else { return };
-        listener.half_open += 1;
-        self.shared.counters.passive_opens += 1;
-        let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
-        let index =
-            self.insert(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
-        self.note_half_open(tuple.local_port, ConnectionId { index, generation: self.slots[index as usize].generation });
-        self.settle(index);
-    }
-
-    /// Room for one more half-open connection of a listener. At the maximum the oldest gives way (RFC 4987 section 3.4): an
-    /// honest peer's handshake is done within a round trip, a forged one would keep its place until the retries are over, and
-    /// a few of those a second would keep everybody out. `false`: there is none that could.
-    fn make_half_open_room(&mut self, port: u16) -> bool {
-        let Endpoint { slots, shared, .. } = self;
-        let half_open_max = shared.options.syn_received_max;
-        let Some(listener) = shared.listener(port) else { return false };
-        if listener.half_open < half_open_max {
-            return true;
-        }
-        while let Some(oldest) = listener.waiting.pop_front() {
-            if !is_half_open(slots, oldest) {
-                continue;
-            }
-            if let Some(connection) = find(slots, oldest) {
-                shared.counters.half_open_evicted += 1;
-                connection.give_up_half_open(shared);
-                self.settle(oldest.index);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn note_half_open(&mut self, port: u16, id: ConnectionId) {
-        let Endpoint { slots, shared, .. } = self;
-        let half_open_max = shared.options.syn_received_max;
-        let Some(listener) = shared.listener(port) else { return };
-        while listener.waiting.front().is_some_and(|oldest| !is_half_open(slots, *oldest)) {
-            listener.waiting.pop_front();
-        }
-        if listener.waiting.len() >= 2 * half_open_max {
-            // At most half of them are still half-open, so this comes once in that many handshakes.
-            listener.waiting.retain(|id| is_half_open(slots, *id));
-        }
-        listener.waiting.push_back(id);
     }
 
     /// An ICMP error that quotes a segment of ours with sequence number `seq`.
@@ -553,7 +463,10 @@ impl Endpoint {
     /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         out.clear();
-        if let Some(reply) = self.shared.replies.pop_front() {
+        if let Some(mut reply) = self.shared.replies.pop_front() {
+            if let Some(mss) = &mut reply.repr.options.mss {
+                *mss = limits.mtu.saturating_sub(reply.tuple.headers_len());
+            }
             out.seal(&reply.tuple, &reply.repr);
             self.shared.counters.out_segs += 1;
             return true;
@@ -610,6 +523,16 @@ impl Endpoint {
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.close(now, shared);
+            self.settle(id.index);
+        }
+    }
+
+    /// Closes both directions: nothing more will be read. Text that was not read, or comes still, is answered with a reset once
+    /// the peer has everything that was queued (RFC 1122 section 4.2.2.13, RFC 9293 SHLD-3), so that it knows.
+    pub fn close_both(&mut self, now: Instant, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        if let Some(connection) = find(slots, id) {
+            connection.close_both(now, shared);
             self.settle(id.index);
         }
     }
@@ -689,6 +612,7 @@ impl Endpoint {
 
     fn enter_time_wait(&mut self, id: ConnectionId) {
         self.shared.counters.time_wait_entered += 1;
+        self.leave_remote(id.index);
         self.time_wait.push_back(id);
         while let Some(oldest) = self.time_wait.front().copied() {
             let slot = &mut self.slots[oldest.index as usize];
@@ -708,6 +632,7 @@ impl Endpoint {
 
     /// Takes a closed connection out of the tables, and out of memory once the application knows.
     fn remove(&mut self, index: u32) {
+        self.leave_remote(index);
         let slot = &mut self.slots[index as usize];
         let Some(connection) = &mut slot.connection else { return };
         if !std::mem::replace(&mut connection.removed, true) {
@@ -728,11 +653,6 @@ impl Endpoint {
 fn find(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
     let slot = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
     slot.connection.as_deref_mut().filter(|connection| !connection.released)
-}
-
-fn is_half_open(slots: &[Slot], id: ConnectionId) -> bool {
-    let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
-    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.listener.is_some())
 }
 
 /// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.

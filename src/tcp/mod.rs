@@ -4,7 +4,7 @@
 //! 1. [`Endpoint::handle_segment`] for each received segment, [`Endpoint::handle_icmp`] for each ICMP error that quotes one,
 //!    [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come.
 //! 2. [`Endpoint::poll_event`] until `None`: what the application has to know. Act on it with the verbs (`send`, `receive` and
-//!    `received`, `close`, `abort`).
+//!    `received`, `close`, `close_both`, `abort`).
 //! 3. [`Endpoint::poll_transmit`] until `false`: each call yields one packet or one TSO chain. ACKs are coalesced here, so handle a
 //!    whole burst and its events first: the reply then carries the acknowledgement.
 //! 4. [`Endpoint::poll_timeout`] says when to come back.
@@ -12,7 +12,7 @@
 //! A connection's id is good until its [`Event::Closed`] has been polled, and refused afterwards.
 //!
 //! Inside: `endpoint` (tables, listeners, resets), `connection` (RFC 9293 in its own steps), `recovery` (what is lost: RACK-TLP,
-//! SACK, NewReno, PRR), `congestion`, `rtt`, `reassembly`, `send_queue`. Positions in a stream are `u64` that never wrap (the
+//! SACK, NewReno, PRR), `congestion`, `rtt`, `reassembly`, `send_queue`, `syn_cookie`, `remotes`. Positions in a stream are `u64` that never wrap (the
 //! SYN lies at `SEQUENCE_ORIGIN`); sequence numbers exist only at the wire.
 //!
 //! Not here: IP, RPC, clocks, randomness. May import: `wire`, `buf`, `time`, `counters`.
@@ -24,8 +24,10 @@ mod endpoint;
 mod options;
 mod reassembly;
 mod recovery;
+mod remotes;
 mod rtt;
 mod send_queue;
+mod syn_cookie;
 
 #[cfg(test)]
 mod tests;
@@ -88,7 +90,7 @@ pub enum Reason {
     TimedOut,
     /// An ICMP hard error during the handshake.
     Unreachable,
-    /// `abort` was called.
+    /// `abort` was called, or text came after `close_both`.
     Aborted,
 }
 

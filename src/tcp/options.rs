@@ -13,6 +13,13 @@ pub struct Keepalive {
     pub probes_max: u8,
 }
 
+impl Default for Keepalive {
+    /// RFC 9293 section 3.8.4, MUST-28: no less than two hours; the rest as in Linux.
+    fn default() -> Keepalive {
+        Keepalive { idle: Duration::from_secs(7200), interval: Duration::from_secs(75), probes_max: 9 }
+    }
+}
+
 /// Options of one endpoint; all of its connections share them.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -33,8 +40,12 @@ pub struct Options {
     pub send_queue_bytes_max: usize,
     pub connections_max: usize,
     pub listeners_max: usize,
-    /// Half-open connections of one listener; beyond, the oldest gives way.
+    /// Connections that one remote (an IPv4 address, an IPv6 /64) may have opened, TIME-WAIT aside; beyond, its SYNs are dropped.
+    pub connections_per_remote_max: usize,
+    /// Half-open connections of one listener; beyond, a SYN cookie is sent, or without them the oldest gives way.
     pub syn_received_max: usize,
+    /// RFC 4987 section 3.6.
+    pub syn_cookies: bool,
     /// Accepted connections not yet polled, per listener.
     pub accept_queue_max: usize,
     /// Connections in TIME-WAIT; beyond, the oldest goes.
@@ -54,7 +65,7 @@ pub struct Options {
     pub quick_acks: u8,
     pub syn_retries_max: u8,
     pub syn_ack_retries_max: u8,
-    /// Unacknowledged data this old ends the connection (RFC 9293 section 3.8.3, R2).
+    /// Unacknowledged data this old ends the connection (RFC 9293 section 3.8.3, R2), unless it is told another.
     pub user_timeout: Duration,
     /// Silence in FIN-WAIT-2 that ends the connection.
     pub fin_wait_2_timeout: Duration,
@@ -67,7 +78,7 @@ pub struct Options {
     pub congestion: CongestionControl,
     /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
     pub challenge_ack_interval: Duration,
-    /// Resets and TIME-WAIT acknowledgements waiting to be sent; beyond, none is made.
+    /// Resets and SYN cookies waiting to be sent; beyond, none is made.
     pub replies_max: usize,
 }
 
@@ -82,8 +93,10 @@ impl Default for Options {
             copy_out_below_bytes: 512,
             send_queue_bytes_max: 4 << 20,
             connections_max: 65_536,
+            connections_per_remote_max: 4096,
             listeners_max: 64,
             syn_received_max: 1024,
+            syn_cookies: true,
             accept_queue_max: 1024,
             time_wait_max: 8192,
             time_wait: Duration::from_secs(60),

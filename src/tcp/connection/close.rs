@@ -25,6 +25,36 @@ impl Connection {
         self.wake = true;
     }
 
+    /// RFC 1122 section 4.2.2.13, the half-duplex close: what is unread is gone, and the peer is to know it.
+    pub fn close_both(&mut self, now: Instant, shared: &mut Shared) {
+        self.receive.refuses_text = true;
+        self.receive.text_lost |= !self.receive.chain.is_empty() || !self.receive.reassembly.is_empty();
+        self.receive.chain = RxChain::new();
+        self.receive.chain_driver_buffers = 0;
+        self.receive.reassembly.clear();
+        self.close(now, shared);
+        self.reset_if_text_was_lost(shared);
+    }
+
+    /// Text for an application that reads no more (RFC 9293 section 3.6.1, SHLD-3). It is not taken, so never acknowledged; the
+    /// reset waits until the peer has everything of ours, which it would throw away.
+    pub(super) fn refuse_text(&mut self, shared: &mut Shared, segment: &Segment) {
+        if segment.text() + segment.payload_len > self.receive.next {
+            self.receive.text_lost = true;
+            self.reset_if_text_was_lost(shared);
+        }
+        if self.state != State::Closed {
+            self.acknowledge_now();
+        }
+    }
+
+    fn reset_if_text_was_lost(&mut self, shared: &mut Shared) {
+        if self.receive.text_lost && self.state == State::FinWait2 {
+            shared.counters.abort_on_data += 1;
+            self.abort(shared);
+        }
+    }
+
     /// RFC 9293 section 3.10.5.
     pub fn abort(&mut self, shared: &mut Shared) {
         if matches!(self.state, State::Closed | State::TimeWait) {
@@ -54,6 +84,7 @@ impl Connection {
             State::FinWait1 => {
                 self.set_state(shared, State::FinWait2);
                 self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
+                self.reset_if_text_was_lost(shared);
             }
             State::Closing => self.enter_time_wait(now, shared),
             State::LastAck => self.finish(shared, Reason::Finished),
@@ -63,7 +94,7 @@ impl Connection {
 
     /// Eighth: the FIN bit. It counts when everything before it is there.
     pub(super) fn process_fin(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
-        if segment.has(Flags::FIN) {
+        if segment.has(Flags::FIN) && self.state != State::Closed {
             let at = segment.text() + segment.payload_len;
             if self.state == State::TimeWait {
                 // "Restart the 2 MSL time-wait timeout."

@@ -5,7 +5,7 @@
 use super::timers::{Timer, Timers};
 use super::*;
 use crate::buf::RxPacket;
-use crate::tcp::congestion;
+use crate::tcp::{congestion, syn_cookie};
 use crate::wire::tcp::WINDOW_SCALE_MAX;
 
 /// RFC 9293 section 3.7.1, MUST-15: the MSS of a peer that does not tell (IPv4), and the least believed in.
@@ -59,6 +59,8 @@ impl Connection {
             chain: RxChain::new(),
             chain_driver_buffers: 0,
             reassembly: Reassembly::default(),
+            refuses_text: false,
+            text_lost: false,
             fin_at: None,
             acknowledged: SEQUENCE_ORIGIN,
             ts_recent: 0,
@@ -82,6 +84,7 @@ impl Connection {
             armed: Instant::FAR_FUTURE,
             accounted_buffers: 0,
             entered_time_wait: false,
+            counted_at_remote: false,
             readable_pending: false,
             writable_pending: false,
             released: false,
@@ -92,6 +95,9 @@ impl Connection {
             timestamps: options.timestamps,
             sack: options.sack,
             scaling: options.window_scaling,
+            nagle: options.nagle,
+            keepalive: options.keepalive.is_some(),
+            user_timeout: options.user_timeout,
             timestamp_offset,
             send,
             receive,
@@ -133,6 +139,23 @@ impl Connection {
         connection.agree(now, syn);
         // Data on the SYN would have to be queued until ESTABLISHED; it is left for the peer to send again, which
         // section 3.10.7.2 allows by acknowledging only the SYN.
+        connection
+    }
+
+    /// The same for a handshake that was left to the peer: our SYN-ACK was the cookie `iss`, and `syn` is what it tells.
+    pub fn open_cookie(
+        now: Instant,
+        id: ConnectionId,
+        tuple: FourTuple,
+        iss: SeqNumber,
+        timestamp_offset: u32,
+        shared: &Shared,
+        syn: &Repr,
+    ) -> Connection {
+        let mut connection = Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, syn);
+        // Sent, and not on the scoreboard: when is not known, so nothing can be sampled or repeated.
+        connection.send.next = SEQUENCE_ORIGIN + 1;
+        connection.receive.edge = connection.receive.next + u64::from(syn_cookie::window(&shared.options));
         connection
     }
 
@@ -213,8 +236,8 @@ impl Connection {
             // RFC 5681 section 3.1: one segment after a lost SYN; as Linux does, after two, since one may be chance.
             self.congestion.on_timeout(now, 0, false);
         }
-        if let Some(keepalive) = shared.options.keepalive {
-            self.timers.arm(Timer::Keepalive, now + keepalive.idle);
+        if self.keepalive {
+            self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
         }
         self.known = true;
         self.wake = true;
@@ -242,7 +265,7 @@ impl Connection {
 }
 
 /// The smallest shift with which a window field can tell `window`.
-fn scale_for(window: u32) -> u8 {
+pub(crate) fn scale_for(window: u32) -> u8 {
     let mut scale = 0;
     while scale < WINDOW_SCALE_MAX && window >> scale > u32::from(u16::MAX) {
         scale += 1;

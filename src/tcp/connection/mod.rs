@@ -30,8 +30,9 @@ use super::rtt::RttEstimator;
 use super::send_queue::SendQueue;
 use super::{Event, Options, Reason, SEQUENCE_ORIGIN, State, TcpInfo};
 use crate::buf::{FragmentArena, RxBuf, RxChain};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber};
+pub(crate) use handshake::scale_for;
 use timers::Timers;
 
 /// What all connections of an endpoint share.
@@ -86,15 +87,17 @@ impl Shared {
         self.reply(tuple, repr);
     }
 
-    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) {
+    /// `false`: too many wait already.
+    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) -> bool {
         if self.replies.len() >= self.options.replies_max {
             self.counters.replies_dropped += 1;
-            return;
+            return false;
         }
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;
         }
         self.replies.push_back(Reply { tuple: *tuple, repr });
+        true
     }
 }
 
@@ -154,6 +157,10 @@ struct ReceiveState {
     /// Upper bound of the driver buffers in `chain`.
     chain_driver_buffers: usize,
     reassembly: Reassembly,
+    /// The application will read no more.
+    refuses_text: bool,
+    /// It left text unread, or the peer sent more: it has to hear of that.
+    text_lost: bool,
     /// Where the peer's FIN lies, once it was seen.
     fin_at: Option<u64>,
     /// Last.ACK.sent of RFC 7323.
@@ -206,6 +213,8 @@ pub(crate) struct Connection {
     /// Driver buffers the endpoint counts for it.
     pub accounted_buffers: usize,
     pub entered_time_wait: bool,
+    /// Counts among its remote's connections.
+    pub counted_at_remote: bool,
     pub readable_pending: bool,
     pub writable_pending: bool,
     /// The application will not ask for it again.
@@ -219,6 +228,9 @@ pub(crate) struct Connection {
     timestamps: bool,
     sack: bool,
     scaling: bool,
+    pub nagle: bool,
+    keepalive: bool,
+    pub user_timeout: Duration,
     timestamp_offset: u32,
     send: SendState,
     receive: ReceiveState,

@@ -36,6 +36,9 @@ impl Connection {
             self.acknowledge_now();
             return;
         }
+        if self.receive.refuses_text {
+            return self.refuse_text(shared, segment);
+        }
         let (mut start, mut end) = (segment.text(), segment.text() + segment.payload_len);
         let limit = self.receive.fin_at.unwrap_or(u64::MAX).min(self.receive.edge);
         if end > limit {

@@ -117,12 +117,14 @@ impl Connection {
             return;
         }
         if segment.payload_len > 0 {
-            // A retransmission whose ACK was lost: the peer waits for it, and RFC 2883 lets us tell that it was not needed.
             let text = segment.text();
-            if text < self.receive.next {
-                shared.counters.duplicate_bytes += segment.payload_len;
-                self.receive.duplicate = Some((text, (text + segment.payload_len).min(self.receive.next)));
+            if text >= self.receive.next || self.receive.next - text > self.receive.limit.max(segment.payload_len) {
+                // Nowhere a peer of ours can be: a blind injection, whose ACKs are not to be had in numbers (RFC 5961 section 5).
+                return self.challenge(now, shared);
             }
+            // A retransmission whose ACK was lost: the peer waits for it, and RFC 2883 lets us tell that it was not needed.
+            shared.counters.duplicate_bytes += segment.payload_len;
+            self.receive.duplicate = Some((text, (text + segment.payload_len).min(self.receive.next)));
             self.acknowledge_now();
         } else if segment.has(Flags::FIN) || self.is_probe(segment) {
             if self.state == State::TimeWait && segment.has(Flags::FIN) {
@@ -247,10 +249,8 @@ impl Connection {
     /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
     fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
         self.receive.last_sign_of_life = now;
-        if let Some(keepalive) = shared.options.keepalive
-            && self.timers.is_armed(Timer::Keepalive)
-        {
-            self.timers.arm(Timer::Keepalive, now + keepalive.idle);
+        if self.keepalive && self.timers.is_armed(Timer::Keepalive) {
+            self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
         }
         if self.state == State::FinWait2 && segment.payload_len > 0 {
             self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);

@@ -3,8 +3,6 @@
 //! Read first: RFC 9293 sections 3.7.1, 3.7.4, 3.8.6.2.1; RFC 6675 section 5; RFC 8985 section 7.3. Order: SYN, what is lost, a
 //! tail probe, new data, probes, an ACK alone. Whatever goes out carries the newest ACK and window.
 
-use std::net::IpAddr;
-
 use super::timers::Timer;
 use super::*;
 use crate::buf::Slice;
@@ -13,7 +11,7 @@ use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
 use crate::tcp::send_queue::Composition;
 use crate::time::Duration;
-use crate::wire::tcp::{HEADER_LEN, SackBlocks, TcpOptions, Timestamps};
+use crate::wire::tcp::{SackBlocks, TcpOptions, Timestamps};
 
 /// RFC 9293 section 3.8.6.2.1: the fraction of the largest window that is worth a short segment (Fs = 1/2).
 const WORTHWHILE_FRACTION: u64 = 2;
@@ -78,17 +76,9 @@ impl Connection {
             || self.transmit_ack(now, shared, out)
     }
 
-    fn headers_len(&self) -> u16 {
-        let ip = match self.tuple.remote_ip {
-            IpAddr::V4(_) => 20,
-            IpAddr::V6(_) => 40,
-        };
-        ip + HEADER_LEN as u16
-    }
-
     /// RFC 9293 section 3.7.1 (MUST-16), RFC 6691: the peer's MSS and the path's, less the options every segment carries.
     fn learn_mss(&mut self, limits: &TransmitLimits) {
-        let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.headers_len());
+        let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.tuple.headers_len());
         let options = if self.timestamps { 12 } else { 0 };
         let mss = self.send.peer_mss.min(path).saturating_sub(options).max(1);
         if mss != self.send.mss {
@@ -104,7 +94,7 @@ impl Connection {
         }
         let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
         let mut repr = self.header(now, shared, SEQUENCE_ORIGIN, flags);
-        repr.options = self.syn_options(shared, limits.mtu.saturating_sub(self.headers_len()));
+        repr.options = self.syn_options(shared, limits.mtu.saturating_sub(self.tuple.headers_len()));
         if self.state == State::SynReceived {
             repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
         }
@@ -218,7 +208,7 @@ impl Connection {
             return false;
         }
         let len = self.whole_packets(unsent, allowance.min(usable), limits);
-        if !self.is_worth_sending(shared, len as u64, unsent, fin) {
+        if !self.is_worth_sending(len as u64, unsent, fin) {
             self.arm_persist(now, shared);
             return false;
         }
@@ -246,7 +236,7 @@ impl Connection {
     }
 
     /// RFC 9293 sections 3.8.6.2.1 (MUST-38) and 3.7.4.
-    fn is_worth_sending(&self, shared: &Shared, len: u64, unsent: u64, fin: bool) -> bool {
+    fn is_worth_sending(&self, len: u64, unsent: u64, fin: bool) -> bool {
         if unsent == 0 {
             // A FIN alone needs no window: the peer has to hear of it.
             return fin;
@@ -255,7 +245,7 @@ impl Connection {
             return false;
         }
         let everything = len == unsent;
-        let nagle = shared.options.nagle && !self.scoreboard.is_empty() && !fin;
+        let nagle = self.nagle && !self.scoreboard.is_empty() && !fin;
         len >= u64::from(self.send.mss)
             || (everything && !nagle)
             || (!everything && len >= self.send.window_max / WORTHWHILE_FRACTION)

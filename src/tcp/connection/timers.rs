@@ -120,7 +120,7 @@ impl Connection {
         match self.state {
             State::SynSent => self.send.retries >= options.syn_retries_max,
             State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
-            _ => now.since(self.send.stalled_since) >= options.user_timeout,
+            _ => now.since(self.send.stalled_since) >= self.user_timeout,
         }
     }
 
@@ -189,8 +189,19 @@ impl Connection {
         }
     }
 
+    /// RFC 9293 section 3.8.4, MUST-24: for each connection.
+    pub fn set_keepalive(&mut self, now: Instant, shared: &Shared, on: bool) {
+        self.keepalive = on;
+        if !on {
+            self.timers.cancel(Timer::Keepalive);
+        } else if self.is_synchronized() && self.state != State::TimeWait {
+            self.receive.last_sign_of_life = now;
+            self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
+        }
+    }
+
     fn on_keepalive_timeout(&mut self, now: Instant, shared: &mut Shared) {
-        let Some(keepalive) = shared.options.keepalive else { return };
+        let keepalive = shared.options.keepalive.unwrap_or_default();
         if !self.scoreboard.is_empty() {
             // Data is in flight: the retransmission timer decides. Section 3.8.4: only on an idle connection.
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);

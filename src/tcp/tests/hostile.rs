@@ -148,7 +148,7 @@ fn one_byte_segments_cannot_pin_the_receive_pool() {
 
 #[test]
 fn forged_syns_do_not_keep_an_honest_peer_out() {
-    let mut victim = Victim::new(Options { syn_received_max: 16, ..Options::default() });
+    let mut victim = Victim::new(Options { syn_received_max: 16, syn_cookies: false, ..Options::default() });
     let syn = |port| Repr { src_port: port, dst_port: 2049, flags: Flags::SYN, window: 1000, ..Repr::default() };
     for n in 0..1_000 {
         victim.inject(&encode(ip(1), ip(2), &syn(2_000 + n), &[]));

@@ -10,7 +10,9 @@
 //! > FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     the next segment that leaves; what is not named is not compared
 //! > nothing                nothing leaves
 //! wait N                   N milliseconds pass
-//! listen | connect | send N | read N | close | abort | icmp unreachable SEQ | icmp mtu N SEQ
+//! peer N                   what follows is another peer, with this port
+//! nagle on | keepalive on | usertimeout N          for this connection (or off)
+//! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp mtu N SEQ
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
 //! ```
@@ -44,6 +46,7 @@ struct Runner {
     iss: Option<SeqNumber>,
     last_ts: u32,
     local_port: u16,
+    peer_port: u16,
     sent: usize,
     read: usize,
 }
@@ -72,6 +75,8 @@ fn options_from(lines: &[&str]) -> Options {
             "driver_buffers_unshared" => options.driver_buffers_unshared = number as usize,
             "send_queue_bytes_max" => options.send_queue_bytes_max = number as usize,
             "connections_max" => options.connections_max = number as usize,
+            "connections_per_remote_max" => options.connections_per_remote_max = number as usize,
+            "syn_cookies" => options.syn_cookies = value == "on",
             "syn_received_max" => options.syn_received_max = number as usize,
             "accept_queue_max" => options.accept_queue_max = number as usize,
             "time_wait_max" => options.time_wait_max = number as usize,
@@ -109,6 +114,7 @@ impl Runner {
             iss: None,
             last_ts: 0,
             local_port: PORT,
+            peer_port: PEER_PORT,
             sent: 0,
             read: 0,
         }
@@ -155,7 +161,7 @@ impl Runner {
 
     fn inject(&mut self, text: &str) {
         let (mut repr, len, named) = self.parse(text, true);
-        repr.src_port = PEER_PORT;
+        repr.src_port = self.peer_port;
         repr.dst_port = self.local_port;
         if !named.window {
             repr.window = 65_535;
@@ -317,6 +323,13 @@ impl Runner {
             "send" => self.send(number(rest)),
             "read" => self.read(number(rest)),
             "close" => self.endpoint.close(self.now, self.id.unwrap()),
+            "closeboth" => self.endpoint.close_both(self.now, self.id.unwrap()),
+            "nagle" => self.endpoint.set_nagle(self.id.unwrap(), rest == "on"),
+            "keepalive" => self.endpoint.set_keepalive(self.now, self.id.unwrap(), rest == "on"),
+            "usertimeout" => {
+                self.endpoint.set_user_timeout(self.id.unwrap(), Duration::from_millis(number(rest) as u64));
+            }
+            "peer" => self.peer_port = number(rest) as u16,
             "abort" => self.endpoint.abort(self.now, self.id.unwrap()),
             "icmp" => self.icmp(rest),
             "event" => {
@@ -380,7 +393,7 @@ impl Runner {
             ["mtu", mtu, seq] => (IcmpError::PacketTooBig { mtu: mtu.parse().unwrap() }, seq),
             _ => panic!("icmp {text}"),
         };
-        let tuple = FourTuple { local_ip: ip(2), remote_ip: ip(1), local_port: self.local_port, remote_port: PEER_PORT };
+        let tuple = FourTuple { local_ip: ip(2), remote_ip: ip(1), local_port: self.local_port, remote_port: self.peer_port };
         let seq = self.iss.unwrap_or_default() + seq.parse::<i64>().unwrap() as u32;
         self.endpoint.handle_icmp(self.now, &tuple, seq, error);
     }

@@ -1,0 +1,211 @@
+//! Listening ports: the way from a SYN to a connection, and what bounds it.
+//!
+//! Read first: RFC 9293 sections 3.10.7.1 and 3.10.7.2, RFC 4987, RFC 6191. Bounds, each with its answer: half-open connections of a
+//! listener (a SYN cookie, or the oldest gives way), accepted ones that nobody polled (the last ACK is dropped), those of one remote
+//! and of the endpoint (the SYN is dropped).
+
+use super::*;
+use crate::tcp::ListenError;
+use crate::wire::tcp::Flags;
+
+impl Endpoint {
+    /// Accepts connections to `port` at any local address.
+    pub fn listen(&mut self, port: u16) -> Result<(), ListenError> {
+        if port == 0 {
+            return Err(ListenError::InvalidPort);
+        }
+        if self.shared.listener(port).is_some() {
+            return Err(ListenError::InUse);
+        }
+        if self.shared.listeners.len() >= self.shared.options.listeners_max {
+            return Err(ListenError::TooMany);
+        }
+        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0, waiting: VecDeque::new() });
+        Ok(())
+    }
+
+    /// Accepts no more connections to `port`; half-open ones are reset, accepted ones stay. `false`: it was not listened on.
+    pub fn unlisten(&mut self, port: u16) -> bool {
+        let Some(at) = self.shared.listeners.iter().position(|listener| listener.port == port) else { return false };
+        for index in 0..self.slots.len() {
+            if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.listener == Some(port)) {
+                connection.abort(&mut self.shared);
+                self.settle(index as u32);
+            }
+        }
+        self.shared.listeners.swap_remove(at);
+        true
+    }
+
+    /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
+    pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
+        let listening = self.shared.listener(repr.dst_port).is_some();
+        let Some(connection) = &mut self.slots[index as usize].connection else { return false };
+        if !listening || !connection.may_be_replaced_by(now, repr) {
+            return false;
+        }
+        self.shared.counters.time_wait_recycled += 1;
+        connection.leave_time_wait(&mut self.shared);
+        self.settle(index);
+        true
+    }
+
+    /// RFC 9293 sections 3.10.7.1 and 3.10.7.2: CLOSED and LISTEN.
+    pub(super) fn handle_without_connection(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, packet: RxPacket) {
+        let listening = self.shared.listener(tuple.local_port).is_some();
+        if repr.flags.contains(Flags::RST) {
+            return;
+        }
+        if repr.flags.contains(Flags::ACK) && listening && self.cookies.may_be_answered(now) {
+            return self.handle_cookie(now, tuple, repr, packet);
+        }
+        if repr.flags.contains(Flags::ACK) || !listening {
+            self.shared.reset(&tuple, repr, packet.len());
+            return;
+        }
+        // RFC 9293 section 3.10.7.2, fourth step: neither ACK nor SYN: dropped. SYN with FIN is nobody's (Linux: dropped).
+        if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
+            return;
+        }
+        if !self.has_place_for(&tuple) {
+            return;
+        }
+        if self.is_half_open_full(tuple.local_port) && self.shared.options.syn_cookies {
+            return self.send_cookie(now, tuple, repr);
+        }
+        if !self.make_half_open_room(tuple.local_port) {
+            self.shared.counters.listen_drops += 1;
+            return;
+        }
+        let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let index = self.admit(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
+        self.note_half_open(tuple.local_port, ConnectionId { index, generation: self.slots[index as usize].generation });
+        self.settle(index);
+    }
+
+    /// The limits that no cookie gets around: connections of the endpoint, and of one remote.
+    fn has_place_for(&mut self, tuple: &FourTuple) -> bool {
+        let Shared { options, counters, .. } = &mut self.shared;
+        if self.table.len() >= options.connections_max {
+            counters.listen_drops += 1;
+            return false;
+        }
+        if self.remotes.connections(tuple.remote_ip) >= options.connections_per_remote_max {
+            counters.remote_drops += 1;
+            return false;
+        }
+        true
+    }
+
+    /// A half-open connection into the tables.
+    fn admit(&mut self, tuple: FourTuple, make: impl FnOnce(ConnectionId, &mut Shared) -> Connection) -> u32 {
+        if let Some(listener) = self.shared.listener(tuple.local_port) {
+            listener.half_open += 1;
+        }
+        self.shared.counters.passive_opens += 1;
+        let index = self.insert(tuple, make);
+        self.remotes.add(tuple.remote_ip);
+        if let Some(connection) = &mut self.slots[index as usize].connection {
+            connection.counted_at_remote = true;
+        }
+        index
+    }
+
+    /// The connection counts no longer among its remote's.
+    pub(super) fn leave_remote(&mut self, index: u32) {
+        if let Some(connection) = &mut self.slots[index as usize].connection
+            && std::mem::take(&mut connection.counted_at_remote)
+        {
+            self.remotes.remove(connection.tuple.remote_ip);
+        }
+    }
+
+    fn is_half_open_full(&mut self, port: u16) -> bool {
+        let half_open_max = self.shared.options.syn_received_max;
+        self.shared.listener(port).is_some_and(|listener| listener.half_open >= half_open_max)
+    }
+
+    fn send_cookie(&mut self, now: Instant, tuple: FourTuple, syn: &Repr) {
+        let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
+        let options = &self.shared.options;
+        let answer = self.cookies.answer(now, &tuple, syn, options, false, timestamp);
+        if self.shared.reply(&tuple, answer) {
+            self.shared.counters.syncookies_sent += 1;
+        }
+    }
+
+    /// An ACK that may be the last part of a handshake of which only a cookie is left (RFC 4987 section 3.6).
+    fn handle_cookie(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, packet: RxPacket) {
+        let syn = self.cookies.syn_of(now, &tuple, repr, &self.shared.options);
+        let Some(syn) = syn.filter(|_| !repr.flags.contains(Flags::SYN)) else {
+            self.shared.counters.syncookies_failed += 1;
+            self.shared.reset(&tuple, repr, packet.len());
+            return;
+        };
+        if !self.has_place_for(&tuple) {
+            return;
+        }
+        let accept_queue_max = self.shared.options.accept_queue_max;
+        if self.shared.listener(tuple.local_port).is_none_or(|listener| listener.accept_pending >= accept_queue_max) {
+            // The peer's data bring another ACK when there may be room.
+            self.shared.counters.listen_overflows += 1;
+            return;
+        }
+        self.shared.counters.syncookies_recv += 1;
+        let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let iss = repr.ack - 1;
+        let index = self.admit(tuple, |id, shared| Connection::open_cookie(now, id, tuple, iss, timestamp_offset, shared, &syn));
+        if let Some(connection) = &mut self.slots[index as usize].connection {
+            connection.handle_segment(now, &mut self.shared, repr, packet);
+            if connection.state == State::SynReceived {
+                // Not acceptable after all: nothing would ever end it.
+                connection.give_up_half_open(&mut self.shared);
+            }
+        }
+        self.settle(index);
+    }
+
+    /// Room for one more half-open connection of a listener. At the maximum the oldest gives way (RFC 4987 section 3.4): an
+    /// honest peer's handshake is done within a round trip, a forged one would keep its place until the retries are over, and
+    /// a few of those a second would keep everybody out. `false`: there is none that could.
+    fn make_half_open_room(&mut self, port: u16) -> bool {
+        let Endpoint { slots, shared, .. } = self;
+        let half_open_max = shared.options.syn_received_max;
+        let Some(listener) = shared.listener(port) else { return false };
+        if listener.half_open < half_open_max {
+            return true;
+        }
+        while let Some(oldest) = listener.waiting.pop_front() {
+            if !is_half_open(slots, oldest) {
+                continue;
+            }
+            if let Some(connection) = find(slots, oldest) {
+                shared.counters.half_open_evicted += 1;
+                connection.give_up_half_open(shared);
+                self.settle(oldest.index);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn note_half_open(&mut self, port: u16, id: ConnectionId) {
+        let Endpoint { slots, shared, .. } = self;
+        let half_open_max = shared.options.syn_received_max;
+        let Some(listener) = shared.listener(port) else { return };
+        while listener.waiting.front().is_some_and(|oldest| !is_half_open(slots, *oldest)) {
+            listener.waiting.pop_front();
+        }
+        if listener.waiting.len() >= 2 * half_open_max {
+            // At most half of them are still half-open, so this comes once in that many handshakes.
+            listener.waiting.retain(|id| is_half_open(slots, *id));
+        }
+        listener.waiting.push_back(id);
+    }
+}
+
+fn is_half_open(slots: &[Slot], id: ConnectionId) -> bool {
+    let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
+    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.listener.is_some())
+}
