@@ -101,7 +101,7 @@ fn table() -> (ProgramTable, Vec<u8>) {
 fn allocations(procedure: u32, more: &[u8], reply_bytes: usize) -> u64 {
     let (mut table, mut arguments) = table();
     arguments.extend(more);
-    let caller = AuthSys { stamp: 0, uid: 1000, gid: 100, groups: (0..16).collect() };
+    let caller = Credential::Sys(AuthSys { stamp: 0, uid: 1000, gid: 100, groups: (0..16).collect() });
     let call = Call {
         xid: 1,
         program: nfs3::PROGRAM,
@@ -112,7 +112,7 @@ fn allocations(procedure: u32, more: &[u8], reply_bytes: usize) -> u64 {
             local: "10.0.0.1:2049".parse().unwrap(),
             transport: Transport::Tcp,
         },
-        credential: Credential::Sys(caller),
+        credential: &caller,
         arguments: Decoder::new(View::from(&arguments[..])),
     };
     let mut room = vec![0; 1024];

@@ -203,10 +203,11 @@ impl RxChain {
 
     /// The `len` bytes that start `offset` bytes into the stream; `None` if they are not all there.
     pub fn view(&self, offset: usize, len: usize) -> Option<View<'_>> {
-        if offset.checked_add(len)? > self.len {
-            return None;
-        }
-        Some(View { chain: Some(&self.bufs), single: &[], first: 0, skip: 0, len: 0 }.seek(offset, len))
+        let end = offset.checked_add(len).filter(|end| *end <= self.len)?;
+        let mut view = View { front: &[], behind: end, bufs: Some(&self.bufs), next: 0 };
+        view.refill();
+        view.skip(offset);
+        Some(view)
     }
 
     /// Calls `replace` on each buffer in turn and puts in its place what that returns (the copy-out of long-held buffers);
@@ -222,91 +223,159 @@ impl RxChain {
 }
 
 /// A borrowed range of received bytes that may straddle buffers. `Copy`: taking a part copies no bytes.
+///
+/// It is the contiguous bytes at its front and a count of what lies behind them: whatever is in one buffer, as nearly every
+/// call's header is, is read as a plain slice with one comparison. Only what straddles goes back to the buffers.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// The buffers, or `None` for a view of the contiguous `single`.
-    chain: Option<&'a VecDeque<RxBuf>>,
-    single: &'a [u8],
-    /// The buffer in which the view starts, and the bytes of it that lie before the view.
-    first: usize,
-    skip: usize,
-    len: usize,
+    /// May be used up while there is something behind it: whoever needs bytes refills it.
+    front: &'a [u8],
+    /// Bytes in the buffers from `next` on.
+    behind: usize,
+    /// `None` for a view of one slice.
+    bufs: Option<&'a VecDeque<RxBuf>>,
+    next: usize,
 }
 
 impl<'a> From<&'a [u8]> for View<'a> {
-    fn from(single: &'a [u8]) -> View<'a> {
-        View { chain: None, single, first: 0, skip: 0, len: single.len() }
+    #[inline]
+    fn from(front: &'a [u8]) -> View<'a> {
+        View { front, behind: 0, bufs: None, next: 0 }
     }
 }
 
 impl<'a> View<'a> {
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.front.len() + self.behind
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    fn buffer(&self, index: usize) -> &'a [u8] {
-        match self.chain {
-            Some(bufs) => bufs.get(index).map_or(&[], |buf| buf),
-            None if index == 0 => self.single,
-            None => &[],
+    /// Replaces the front, which is used up, by the next buffer's bytes.
+    fn refill(&mut self) {
+        let buffer: &[u8] = self.bufs.and_then(|bufs| bufs.get(self.next)).map_or(&[], |buf| buf);
+        self.front = &buffer[..buffer.len().min(self.behind)];
+        self.behind -= self.front.len();
+        self.next += 1;
+    }
+
+    /// Drops the first `n` bytes, of which the callers know that they are there.
+    #[inline]
+    fn skip(&mut self, n: usize) {
+        match self.front.get(n..) {
+            Some(front) => self.front = front,
+            None => self.skip_buffers(n),
         }
     }
 
-    /// Moves the start forward by `by` and sets the length, which the callers have checked.
-    fn seek(mut self, by: usize, len: usize) -> View<'a> {
-        self.skip += by;
-        while self.skip > 0 && self.skip >= self.buffer(self.first).len() && !self.buffer(self.first).is_empty() {
-            self.skip -= self.buffer(self.first).len();
-            self.first += 1;
+    #[cold]
+    fn skip_buffers(&mut self, n: usize) {
+        let mut left = n;
+        while left > self.front.len() && self.behind > 0 {
+            left -= self.front.len();
+            self.refill();
         }
-        self.len = len;
-        self
+        self.front = self.front.get(left..).unwrap_or(&[]);
+    }
+
+    /// The first `len` bytes, of which the callers know that they are there.
+    fn truncated(&self, len: usize) -> View<'a> {
+        match self.front.get(..len) {
+            Some(front) => View::from(front),
+            None => View { behind: len - self.front.len(), ..*self },
+        }
+    }
+
+    /// Takes `N` bytes off the front; `None`, and nothing taken, if there are fewer.
+    #[inline]
+    pub fn take_chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        match self.front.split_first_chunk::<N>() {
+            Some((chunk, front)) => {
+                self.front = front;
+                Some(*chunk)
+            }
+            None => self.take_straddling_chunk(),
+        }
+    }
+
+    #[cold]
+    fn take_straddling_chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut chunk = [0; N];
+        self.take(N)?.copy_to(&mut chunk);
+        Some(chunk)
+    }
+
+    /// Takes `len` bytes off the front; `None`, and nothing taken, if there are fewer.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Option<View<'a>> {
+        match self.front.split_at_checked(len) {
+            Some((taken, front)) => {
+                self.front = front;
+                Some(View::from(taken))
+            }
+            None => self.take_straddling(len),
+        }
+    }
+
+    #[cold]
+    fn take_straddling(&mut self, len: usize) -> Option<View<'a>> {
+        if len > self.len() {
+            return None;
+        }
+        let taken = self.truncated(len);
+        self.skip_buffers(len);
+        Some(taken)
+    }
+
+    /// The first `len` bytes if they are contiguous, without taking them.
+    #[inline]
+    pub fn peek(&self, len: usize) -> Option<&'a [u8]> {
+        self.front.get(..len)
     }
 
     /// The `len` bytes from `offset` on; `None` if the view is too short.
     pub fn part(&self, offset: usize, len: usize) -> Option<View<'a>> {
-        if offset.checked_add(len)? > self.len {
+        if offset.checked_add(len)? > self.len() {
             return None;
         }
-        Some(self.seek(offset, len))
+        let mut part = *self;
+        part.skip(offset);
+        Some(part.truncated(len))
     }
 
     /// Cuts the view in two: the first `at` bytes and the rest; `None` if it is too short.
     pub fn split_at(&self, at: usize) -> Option<(View<'a>, View<'a>)> {
-        let rest = self.len.checked_sub(at)?;
-        Some((self.seek(0, at), self.seek(at, rest)))
+        let mut rest = *self;
+        Some((rest.take(at)?, rest))
     }
 
     /// The contiguous pieces, in order, none empty.
     pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let view = *self;
-        let mut index = view.first;
-        let mut skip = view.skip;
-        let mut left = view.len;
+        let mut view = *self;
         std::iter::from_fn(move || {
-            if left == 0 {
-                return None;
+            if view.front.is_empty() && view.behind > 0 {
+                view.refill();
             }
-            let buffer = view.buffer(index);
-            let piece = buffer.get(skip..)?;
-            let piece = &piece[..piece.len().min(left)];
-            left -= piece.len();
-            index += 1;
-            skip = 0;
-            Some(piece)
+            let piece = std::mem::take(&mut view.front);
+            (!piece.is_empty()).then_some(piece)
         })
     }
 
     /// All bytes if they lie in one buffer (an empty view does).
+    #[inline]
     pub fn contiguous(&self) -> Option<&'a [u8]> {
-        if self.len == 0 {
-            return Some(&[]);
+        if self.behind == 0 {
+            return Some(self.front);
         }
-        self.buffer(self.first).get(self.skip..self.skip + self.len)
+        let mut view = *self;
+        if view.front.is_empty() {
+            view.refill();
+        }
+        (view.behind == 0).then_some(view.front)
     }
 
     /// All bytes as one slice: in place if they are contiguous, else copied into `scratch`.
@@ -318,13 +387,17 @@ impl<'a> View<'a> {
         if let Some(bytes) = self.contiguous() {
             return Some(bytes);
         }
-        let into = scratch.get_mut(..self.len)?;
+        let into = scratch.get_mut(..self.len())?;
         self.copy_to(into);
         Some(into)
     }
 
     /// Copies the first `into.len()` bytes (or all there are) and tells how many.
     pub fn copy_to(&self, into: &mut [u8]) -> usize {
+        if let Some(front) = self.peek(into.len()) {
+            into.copy_from_slice(front);
+            return into.len();
+        }
         let mut done = 0;
         for piece in self.pieces() {
             let n = piece.len().min(into.len() - done);
@@ -339,13 +412,7 @@ impl<'a> View<'a> {
 
     /// The big-endian word at `offset`; `None` if the view is too short.
     pub fn u32_at(&self, offset: usize) -> Option<u32> {
-        let part = self.part(offset, 4)?;
-        if let Some(bytes) = part.contiguous() {
-            return Some(u32::from_be_bytes(bytes.try_into().ok()?));
-        }
-        let mut bytes = [0; 4];
-        part.copy_to(&mut bytes);
-        Some(u32::from_be_bytes(bytes))
+        self.part(offset, 4)?.take_chunk().map(u32::from_be_bytes)
     }
 
     pub fn to_vec(&self) -> Vec<u8> {

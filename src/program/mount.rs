@@ -279,7 +279,7 @@ impl Mount {
             Ok((export, below)) => tree.root(export).map(|at| Walk {
                 export: export.id,
                 store: export.store,
-                caller: export.squash(&call.credential),
+                caller: export.squash(call.credential),
                 client,
                 path: SmallVec::from_slice(path),
                 next: below_starts(path, below),
@@ -586,6 +586,7 @@ mod tests {
         }
 
         fn ask(&mut self, number: u32, arguments: &[u8]) -> Result<Vec<u8>, Disposition> {
+            let caller = crate::rpc::Credential::Sys(AuthSys { stamp: 0, uid: 0, gid: 0, groups: SmallVec::new() });
             let call = Call {
                 xid: 1,
                 program: PROGRAM,
@@ -596,7 +597,7 @@ mod tests {
                     local: "10.77.0.2:20048".parse().unwrap(),
                     transport: self.transport,
                 },
-                credential: crate::rpc::Credential::Sys(AuthSys { stamp: 0, uid: 0, gid: 0, groups: SmallVec::new() }),
+                credential: &caller,
                 arguments: Decoder::new(View::from(arguments)),
             };
             self.with_results(number, |mount, tree, results| mount.call(tree, Instant::ZERO, &call, Ticket(5), results))

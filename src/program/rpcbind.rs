@@ -339,7 +339,7 @@ mod tests {
             version,
             procedure: number,
             peer: Peer { address, local: local.parse().unwrap(), transport: Transport::Tcp },
-            credential: Credential::None,
+            credential: &Credential::None,
             arguments: Decoder::new(View::from(arguments)),
         };
         let disposition = table.call(Instant::from_millis(2_500), &call, &mut results);

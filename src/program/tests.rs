@@ -7,7 +7,7 @@ use super::handle::HandleSeal;
 use super::*;
 use crate::buf::{PagePool, View};
 use crate::rpc::xdr::{Decoder, Encoder};
-use crate::rpc::{AuthSys, Credential, Peer, Transport};
+use crate::rpc::{Credential, Peer, Transport};
 use crate::store::memory::{self, MemoryHandle, MemoryStore};
 use crate::store::{self, Failure, ObjectId, Operation, Outcome, Start, Store, Timestamp, Token};
 use crate::time::Duration;
@@ -74,9 +74,8 @@ fn table() -> ProgramTable {
 fn call<'a>(program: u32, version: u32, procedure: u32, arguments: &'a [u8]) -> Call<'a> {
     let address: SocketAddr = "10.0.0.9:900".parse().unwrap();
     let peer = Peer { address, local: "10.0.0.1:2049".parse().unwrap(), transport: Transport::Tcp };
-    let caller = AuthSys { stamp: 0, uid: 0, gid: 0, groups: Default::default() };
     let arguments = Decoder::new(View::from(arguments));
-    Call { xid: 1, program, version, procedure, peer, credential: Credential::Sys(caller), arguments }
+    Call { xid: 1, program, version, procedure, peer, credential: &Credential::None, arguments }
 }
 
 fn run(table: &mut ProgramTable, call: &Call<'_>, ticket: u64, room: &mut [u8]) -> (Disposition, usize) {

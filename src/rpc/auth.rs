@@ -71,13 +71,13 @@ pub fn authenticate(header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
 fn auth_sys(mut body: Decoder<'_>) -> Result<AuthSys, XdrError> {
     let stamp = body.u32()?;
     body.string(MACHINE_NAME_MAX)?;
-    let uid = body.u32()?;
-    let gid = body.u32()?;
+    let [uid, gid] = body.words()?;
     let count = body.array_len(GROUPS_MAX, 4)?;
-    let mut groups = smallvec::SmallVec::new();
-    for _ in 0..count {
-        groups.push(body.u32()?);
+    let mut groups = [0; GROUPS_MAX];
+    for group in &mut groups[..count] {
+        *group = body.u32()?;
     }
+    let groups = smallvec::SmallVec::from_buf_and_len(groups, count);
     // A body that goes on is not an AUTH_SYS body.
     if body.remaining() != 0 {
         return Err(XdrError::TooLong);

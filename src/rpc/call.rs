@@ -37,8 +37,8 @@ pub struct Admitted<'a> {
 /// Reads xid and direction.
 pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
     let mut rest = Decoder::new(message);
-    let xid = rest.u32()?;
-    Ok(if rest.u32()? == CALL { Message::Call { xid, rest } } else { Message::NotACall })
+    let [xid, direction] = rest.words()?;
+    Ok(if direction == CALL { Message::Call { xid, rest } } else { Message::NotACall })
 }
 
 /// Judges the header of a call from the RPC version on. `Err` if it ends before the credential: not even a rejection is due.
@@ -47,8 +47,7 @@ pub fn admit<'a>(
     transport: Transport,
     programs: &impl Programs,
 ) -> Result<Result<Admitted<'a>, Rejection>, XdrError> {
-    let rpc_version = header.u32()?;
-    let (program, version, procedure) = (header.u32()?, header.u32()?, header.u32()?);
+    let [rpc_version, program, version, procedure] = header.words()?;
     if rpc_version != RPC_VERSION {
         return Ok(Err(Rejection::RpcMismatch));
     }

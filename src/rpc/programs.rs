@@ -42,7 +42,7 @@ pub struct Call<'a> {
     pub version: u32,
     pub procedure: u32,
     pub peer: Peer,
-    pub credential: Credential,
+    pub credential: &'a Credential,
     /// The procedure's arguments, in place in the received buffers: copy the decoder (`let mut args = call.arguments`).
     pub arguments: Decoder<'a>,
 }

@@ -42,31 +42,41 @@ impl<'a> Decoder<'a> {
         self.rest
     }
 
+    #[inline]
     fn take(&mut self, len: usize) -> Result<View<'a>, XdrError> {
-        let (taken, rest) = self.rest.split_at(len).ok_or(XdrError::Short)?;
-        self.rest = rest;
-        Ok(taken)
+        self.rest.take(len).ok_or(XdrError::Short)
     }
 
     pub fn skip(&mut self, bytes: usize) -> Result<(), XdrError> {
         self.take(bytes).map(|_| ())
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], XdrError> {
-        let view = self.take(N)?;
-        let mut bytes = [0; N];
-        view.copy_to(&mut bytes);
-        Ok(bytes)
+        self.rest.take_chunk().ok_or(XdrError::Short)
     }
 
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, XdrError> {
         self.array().map(u32::from_be_bytes)
+    }
+
+    /// `N` words in a row: all of them or `Short`.
+    #[inline]
+    pub fn words<const N: usize>(&mut self) -> Result<[u32; N], XdrError> {
+        let mut taken = Decoder { rest: self.take(4 * N)? };
+        let mut words = [0; N];
+        for word in &mut words {
+            *word = taken.u32()?;
+        }
+        Ok(words)
     }
 
     pub fn i32(&mut self) -> Result<i32, XdrError> {
         self.array().map(i32::from_be_bytes)
     }
 
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, XdrError> {
         self.array().map(u64::from_be_bytes)
     }
@@ -97,13 +107,14 @@ impl<'a> Decoder<'a> {
     /// Fixed-length opaque data, `N` bytes and their padding (RFC 4506 section 4.9).
     pub fn opaque_fixed<const N: usize>(&mut self) -> Result<[u8; N], XdrError> {
         let bytes = self.array()?;
-        self.skip(padding(N))?;
+        self.skip(const { padding(N) })?;
         Ok(bytes)
     }
 
     /// Variable-length opaque data of at most `max` bytes (RFC 4506 section 4.10). The length is checked against what is
     /// there before anything else is done with it. Padding must be present; that it is zero is not checked, because
     /// clients exist that leave old bytes in it and no meaning depends on it.
+    #[inline]
     pub fn opaque(&mut self, max: usize) -> Result<View<'a>, XdrError> {
         let len = self.u32()? as usize;
         if len > max {

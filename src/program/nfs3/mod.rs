@@ -261,7 +261,7 @@ fn prepare<'a>(volumes: &Volumes, options: &Options, call: &Call<'_>, mut reques
     Ok(Prepared {
         export: export.id,
         store: export.store,
-        credential: export.squash(&call.credential),
+        credential: export.squash(call.credential),
         object: opened.object,
         second,
         request,

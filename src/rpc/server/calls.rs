@@ -112,7 +112,7 @@ impl Server {
             version: admitted.version,
             procedure: admitted.procedure,
             peer: pending.peer,
-            credential: admitted.credential,
+            credential: &admitted.credential,
             arguments: admitted.arguments,
         };
         let mut pages = std::mem::take(&mut self.pages);

@@ -136,7 +136,7 @@ impl Rig {
             version: VERSION,
             procedure,
             peer,
-            credential: self.credential.clone(),
+            credential: &self.credential,
             arguments: Decoder::new(arguments),
         };
         let info = self.nfs3.procedure(procedure).unwrap();
