@@ -332,15 +332,15 @@ impl Server {
         let mut replies = Vec::new();
         while let Some(destination) = self.parts.rpc.poll_reply(&mut self.gather) {
             let bytes: Vec<u8> = self.gather.iter().flat_map(|slice| slice.iter().copied()).collect();
-            if let Destination::Stream(key) = destination {
-                let stream = self.streams.iter_mut().find(|stream| stream.key == key).expect("a connection of ours");
-                assert!(stream.closed.is_none(), "a reply behind the close");
-                stream.backlog += bytes.len() as u64;
-                check_record(&bytes);
-            } else {
+            let Destination::Stream(key) = destination else {
                 assert!(bytes.len() <= rpc_options().datagram_bytes_max as usize);
-            }
-            replies.push(Reply { destination, bytes });
+                replies.push(Reply { destination, bytes });
+                continue;
+            };
+            let stream = self.streams.iter_mut().find(|stream| stream.key == key).expect("a connection of ours");
+            assert!(stream.closed.is_none(), "a reply behind the close");
+            stream.backlog += bytes.len() as u64;
+            replies.extend(records(&bytes).into_iter().map(|bytes| Reply { destination, bytes }));
         }
         self.gather.clear();
         while let Some((key, reason)) = self.parts.rpc.poll_close() {
@@ -398,7 +398,20 @@ impl Server {
 }
 
 /// One record: a marker that says "last fragment" and the right length, a reply, whole words.
-pub fn check_record(bytes: &[u8]) {
+/// What one gather list holds: whole records.
+fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some(marker) = bytes.first_chunk::<4>() {
+        let (record, rest) = bytes.split_at(4 + (u32::from_be_bytes(*marker) & !(1 << 31)) as usize);
+        check_record(record);
+        records.push(record.to_vec());
+        bytes = rest;
+    }
+    assert!(bytes.is_empty(), "a part of a record");
+    records
+}
+
+fn check_record(bytes: &[u8]) {
     let (marker, message) = bytes.split_first_chunk::<4>().expect("a marker");
     assert_eq!(u32::from_be_bytes(*marker), 1 << 31 | message.len() as u32, "the marker");
     assert_eq!(message.len() % 4, 0, "XDR is made of words");

@@ -24,8 +24,8 @@ const PAGE_REFERENCES_MAX: u32 = u32::MAX / 2;
 /// Alignment of anonymous page memory, bytes: what O_DIRECT and DMA engines are content with.
 const ANONYMOUS_ALIGN: usize = 4096;
 
-/// Alignment at which a `Fragment` starts each piece, bytes. Eight keeps XDR words aligned for the encoder.
-const FRAGMENT_ALIGN: u32 = 8;
+/// Alignment at which a `Fragment` starts each piece, bytes: the unit of XDR, so that replies follow each other without a gap.
+const FRAGMENT_ALIGN: u32 = 4;
 
 struct PageMeta {
     references: AtomicU32,
@@ -419,6 +419,21 @@ impl Fragment {
         slice
     }
 
+    /// Shares the first `len` bytes of `spare` by lengthening `last`, if that view ends where the spare starts: one piece
+    /// instead of two. `false`, and nothing is shared, if it does not.
+    ///
+    /// # Panics
+    /// If `len` is larger than the room left.
+    pub fn commit_onto(&mut self, last: &mut Slice, len: usize) -> bool {
+        assert!(len <= self.room(), "fragment overrun");
+        if last.meta != self.meta || last.offset + last.len != self.used {
+            return false;
+        }
+        last.len += len as u32;
+        self.used = (self.used + len as u32).next_multiple_of(FRAGMENT_ALIGN).min(self.block_size() as u32);
+        true
+    }
+
     /// Starts at the front again if no piece is referenced any more; tells whether it did.
     pub fn recycle(&mut self) -> bool {
         // SAFETY: `self` owns a reference.
@@ -493,6 +508,24 @@ mod tests {
         drop((a, b));
         assert!(fragment.recycle());
         assert_eq!(fragment.room(), 4096);
+    }
+
+    #[test]
+    fn pieces_that_follow_each_other_become_one() {
+        let pool = pool();
+        let mut fragment = pool.allocate().unwrap().into_fragment();
+        fragment.spare()[..4].copy_from_slice(b"abcd");
+        let mut first = fragment.commit(4);
+        fragment.spare()[..2].copy_from_slice(b"ef");
+        assert!(fragment.commit_onto(&mut first, 2));
+        assert_eq!(&first[..], b"abcdef");
+        assert!(!fragment.commit_onto(&mut first, 4), "a gap: pieces start at words");
+        let mut part = first.slice(0..3);
+        assert!(!fragment.commit_onto(&mut part, 4), "bytes that are shared already");
+        let mut elsewhere = pool.allocate().unwrap().into_fragment();
+        assert!(!elsewhere.commit_onto(&mut first, 4), "another page");
+        drop((first, part));
+        assert!(fragment.recycle());
     }
 
     #[test]

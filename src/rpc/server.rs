@@ -6,7 +6,7 @@
 //!    `poll_timeout` is due;
 //! 2. `poll_completions`, `refresh_backlogs`;
 //! 3. `poll_resumable`, `resumable_len` times, with `handle_stream` for each key (one that has used its turn up queues again);
-//! 4. `poll_reply` until `None`, each gather list into TCP's send queue as a whole;
+//! 4. `poll_reply` until `None`, each gather list (whole replies) into TCP's send queue as a whole;
 //! 5. `poll_close` until `None`.
 //!
 //! Back-pressure acts before a record is taken: a connection that owes too much, or a core that has no room, leaves its
@@ -79,7 +79,8 @@ enum Step {
     Close(CloseReason),
 }
 
-struct QueuedReply {
+/// Replies that go out together: one, or several in a row to the same connection.
+struct QueuedReplies {
     origin: Origin,
     peer: Peer,
     pieces: u32,
@@ -94,7 +95,7 @@ pub struct Server {
     parked: ParkedCalls,
     datagram_calls_in_flight: u32,
     drc: DuplicateRequestCache,
-    replies: VecDeque<QueuedReply>,
+    replies: VecDeque<QueuedReplies>,
     /// The pieces of all queued replies, in order.
     pieces: VecDeque<Slice>,
     datagram_replies: u32,
@@ -451,7 +452,8 @@ impl Server {
 
     // ---- Replies ----
 
-    /// Takes the next reply: `gather` is cleared and gets the whole of it, record mark included for a stream.
+    /// Takes the next replies: `gather` is cleared and gets the whole of one reply by datagram, or of one or several to the
+    /// same connection, with their record marks.
     pub fn poll_reply(&mut self, gather: &mut Vec<Slice>) -> Option<Destination> {
         loop {
             gather.clear();

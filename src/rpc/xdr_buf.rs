@@ -4,6 +4,8 @@
 //! the head, in the same piece of the same fragment page, and filled in when the reply is sealed: it costs no allocation and
 //! has no lifetime of its own. Pages are references; the tail is a reference to zeroes. Nothing but the head was ever written.
 
+use std::collections::VecDeque;
+
 use super::record::{LAST_FRAGMENT, MARKER_LEN};
 use super::xdr::padding;
 use crate::buf::{Fragment, Slice, gather_len};
@@ -52,24 +54,30 @@ impl<'a> XdrBuf<'a> {
     }
 
     /// Writes the mark, shares the head and appends the gather list (mark and head, pages, tail) to `out`; `pages` is left
-    /// empty. Returns the bytes appended.
+    /// empty. Returns the bytes appended. With `joins` the last piece of `out` is of the same stream: a head that lies right
+    /// behind it becomes a part of it.
     ///
     /// # Panics
     /// If the message is longer than a record can be or its parts do not add up: sending it would lose the place in the
     /// stream for good. Callers bound replies far below (`Options::send_queue_bytes_max`).
-    pub fn seal(self, framing: Framing, out: &mut impl Extend<Slice>) -> usize {
+    pub fn seal(self, framing: Framing, joins: bool, out: &mut VecDeque<Slice>) -> usize {
         assert!(self.len <= RECORD_LEN_MAX, "a record has at most 2^31-1 bytes");
         let mark = LAST_FRAGMENT | self.len as u32;
         self.fragment.spare()[..MARKER_LEN].copy_from_slice(&mark.to_be_bytes());
-        let mut head = self.fragment.commit(MARKER_LEN + self.head);
-        if framing == Framing::Datagram {
-            head.advance(MARKER_LEN);
+        let parts = self.head + gather_len(self.pages) + self.tail.as_ref().map_or(0, |tail| tail.len());
+        assert_eq!(parts, self.len, "len == head + pages + tail");
+        let marked = MARKER_LEN + self.head;
+        let joined = joins && out.back_mut().is_some_and(|last| self.fragment.commit_onto(last, marked));
+        if !joined {
+            let mut head = self.fragment.commit(marked);
+            if framing == Framing::Datagram {
+                head.advance(MARKER_LEN);
+            }
+            out.push_back(head);
         }
-        let sealed = head.len() + gather_len(self.pages) + self.tail.as_ref().map_or(0, |tail| tail.len());
-        let mark_len = if framing == Framing::Stream { MARKER_LEN } else { 0 };
-        assert_eq!(sealed, mark_len + self.len, "len == head + pages + tail");
-        out.extend(std::iter::once(head).chain(self.pages.drain(..)).chain(self.tail));
-        sealed
+        out.extend(self.pages.drain(..));
+        out.extend(self.tail);
+        if framing == Framing::Stream { MARKER_LEN + self.len } else { self.len }
     }
 }
 
@@ -83,7 +91,7 @@ mod tests {
     use super::*;
     use crate::buf::{FragmentArena, PagePool};
 
-    fn sealed(data: &[usize], framing: Framing) -> (Vec<Slice>, usize) {
+    fn sealed(data: &[usize], framing: Framing) -> (VecDeque<Slice>, usize) {
         let pool = PagePool::anonymous(8, 4096).unwrap();
         let mut arena = FragmentArena::new(pool.clone()).unwrap();
         let zeroes = arena.zeroes(3);
@@ -98,19 +106,41 @@ mod tests {
         assert_eq!(page_base(&pages, 4096), if data.is_empty() { 0 } else { 100 });
         let fragment = arena.reserve(64).unwrap();
         fragment.spare()[MARKER_LEN..MARKER_LEN + 8].copy_from_slice(b"thehead!");
-        let mut out = Vec::new();
-        let bytes = XdrBuf::new(fragment, 8, &mut pages, &zeroes).seal(framing, &mut out);
+        let mut out = VecDeque::new();
+        let bytes = XdrBuf::new(fragment, 8, &mut pages, &zeroes).seal(framing, false, &mut out);
         assert!(pages.is_empty());
+        assert_eq!(out.iter().map(|slice| slice.len()).sum::<usize>(), bytes);
         (out, bytes)
     }
 
     #[test]
     fn mark_and_head_are_one_piece_and_pages_are_padded() {
         let (gather, bytes) = sealed(&[10, 7], Framing::Stream);
-        assert_eq!((bytes, gather_len(&gather), gather.len()), (4 + 8 + 17 + 3, 32, 4));
+        assert_eq!((bytes, gather.len()), (4 + 8 + 17 + 3, 4));
         assert_eq!(&gather[0][..], b"\x80\0\0\x1cthehead!");
         assert_eq!(gather.iter().skip(1).map(|slice| slice.len()).collect::<Vec<_>>(), [10, 7, 3]);
         assert_eq!(&gather[3][..], [0; 3]);
+    }
+
+    #[test]
+    fn heads_of_one_stream_that_follow_each_other_are_one_piece() {
+        let pool = PagePool::anonymous(8, 4096).unwrap();
+        let mut arena = FragmentArena::new(pool.clone()).unwrap();
+        let zeroes = arena.zeroes(3);
+        let mut out = VecDeque::new();
+        let mut seal = |joins: bool, pages: &mut Vec<Slice>| {
+            let fragment = arena.reserve(64).unwrap();
+            fragment.spare()[MARKER_LEN..MARKER_LEN + 8].copy_from_slice(b"thehead!");
+            XdrBuf::new(fragment, 8, pages, &zeroes).seal(Framing::Stream, joins, &mut out);
+            out.iter().map(|slice| slice.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(seal(false, &mut Vec::new()), [12], "whose the last piece is nobody said");
+        assert_eq!(seal(false, &mut Vec::new()), [12, 12]);
+        assert_eq!(seal(true, &mut Vec::new()), [12, 24]);
+        let mut pages = vec![pool.allocate().unwrap().freeze().slice(0..8)];
+        assert_eq!(seal(true, &mut pages), [12, 36, 8]);
+        assert_eq!(seal(true, &mut Vec::new()), [12, 36, 8, 12], "a page is between them");
+        assert_eq!(&out[1][..], b"\x80\0\0\x08thehead!\x80\0\0\x08thehead!\x80\0\0\x10thehead!");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! before anything of it has an effect, because a record that stays unread is looked at again from its first byte.
 
 use super::CloseReason;
-use super::{QueuedReply, Server, Step};
+use super::{QueuedReplies, Server, Step};
 use crate::buf::{Slice, View, gather_len};
 use crate::rpc::call::{self, Admitted, Message};
 use crate::rpc::connection::Stall;
@@ -299,9 +299,16 @@ impl Server {
         };
         let Some(fragment) = self.arena.reserve(MARKER_LEN + head) else { return };
         let before = self.pieces.len();
-        let bytes = XdrBuf::new(fragment, head, pages, &self.zeroes).seal(framing, &mut self.pieces) as u64;
+        let last = self.replies.back_mut().filter(|last| framing == Framing::Stream && last.origin == pending.origin);
+        let bytes = XdrBuf::new(fragment, head, pages, &self.zeroes).seal(framing, last.is_some(), &mut self.pieces) as u64;
         let pieces = (self.pieces.len() - before) as u32;
-        self.replies.push_back(QueuedReply { origin: pending.origin, peer: pending.peer, pieces, bytes });
+        match last {
+            Some(last) => {
+                last.pieces += pieces;
+                last.bytes += bytes;
+            }
+            None => self.replies.push_back(QueuedReplies { origin: pending.origin, peer: pending.peer, pieces, bytes }),
+        }
         self.counters.replies += 1;
         self.counters.reply_bytes += bytes;
         match pending.origin {

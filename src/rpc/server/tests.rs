@@ -189,8 +189,15 @@ impl Rig {
         let mut gather = Vec::new();
         while let Some(destination) = self.server.poll_reply(&mut gather) {
             let bytes: Vec<u8> = gather.iter().flat_map(|slice| slice.iter().copied()).collect();
-            let words = bytes.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap()));
-            self.replies.push((destination, words.collect()));
+            let words: Vec<u32> = bytes.chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
+            let mut rest = &words[..];
+            while let Some(&mark) = rest.first() {
+                let is_stream = matches!(destination, Destination::Stream(_));
+                let len = if is_stream { 1 + (mark & !LAST_FRAGMENT) as usize / 4 } else { rest.len() };
+                let (reply, behind) = rest.split_at(len);
+                self.replies.push((destination, reply.to_vec()));
+                rest = behind;
+            }
         }
         while let Some((key, reason)) = self.server.poll_close() {
             self.closes.push((key.0, reason));
@@ -508,9 +515,9 @@ fn a_core_without_pages_waits_and_goes_on() {
             held.append(&mut gather);
         }
     }
-    assert!(held.len() < 200 && !rig.chain.is_empty() && rig.server.counters().stalls_core > 0);
+    let answered = rig.server.counters().replies;
+    assert!(answered < 200 && !rig.chain.is_empty() && rig.server.counters().stalls_core > 0);
     assert_eq!(rig.server.poll_timeout(), Some(rig.now + Options::default().retry_after));
-    let answered = held.len();
     held.clear();
     rig.advance(Duration::from_millis(1));
     assert!(!rig.heard().is_empty());
