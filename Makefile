@@ -1,5 +1,5 @@
 # One command each. `make run` and `make test` are all that a fresh Debian 12 machine with git and a Rust toolchain needs.
-.PHONY: help build run test sim fuzz fmt lint clean
+.PHONY: help build run test sim fuzz bench fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ sim: ## run the simulated server on SEEDS=n seeds (default 1000)
 
 fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
 	@for target in packet tcp_segments rpc_record nfs3_call; do scripts/fuzz.sh $$target $(or $(FUZZ_SECONDS),60) || exit 1; done
+
+bench: ## measure against NFS-Ganesha, sendfile and testpmd, 15 minutes (docs/benchmarks.md)
+	@scripts/install.sh bench
+	cargo bench --bench appliance
 
 fmt: ## format the sources
 	cargo fmt --all

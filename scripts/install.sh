@@ -3,9 +3,10 @@
 #
 #   scripts/install.sh run     what building and `make run` need
 #   scripts/install.sh test    the same, and what `make test` needs
+#   scripts/install.sh bench   what building and `make bench` need
 #
-# Run again it only looks: no network, no apt. Nothing outside apt's own folders and target/guest/ is written. The guest kernel and
-# the guest's mount.nfs are unpacked under target/guest/ and not installed: no boot loader entry, no rpcbind service on this machine.
+# Run again it only looks: no network, no apt. Nothing outside apt's own folders and target/ is written. The guest kernel and
+# the guest's mount.nfs (target/guest/) and the servers to compare with (target/peers/) are unpacked and not installed: no boot loader entry, no rpcbind service on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,12 @@ build_packages=(libdpdk-dev libclang-dev clang gcc libc6-dev make pkg-config)
 run_packages=("${build_packages[@]}" iproute2 libnfs-utils)
 test_packages=("${run_packages[@]}" libnfs-dev nftables tcpdump tshark valgrind qemu-system-x86 cpio kmod busybox-static
   dpdk dpdk-dev pciutils python3 util-linux procps)
+# `dpdk` has testpmd.
+bench_packages=("${build_packages[@]}" iproute2 util-linux procps dpdk)
+# NFS-Ganesha, rpcbind and their libraries: unpacked, so that no service starts and none has to be stopped.
+peer_packages=(nfs-ganesha nfs-ganesha-vfs rpcbind libntirpc4.3 liburcu8 libwbclient0 libwrap0 libnfsidmap1 libtirpc3 libdbus-1-3
+  libacl1 libcap2 libblkid1 libuuid1 libkrb5-3 libcom-err2 libgssapi-krb5-2 libk5crypto3 libkrb5support0 libkeyutils1 libbsd0
+  libmd0 libsystemd0 libgcrypt20 libgpg-error0 liblz4-1 libzstd1 liblzma5)
 # Unpacked for the guest only; their libraries that this machine has already are taken from it.
 guest_packages=(nfs-common libtirpc3 libtirpc-common netbase libkeyutils1 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libcom-err2)
 guest_kernel=linux-image-amd64
@@ -77,6 +84,19 @@ guest() {
   echo "$version" >$guest/.complete
 }
 
+peers() {
+  local peers=target/peers
+  if [ -f $peers/.complete ]; then
+    echo "install: NFS-Ganesha is there"
+    return
+  fi
+  rm -rf $peers && mkdir -p $peers
+  apt_update
+  echo "install: unpacking ${peer_packages[0]} under $peers (not installed)"
+  unpack $peers "${peer_packages[@]}"
+  touch $peers/.complete
+}
+
 mkdir -p target
 case "${1:-}" in
 run) install_packages "${run_packages[@]}" ;;
@@ -84,8 +104,12 @@ test)
   install_packages "${test_packages[@]}"
   guest
   ;;
+bench)
+  install_packages "${bench_packages[@]}"
+  peers
+  ;;
 *)
-  echo "usage: $0 run|test" >&2
+  echo "usage: $0 run|test|bench" >&2
   exit 2
   ;;
 esac
