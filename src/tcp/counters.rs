@@ -117,8 +117,14 @@ crate::counters! {
         urgent_ignored,
         /// ICMP errors that fit no data in flight (RFC 5927).
         icmp_ignored,
-        /// Path MTU reductions.
+        /// Path MTU reductions that ICMP asked for.
         pmtu_reductions,
+        /// Path MTU reductions because full segments vanished without ICMP.
+        pmtu_black_holes,
+        /// Probes for a larger path MTU that arrived.
+        mtup_success,
+        /// Probes for a larger path MTU that did not.
+        mtup_fail,
     }
     gauges {
         /// Connections in any state but CLOSED.

@@ -72,6 +72,8 @@ pub struct Options {
     pub keepalive: Option<Keepalive>,
     /// RFC 9293 section 3.7.4: off, since a reply is queued whole.
     pub nagle: bool,
+    /// A path that did not take the largest packets is tried with larger ones after this (RFC 1191 section 6.3).
+    pub path_mtu_raise: Duration,
     pub window_scaling: bool,
     pub timestamps: bool,
     pub sack: bool,
@@ -112,6 +114,7 @@ impl Default for Options {
             fin_wait_2_timeout: Duration::from_secs(60),
             keepalive: None,
             nagle: false,
+            path_mtu_raise: Duration::from_secs(600),
             window_scaling: true,
             timestamps: true,
             sack: true,

@@ -88,6 +88,14 @@ struct Prr {
     allowance: u64,
 }
 
+/// What is known of one position of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    InFlight,
+    Arrived,
+    Lost,
+}
+
 /// What an acknowledgement did to the flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delivery {
@@ -430,6 +438,26 @@ impl Scoreboard {
         self.phase = Phase::Loss { point: nxt };
         self.duplicate_acks = 0;
         self.probe = None;
+    }
+
+    /// What became of the byte at `position`.
+    pub fn fate(&self, position: u64) -> Fate {
+        match self.index_of(position).map(|index| &self.sent[index]) {
+            None => Fate::Arrived,
+            Some(sent) if sent.sacked => Fate::Arrived,
+            Some(sent) if sent.lost || sent.retransmitted => Fate::Lost,
+            Some(_) => Fate::InFlight,
+        }
+    }
+
+    /// `start..end` did not pass, for no fault of the network.
+    pub fn mark_lost(&mut self, start: u64, end: u64) {
+        let Some(first) = self.index_of(start) else { return };
+        for sent in self.sent.iter_mut().skip(first).take_while(|sent| sent.end <= end).filter(|sent| !sent.sacked && !sent.lost)
+        {
+            sent.lost = true;
+            self.lost += sent.len();
+        }
     }
 
     /// Everything in flight goes again, for no fault of the network: the path MTU fell.

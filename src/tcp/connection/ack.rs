@@ -73,6 +73,9 @@ impl Connection {
             shared.counters.loss_probe_recoveries += 1;
             self.congestion.on_loss(now, flight);
         }
+        if self.send.path.is_some() {
+            self.observe_mtu_probe(now, shared);
+        }
         self.adjust_window(now, ack, &delivery, mss);
         if advanced || delivery.sacked > 0 {
             self.restart_retransmission_timers(now, shared, advanced);

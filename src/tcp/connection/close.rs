@@ -1,14 +1,11 @@
 //! The ways a connection ends, and what ICMP may do to it.
 //!
-//! Read first: RFC 9293 sections 3.6, 3.10.4, 3.10.5 and 3.10.7.4 (eighth step); RFC 6191; RFC 5927; RFC 1191.
+//! Read first: RFC 9293 sections 3.6, 3.10.4, 3.10.5 and 3.10.7.4 (eighth step); RFC 6191; RFC 5927.
 
 use super::segment::{Segment, is_before};
 use super::timers::Timer;
 use super::*;
 use crate::tcp::endpoint::IcmpError;
-
-/// RFC 1191 section 3: less than this is nobody's MTU (Linux: ip_no_pmtu_disc's min_pmtu).
-const PATH_MTU_MIN: u16 = 552;
 
 impl Connection {
     /// RFC 9293 section 3.10.4. Ours half: the FIN follows what is queued.
@@ -158,7 +155,7 @@ impl Connection {
     }
 
     /// RFC 5927 section 4: only errors about data in flight count; section 5: none resets a synchronized connection.
-    pub fn handle_icmp(&mut self, _now: Instant, shared: &mut Shared, seq: SeqNumber, error: IcmpError) {
+    pub fn handle_icmp(&mut self, now: Instant, shared: &mut Shared, seq: SeqNumber, error: IcmpError) {
         let position = self.ack_position(seq);
         if position < self.send.unacknowledged || position >= self.send.next {
             shared.counters.icmp_ignored += 1;
@@ -171,14 +168,7 @@ impl Connection {
             }
             IcmpError::Unreachable | IcmpError::Transient => {}
             IcmpError::PacketTooBig { mtu } => {
-                // RFC 1191 section 3 allows only to go down; sizes below the minimum are an attack (RFC 5927 section 7).
-                let mtu = mtu.max(PATH_MTU_MIN);
-                if mtu < self.send.path_mtu && mtu < self.send.mss.saturating_add(120) {
-                    self.send.path_mtu = mtu;
-                    shared.counters.pmtu_reductions += 1;
-                    self.scoreboard.mark_all_lost();
-                    self.wake = true;
-                }
+                self.on_packet_too_big(now, shared, position, mtu);
             }
         }
     }

@@ -36,6 +36,7 @@ impl Connection {
             scale: 0,
             peer_mss: MSS_DEFAULT,
             path_mtu: u16::MAX,
+            path: None,
             mss: MSS_DEFAULT,
             queue: SendQueue::new(SEQUENCE_ORIGIN + 1),
             fin: false,

@@ -7,6 +7,7 @@
 //! - `receive`: text, window, when to acknowledge, the copy-out rule.
 //! - `send`: the next packet.
 //! - `close`: close, abort, FINs, TIME-WAIT, ICMP.
+//! - `path_mtu`: how large a packet may be.
 //! - `timers`: what each timer does when it fires.
 //!
 //! Not here: tables, listening ports, timers' order: `endpoint`.
@@ -14,6 +15,7 @@
 mod ack;
 mod close;
 mod handshake;
+mod path_mtu;
 mod receive;
 mod segment;
 mod send;
@@ -33,6 +35,7 @@ use crate::buf::{FragmentArena, RxBuf, RxChain};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber};
 pub(crate) use handshake::scale_for;
+use path_mtu::PathMtu;
 use timers::Timers;
 
 /// What all connections of an endpoint share.
@@ -120,6 +123,7 @@ struct SendState {
     peer_mss: u16,
     /// IP packet bytes known to pass.
     path_mtu: u16,
+    path: Option<Box<PathMtu>>,
     /// Payload bytes of a full segment as last sent.
     mss: u16,
     queue: SendQueue,

@@ -71,6 +71,7 @@ impl Connection {
         self.learn_mss(limits);
         self.transmit_lost(now, shared, limits, out)
             || self.transmit_tail_probe(now, shared, limits, out)
+            || self.transmit_mtu_probe(now, shared, limits, out)
             || self.transmit_new(now, shared, limits, out)
             || self.transmit_probe(now, shared, out)
             || self.transmit_ack(now, shared, out)
@@ -119,7 +120,7 @@ impl Connection {
     }
 
     /// Bytes the network may take now.
-    fn allowance(&self) -> u64 {
+    pub(super) fn allowance(&self) -> u64 {
         let mss = u64::from(self.send.mss);
         let flight = self.scoreboard.in_flight(mss);
         match self.scoreboard.phase {
@@ -274,6 +275,21 @@ impl Connection {
             self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
         }
         self.arm_tail_probe(now);
+    }
+
+    /// `len` bytes of new data as one packet, whatever the MSS.
+    pub(super) fn transmit_alone(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+        len: u16,
+    ) {
+        let mss = std::mem::replace(&mut self.send.mss, len);
+        let range = Range { start: self.send.next, len: usize::from(len), fin: false };
+        self.transmit_range(now, shared, limits, out, &range);
+        self.send.mss = mss;
     }
 
     /// Composes payload and header; tells how much sequence space went out.

@@ -106,6 +106,8 @@ impl Connection {
             self.congestion.on_timeout(now, flight, first);
         }
         self.watch_for_spurious_repair(first);
+        self.observe_mtu_probe(now, shared);
+        self.suspect_black_hole(now, shared);
         self.rtt.back_off();
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);

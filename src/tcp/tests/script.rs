@@ -85,6 +85,7 @@ fn options_from(lines: &[&str]) -> Options {
             "fin_wait_2_timeout" => options.fin_wait_2_timeout = time,
             "quick_acks" => options.quick_acks = number as u8,
             "replies_max" => options.replies_max = number as usize,
+            "path_mtu_raise" => options.path_mtu_raise = time,
             "nagle" => options.nagle = value == "on",
             "sack" => options.sack = value == "on",
             "timestamps" => options.timestamps = value == "on",

@@ -1,0 +1,172 @@
+//! How large a packet the path takes: ICMP that tells, black holes that do not, and trying larger ones again.
+//!
+//! Read first: RFC 1191, RFC 8201, RFC 4821 (sections 7.3 to 7.7), RFC 5927 section 7. A path that never was in doubt has no state here. Once it
+//! was, and `Options::path_mtu_raise` has passed, one segment of the size hoped for is sent among ordinary ones; its loss says nothing
+//! of congestion. Not here: the peer's MSS and the link's MTU (`send::learn_mss`).
+
+use super::*;
+use crate::tcp::endpoint::{Transmit, TransmitLimits};
+use crate::tcp::recovery::{Fate, Phase};
+
+/// RFC 1191 section 3: less than this is nobody's MTU (Linux: ip_no_pmtu_disc's min_pmtu). RFC 8200 section 5 for IPv6.
+const MTU_MIN_IPV4: u16 = 552;
+const MTU_MIN_IPV6: u16 = 1280;
+/// RFC 4821 section 7.7: where the search starts after a black hole.
+const MTU_BASE: u16 = 1280;
+/// Timeouts in a row of one full segment that make a black hole of a path (RFC 4821 section 7.7; Linux: tcp_retries1).
+const BLACK_HOLE_TIMEOUTS: u8 = 3;
+/// RFC 4821 section 7.3's coarse table: tunnels, PPPoE, Ethernet, FDDI, jumbo frames.
+const USUAL: [u16; 8] = [1280, 1400, 1450, 1480, 1492, 1500, 4352, 9000];
+/// RFC 4821 section 7.4: data behind a probe whose duplicate ACKs tell at once that it was lost, segments.
+const SEGMENTS_BEHIND_PROBE: u64 = 4;
+
+/// What is known of a path that once did not take the largest packets.
+pub(super) struct PathMtu {
+    /// When a larger packet may be tried (RFC 1191 section 6.3).
+    raise_at: Instant,
+    /// Sizes from here on are known to be lost; starts over with each raise.
+    too_big: u16,
+    probe: Option<Probe>,
+}
+
+#[derive(Clone, Copy)]
+struct Probe {
+    start: u64,
+    end: u64,
+    mtu: u16,
+}
+
+impl Connection {
+    fn mtu_min(&self) -> u16 {
+        if self.tuple.remote_ip.is_ipv4() { MTU_MIN_IPV4 } else { MTU_MIN_IPV6 }
+    }
+
+    /// Bytes between the payload and the size of the packet.
+    fn overhead(&self) -> u16 {
+        self.tuple.headers_len() + if self.timestamps { 12 } else { 0 }
+    }
+
+    fn lower_path_mtu(&mut self, now: Instant, shared: &Shared, mtu: u16) {
+        self.send.path_mtu = mtu;
+        let raise_at = now + shared.options.path_mtu_raise;
+        self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None }));
+    }
+
+    /// A router says that the packet at `position` was too big for a link with `mtu`.
+    pub(super) fn on_packet_too_big(&mut self, now: Instant, shared: &mut Shared, position: u64, mtu: u16) {
+        if let Some(probe) = self.send.path.as_ref().and_then(|path| path.probe).filter(|probe| probe.start == position) {
+            if mtu < probe.mtu {
+                self.scoreboard.mark_lost(probe.start, probe.end);
+                self.wake = true;
+                self.fail_mtu_probe(now, shared, probe);
+            }
+            return;
+        }
+        // RFC 1191 section 3 allows only to go down; sizes below the minimum are an attack (RFC 5927 section 7).
+        let mtu = mtu.max(self.mtu_min());
+        if mtu < self.send.path_mtu && mtu < self.send.mss.saturating_add(self.overhead()) {
+            self.lower_path_mtu(now, shared, mtu);
+            shared.counters.pmtu_reductions += 1;
+            self.scoreboard.mark_all_lost();
+            self.wake = true;
+        }
+    }
+
+    /// RFC 4821 section 7.7: a full segment timed out again and again, and no router said why.
+    pub(super) fn suspect_black_hole(&mut self, now: Instant, shared: &mut Shared) {
+        if self.send.retries < BLACK_HOLE_TIMEOUTS || !self.is_synchronized() {
+            return;
+        }
+        let size = u64::from(self.overhead()) + self.scoreboard.first().map_or(0, |(start, end)| end - start);
+        let lower = [MTU_BASE, self.mtu_min()].into_iter().find(|mtu| *mtu < self.send.path_mtu && u64::from(*mtu) < size);
+        if let Some(mtu) = lower {
+            self.lower_path_mtu(now, shared, mtu);
+            shared.counters.pmtu_black_holes += 1;
+        }
+    }
+
+    /// The size to try next: the largest that is not known to be too big. Nothing larger is left: `None`.
+    fn mtu_candidate(&self, path: &PathMtu, limits: &TransmitLimits) -> Option<u16> {
+        let current = self.send.mss + self.overhead();
+        let largest = limits.mtu.min(self.send.peer_mss.saturating_add(self.tuple.headers_len()));
+        let usual = USUAL.iter().copied().filter(|mtu| *mtu <= largest).chain([largest]);
+        usual.filter(|mtu| *mtu > current && *mtu < path.too_big).max()
+    }
+
+    /// RFC 4821 section 7.4: sends a probe if it is time and everything is quiet enough to learn from it.
+    pub(super) fn transmit_mtu_probe(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+    ) -> bool {
+        let Some(path) = &self.send.path else { return false };
+        if now < path.raise_at || path.probe.is_some() || self.scoreboard.in_recovery() || self.scoreboard.is_full() {
+            return false;
+        }
+        let Some(mtu) = self.mtu_candidate(path, limits) else {
+            return self.end_mtu_search(now, shared, limits);
+        };
+        let len = mtu - self.overhead();
+        let needed = u64::from(len) + SEGMENTS_BEHIND_PROBE * u64::from(self.send.mss);
+        let usable = (self.send.unacknowledged + self.send.window).saturating_sub(self.send.next);
+        let unsent = self.send.queue.end().saturating_sub(self.send.next);
+        if unsent.min(usable).min(self.allowance()) < needed {
+            return false;
+        }
+        let start = self.send.next;
+        self.transmit_alone(now, shared, limits, out, len);
+        let end = self.send.next;
+        if end - start == u64::from(len)
+            && let Some(path) = &mut self.send.path
+        {
+            path.probe = Some(Probe { start, end, mtu });
+        }
+        true
+    }
+
+    /// Nothing larger is to be tried now: either the path takes all that the link does, or it was all lost.
+    fn end_mtu_search(&mut self, now: Instant, shared: &Shared, limits: &TransmitLimits) -> bool {
+        if self.send.path_mtu >= limits.mtu {
+            (self.send.path, self.send.path_mtu) = (None, u16::MAX);
+        } else if let Some(path) = &mut self.send.path {
+            (path.raise_at, path.too_big) = (now + shared.options.path_mtu_raise, u16::MAX);
+        }
+        false
+    }
+
+    /// After an ACK or a timeout: what became of the probe.
+    pub(super) fn observe_mtu_probe(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(probe) = self.send.path.as_ref().and_then(|path| path.probe) else { return };
+        match self.scoreboard.fate(probe.start) {
+            Fate::InFlight => {}
+            Fate::Arrived => {
+                shared.counters.mtup_success += 1;
+                self.send.path_mtu = probe.mtu;
+                if let Some(path) = &mut self.send.path {
+                    path.probe = None;
+                }
+            }
+            Fate::Lost => {
+                // Section 7.6.1: a lone lost probe is no sign of congestion. The recovery is this ACK's if nothing was sent in it.
+                let alone = self.scoreboard.lost() == probe.end - probe.start;
+                if alone && self.scoreboard.phase == (Phase::Recovery { point: self.send.next }) {
+                    self.scoreboard.phase = Phase::Open;
+                    self.congestion.undo();
+                }
+                self.fail_mtu_probe(now, shared, probe);
+            }
+        }
+    }
+
+    fn fail_mtu_probe(&mut self, now: Instant, shared: &mut Shared, probe: Probe) {
+        shared.counters.mtup_fail += 1;
+        if let Some(path) = &mut self.send.path {
+            path.probe = None;
+            path.too_big = probe.mtu;
+            // Section 7.6.2: the next after a round trip at least.
+            path.raise_at = now + self.rtt.smoothed().unwrap_or(shared.options.rto_initial);
+        }
+    }
+}
