@@ -168,7 +168,9 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     fn handle_ingress(&mut self, now: Instant, lane: usize, ingress: Ingress) {
         match ingress {
-            Ingress::Tcp { src, dst, packet, checksum, ecn: _ } => self.tcp.handle_segment(now, src, dst, packet, checksum),
+            Ingress::Tcp { src, dst, packet, checksum, ecn } => {
+                self.tcp.handle_marked_segment(now, src, dst, packet, checksum, ecn);
+            }
             Ingress::Udp(datagram) => self.handle_datagram(now, lane, datagram),
             Ingress::IcmpError(error) if error.protocol == protocol::TCP => {
                 let tuple = FourTuple {

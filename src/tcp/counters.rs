@@ -57,6 +57,14 @@ crate::counters! {
         loss_probe_recoveries,
         /// Recoveries and timeouts that turned out not to have been needed, and were undone.
         spurious_repairs,
+        /// Of them, timeouts that F-RTO found to have come too early.
+        spurious_rtos,
+        /// Of them, what D-SACK reported.
+        dsack_undos,
+        /// Times the window fell because the peer saw a congestion mark.
+        ecn_reductions,
+        /// Segments received with a congestion mark, on connections that agreed on ECN.
+        ce_received,
         /// Bytes judged lost.
         lost_bytes,
         /// D-SACK blocks sent.

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 
-use super::connection::{Connection, Shared};
+use super::connection::{CONGESTION_EXPERIENCED, Connection, Shared};
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
@@ -143,7 +143,7 @@ pub struct Transmit {
     pub payload: Vec<Slice>,
     /// Cut the payload into packets of this many bytes each; `None`: it is one packet.
     pub tso_mss: Option<u16>,
-    /// For the two ECN bits of the IP header; 0 (not ECN-capable) so far.
+    /// For the two ECN bits of the IP header.
     pub ecn: u8,
 }
 
@@ -349,6 +349,21 @@ impl Endpoint {
         self.table.insert(tuple, index);
         self.shared.counters.curr_connections += 1;
         index
+    }
+
+    /// `handle_segment` with the two ECN bits of the IP header, which a layer below that knows them hands in (RFC 3168).
+    pub fn handle_marked_segment(
+        &mut self,
+        now: Instant,
+        src: IpAddr,
+        dst: IpAddr,
+        packet: RxPacket,
+        checksum: Checksum,
+        ecn: u8,
+    ) {
+        self.shared.marked = ecn & 3 == CONGESTION_EXPERIENCED;
+        self.handle_segment(now, src, dst, packet, checksum);
+        self.shared.marked = false;
     }
 
     /// One received segment. `packet` starts at the TCP header, which is contiguous, and ends with the IP payload.

@@ -35,7 +35,7 @@ mod tests;
 pub use congestion::CongestionControl;
 pub use counters::TcpCounters;
 pub use endpoint::{ConnectionId, Endpoint, FourTuple, IcmpError, Transmit, TransmitLimits};
-pub use options::{Keepalive, Options};
+pub use options::{Ecn, Keepalive, Options};
 
 use std::net::SocketAddr;
 
@@ -163,4 +163,5 @@ pub struct TcpInfo {
     pub window_scale: Option<(u8, u8)>,
     pub timestamps: bool,
     pub sack: bool,
+    pub ecn: bool,
 }

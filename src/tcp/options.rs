@@ -13,6 +13,18 @@ pub struct Keepalive {
     pub probes_max: u8,
 }
 
+/// RFC 3168 section 6.1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Ecn {
+    /// Neither asked for nor granted.
+    Off,
+    /// Granted to peers that ask.
+    #[default]
+    Accept,
+    /// And asked for by `connect`.
+    Request,
+}
+
 impl Default for Keepalive {
     /// RFC 9293 section 3.8.4, MUST-28: no less than two hours; the rest as in Linux.
     fn default() -> Keepalive {
@@ -77,6 +89,7 @@ pub struct Options {
     pub window_scaling: bool,
     pub timestamps: bool,
     pub sack: bool,
+    pub ecn: Ecn,
     pub congestion: CongestionControl,
     /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
     pub challenge_ack_interval: Duration,
@@ -118,6 +131,7 @@ impl Default for Options {
             window_scaling: true,
             timestamps: true,
             sack: true,
+            ecn: Ecn::default(),
             congestion: CongestionControl::Cubic,
             challenge_ack_interval: Duration::from_millis(500),
             replies_max: 256,

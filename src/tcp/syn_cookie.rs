@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use siphasher::sip::SipHasher24;
 
 use super::Options;
-use super::connection::scale_for;
+use super::connection::{is_ecn_asked_for, scale_for};
 use super::endpoint::FourTuple;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps, WINDOW_SCALE_MAX};
@@ -92,7 +92,7 @@ impl SynCookies {
     }
 
     /// The SYN-ACK for `syn`. `timestamp` is what our clock shows this peer; the MSS option is filled in where the MTU is known.
-    pub fn answer(&mut self, now: Instant, tuple: &FourTuple, syn: &Repr, options: &Options, ecn: bool, timestamp: u32) -> Repr {
+    pub fn answer(&mut self, now: Instant, tuple: &FourTuple, syn: &Repr, options: &Options, timestamp: u32) -> Repr {
         self.last_sent = Some(now);
         let mut repr = Repr {
             src_port: tuple.local_port,
@@ -110,7 +110,7 @@ impl SynCookies {
             repr.options.window_scale = scale.map(|_| scale_for(options.receive_window_max));
             let mut bits = scale.map_or(NO_SCALE, |scale| u32::from(scale.min(WINDOW_SCALE_MAX)));
             bits |= if repr.options.sack_permitted { SACK_BIT } else { 0 };
-            if ecn {
+            if is_ecn_asked_for(options, syn) {
                 bits |= ECN_BIT;
                 repr.flags |= Flags::ECE;
             }
@@ -181,7 +181,7 @@ mod tests {
             let (options, now) = (Options::default(), Instant::from_millis(at));
             let mut cookies = SynCookies::new([3; 16]);
             let syn = syn(mss, scale, sack, 5);
-            let answer = cookies.answer(now, &tuple(9), &syn, &options, false, clock);
+            let answer = cookies.answer(now, &tuple(9), &syn, &options, clock);
             let sent = answer.options.timestamps.unwrap().value;
             prop_assert!((clock.wrapping_sub(sent) as i32) >= 0 && clock.wrapping_sub(sent) < 128, "a little behind the clock");
             let back = cookies.syn_of(now + Duration::from_millis(age), &tuple(9), &ack_of(&answer), &options).unwrap();
@@ -198,7 +198,7 @@ mod tests {
         let (options, now) = (Options::default(), Instant::from_millis(1_000_000));
         let mut cookies = SynCookies::new([3; 16]);
         assert!(!cookies.may_be_answered(now));
-        let ack = ack_of(&cookies.answer(now, &tuple(9), &syn(1460, Some(7), true, 5), &options, false, 0));
+        let ack = ack_of(&cookies.answer(now, &tuple(9), &syn(1460, Some(7), true, 5), &options, 0));
         assert!(cookies.may_be_answered(now) && cookies.syn_of(now, &tuple(9), &ack, &options).is_some());
         assert!(cookies.syn_of(now, &tuple(10), &ack, &options).is_none(), "another port");
         let other = Repr { seq: ack.seq + 1, ..ack };

@@ -1,5 +1,6 @@
-//! CUBIC: RFC 9438. Windows are bytes at the interface and segments (as f64) in the cubic function.
+//! CUBIC: RFC 9438, with HyStart++ (RFC 9406). Windows are bytes at the interface and segments (as f64) in the cubic function.
 
+use super::hystart::{CSS_GROWTH_DIVISOR, Growth, HyStart};
 use super::{AckSample, Congestion, initial_window};
 use crate::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ pub(crate) struct Cubic {
     mss: f64,
     state: State,
     before: State,
+    hystart: HyStart,
 }
 
 impl Cubic {
@@ -41,7 +43,7 @@ impl Cubic {
         let curve = Curve { max: 0.0, epoch: None, k: 0.0, estimate: 0.0 };
         let window = initial_window(mss as u64) as f64 / mss;
         let state = State { window, threshold: f64::INFINITY, curve };
-        Cubic { mss, state, before: state }
+        Cubic { mss, state, before: state, hystart: HyStart::new() }
     }
 
     fn avoid_congestion(&mut self, now: Instant, acked: f64, rtt: Duration) {
@@ -102,9 +104,16 @@ impl Congestion for Cubic {
         }
         let mut acked = sample.acked as f64 / self.mss;
         if self.state.window < self.state.threshold {
-            let grow = acked.min(self.state.threshold - self.state.window);
-            self.state.window += grow;
+            let mut grow = acked.min(self.state.threshold - self.state.window);
             acked -= grow;
+            if self.state.threshold.is_infinite() {
+                match self.hystart.on_ack(sample) {
+                    Growth::SlowStart => {}
+                    Growth::Conservative => grow /= CSS_GROWTH_DIVISOR as f64,
+                    Growth::End => self.state.threshold = self.state.window + grow,
+                }
+            }
+            self.state.window += grow;
         }
         if acked > 0.0 {
             self.avoid_congestion(sample.now, acked, sample.smoothed_rtt);
@@ -153,7 +162,7 @@ mod tests {
     fn ack(cubic: &mut Cubic, now: Instant) {
         let acked = cubic.window();
         let smoothed_rtt = Duration::from_millis(100);
-        cubic.on_ack(&AckSample { now, acked, window_limited: true, smoothed_rtt });
+        cubic.on_ack(&AckSample { now, acked, window_limited: true, smoothed_rtt, ..AckSample::default() });
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Congestion control: how much may be in flight.
 //!
-//! Read first: RFC 5681, RFC 6928, RFC 9438. A controller is one file that implements `Congestion` and one arm in `new`.
+//! Read first: RFC 5681, RFC 6928, RFC 9438. A controller is one file that implements `Congestion`, a name in
+//! `CongestionControl` and one arm in `new`.
 //! It sees acknowledgements and losses; it does not know which segments are lost (`recovery`) nor how the window is
 //! approached during recovery (PRR, `recovery`).
 
 mod cubic;
+mod dctcp;
+mod hystart;
 mod new_reno;
 
 pub(crate) use cubic::Cubic;
+pub(crate) use dctcp::Dctcp;
 pub(crate) use new_reno::NewReno;
 
 use crate::time::{Duration, Instant};
@@ -20,10 +24,12 @@ pub enum CongestionControl {
     Cubic,
     /// RFC 5681.
     NewReno,
+    /// RFC 8257: needs `Ecn::Request` or a peer that asks for ECN, and switches that mark.
+    Dctcp,
 }
 
 /// What an ACK of new data tells a controller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AckSample {
     pub now: Instant,
     /// Bytes newly acknowledged, cumulatively or selectively.
@@ -31,6 +37,13 @@ pub(crate) struct AckSample {
     /// The window limited the sender, so it may grow (RFC 7661's concern).
     pub window_limited: bool,
     pub smoothed_rtt: Duration,
+    /// Of this ACK, if it can be told (RFC 6298 section 3).
+    pub rtt: Option<Duration>,
+    /// SND.UNA and SND.NXT: where rounds end and begin.
+    pub acknowledged: u64,
+    pub next: u64,
+    /// It carries ECN-Echo.
+    pub marked: bool,
 }
 
 pub(crate) trait Congestion: Send {
@@ -43,18 +56,27 @@ pub(crate) trait Congestion: Send {
     fn on_ack(&mut self, sample: &AckSample);
     /// A loss was detected, once per window: `window` falls to the new threshold.
     fn on_loss(&mut self, now: Instant, in_flight: u64);
+    /// The peer reported a congestion mark, once per window (RFC 3168 section 6.1.2: as for a loss).
+    fn on_congestion_experienced(&mut self, now: Instant, in_flight: u64) {
+        self.on_loss(now, in_flight);
+    }
     /// The retransmission timer expired: `window` falls to one segment. `first`: not a repetition for the same data.
     fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool);
     /// Nothing was sent for a retransmission timeout (RFC 5681 section 4.1).
     fn on_idle(&mut self);
     /// The last reduction was for a loss that did not happen.
     fn undo(&mut self);
+    /// Each mark is to be echoed as it came (RFC 8257 section 3.2), not until an answer (RFC 3168 section 6.1.3).
+    fn wants_exact_marks(&self) -> bool {
+        false
+    }
 }
 
 pub(crate) fn new(control: CongestionControl, mss: u64) -> Box<dyn Congestion> {
     match control {
         CongestionControl::Cubic => Box::new(Cubic::new(mss)),
         CongestionControl::NewReno => Box::new(NewReno::new(mss)),
+        CongestionControl::Dctcp => Box::new(Dctcp::new(mss)),
     }
 }
 

@@ -1,5 +1,6 @@
-//! NewReno's window: RFC 5681 with appropriate byte counting (RFC 3465, L = 2).
+//! NewReno's window: RFC 5681 with appropriate byte counting (RFC 3465), and HyStart++ (RFC 9406).
 
+use super::hystart::{CSS_GROWTH_DIVISOR, Growth, HyStart};
 use super::{AckSample, Congestion, initial_window};
 use crate::time::Instant;
 
@@ -10,12 +11,21 @@ pub(crate) struct NewReno {
     /// Bytes acknowledged towards the next increase in congestion avoidance.
     acked: u64,
     before: (u64, u64),
+    hystart: HyStart,
 }
 
 impl NewReno {
     pub fn new(mss: u64) -> NewReno {
         let window = initial_window(mss);
-        NewReno { mss, window, threshold: u64::MAX, acked: 0, before: (window, u64::MAX) }
+        NewReno { mss, window, threshold: u64::MAX, acked: 0, before: (window, u64::MAX), hystart: HyStart::new() }
+    }
+
+    /// For controllers that only reduce otherwise.
+    pub(super) fn reduce_to(&mut self, window: u64) {
+        self.before = (self.window, self.threshold);
+        self.threshold = window.max(2 * self.mss);
+        self.window = self.threshold;
+        self.acked = 0;
     }
 }
 
@@ -43,9 +53,16 @@ impl Congestion for NewReno {
         let mut acked = sample.acked;
         if self.window < self.threshold {
             // RFC 5681 equation 2; the ACK of a whole TSO chain counts as the segments it covers.
-            let grow = acked.min(self.threshold - self.window);
-            self.window += grow;
+            let mut grow = acked.min(self.threshold - self.window);
             acked -= grow;
+            if self.threshold == u64::MAX {
+                match self.hystart.on_ack(sample) {
+                    Growth::SlowStart => {}
+                    Growth::Conservative => grow /= CSS_GROWTH_DIVISOR,
+                    Growth::End => self.threshold = self.window + grow,
+                }
+            }
+            self.window += grow;
         }
         self.acked += acked;
         // RFC 5681 section 3.1: one segment per window of acknowledged bytes.
@@ -88,7 +105,7 @@ mod tests {
     use crate::time::Duration;
 
     fn ack(acked: u64, window_limited: bool) -> AckSample {
-        AckSample { now: Instant::ZERO, acked, window_limited, smoothed_rtt: Duration::from_millis(10) }
+        AckSample { acked, window_limited, smoothed_rtt: Duration::from_millis(10), ..AckSample::default() }
     }
 
     #[test]

@@ -67,6 +67,9 @@ impl Connection {
             self.detect_spurious_repair(shared, repr);
         }
         self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
+        if self.scoreboard.in_recovery() {
+            self.advance_frto(shared, advanced, duplicate, &delivery);
+        }
         if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
             && self.scoreboard.phase == Phase::Open
         {
@@ -76,7 +79,10 @@ impl Connection {
         if self.send.path.is_some() {
             self.observe_mtu_probe(now, shared);
         }
-        self.adjust_window(now, ack, &delivery, mss);
+        if self.ecn.on && repr.flags.contains(Flags::ECE) {
+            self.on_echo(now, shared, flight);
+        }
+        self.adjust_window(now, repr, ack, &delivery, mss);
         if advanced || delivery.sacked > 0 {
             self.restart_retransmission_timers(now, shared, advanced);
         }
@@ -100,6 +106,7 @@ impl Connection {
         if dsack {
             shared.counters.dsack_recv += 1;
             self.scoreboard.on_dsack(ack, self.send.next);
+            self.on_duplicate_reported(shared, left, right);
         }
         dsack
     }
@@ -195,34 +202,14 @@ impl Connection {
                 shared.counters.reno_recoveries += 1;
             }
             self.scoreboard.enter_recovery(self.send.next, u64::from(self.send.mss));
-            self.watch_for_spurious_repair(true);
+            self.begin_repair(false, true);
+            self.note_reduction();
             self.congestion.on_loss(now, flight);
             self.timers.cancel(Timer::TailProbe);
         }
     }
 
-    /// An episode of repair begins; what its first retransmission tells decides whether it was needed.
-    pub(super) fn watch_for_spurious_repair(&mut self, first: bool) {
-        if first {
-            (self.send.spurious_undecided, self.send.repair_timestamp) = (self.timestamps, None);
-        }
-    }
-
-    /// RFC 3522 section 3.2 (Eifel), RFC 4015: the first ACK of new data echoes a timestamp older than the first
-    /// retransmission, so the original had arrived: nothing was lost, and the window comes back.
-    fn detect_spurious_repair(&mut self, shared: &mut Shared, repr: &Repr) {
-        let (Some(repair), Some(timestamps)) = (self.send.repair_timestamp, repr.options.timestamps) else { return };
-        if !std::mem::replace(&mut self.send.spurious_undecided, false) {
-            return;
-        }
-        if is_before(timestamps.echo_reply, repair) && self.scoreboard.in_recovery() {
-            shared.counters.spurious_repairs += 1;
-            self.scoreboard.forget_losses();
-            self.congestion.undo();
-        }
-    }
-
-    fn adjust_window(&mut self, now: Instant, ack: u64, delivery: &Delivery, mss: u64) {
+    fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64) {
         if let Phase::Recovery { .. } = self.scoreboard.phase {
             // A duplicate ACK of a peer without SACK stands for a segment that arrived.
             let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
@@ -231,8 +218,13 @@ impl Connection {
             self.congestion.on_ack(&AckSample {
                 now,
                 acked: delivery.delivered,
-                window_limited: self.send.window_limited,
+                // Not while what was sent before an echo's reduction is under way.
+                window_limited: self.send.window_limited && !self.ecn.is_reducing(ack),
                 smoothed_rtt: self.rtt.smoothed().unwrap_or_default(),
+                rtt: delivery.rtt.filter(|_| !delivery.retransmitted),
+                acknowledged: self.send.unacknowledged,
+                next: self.send.next,
+                marked: repr.flags.contains(Flags::ECE),
             });
         }
     }

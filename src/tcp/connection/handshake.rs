@@ -48,8 +48,7 @@ impl Connection {
             probe_due: false,
             override_due: false,
             retries: 0,
-            spurious_undecided: false,
-            repair_timestamp: None,
+            repair: Repair::new(),
         };
         let receive = ReceiveState {
             irs: SeqNumber(0),
@@ -98,7 +97,8 @@ impl Connection {
             scaling: options.window_scaling,
             nagle: options.nagle,
             keepalive: options.keepalive.is_some(),
-            user_timeout: options.user_timeout,
+            user_timeout: millis(options.user_timeout),
+            ecn: Ecn::default(),
             timestamp_offset,
             send,
             receive,
@@ -138,6 +138,7 @@ impl Connection {
         connection.listener = Some(tuple.local_port);
         connection.passive = true;
         connection.agree(now, syn);
+        connection.agree_ecn_passive(shared, syn);
         // Data on the SYN would have to be queued until ESTABLISHED; it is left for the peer to send again, which
         // section 3.10.7.2 allows by acknowledging only the SYN.
         connection
@@ -158,6 +159,10 @@ impl Connection {
         connection.send.next = SEQUENCE_ORIGIN + 1;
         connection.receive.edge = connection.receive.next + u64::from(syn_cookie::window(&shared.options));
         connection
+    }
+
+    pub fn set_user_timeout(&mut self, timeout: Duration) {
+        self.user_timeout = millis(timeout);
     }
 
     /// Takes over what the peer's SYN says.
@@ -215,6 +220,7 @@ impl Connection {
             self.scoreboard.mark_all_lost();
             return;
         };
+        self.agree_ecn_active(shared, repr);
         self.accept_ack(now, shared, ack, repr);
         self.establish(now, shared);
         self.receive.ack = Ack::Now;
@@ -263,6 +269,10 @@ impl Connection {
         debug_assert!(shared.options.window_scaling || !self.scaling);
         options
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The smallest shift with which a window field can tell `window`.

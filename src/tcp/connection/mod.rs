@@ -7,18 +7,22 @@
 //! - `receive`: text, window, when to acknowledge, the copy-out rule.
 //! - `send`: the next packet.
 //! - `close`: close, abort, FINs, TIME-WAIT, ICMP.
+//! - `ecn`: congestion marks.
 //! - `path_mtu`: how large a packet may be.
+//! - `spurious`: taking back a repair that was not needed.
 //! - `timers`: what each timer does when it fires.
 //!
 //! Not here: tables, listening ports, timers' order: `endpoint`.
 
 mod ack;
 mod close;
+mod ecn;
 mod handshake;
 mod path_mtu;
 mod receive;
 mod segment;
 mod send;
+mod spurious;
 mod timers;
 
 use std::collections::VecDeque;
@@ -34,8 +38,11 @@ use super::{Event, Options, Reason, SEQUENCE_ORIGIN, State, TcpInfo};
 use crate::buf::{FragmentArena, RxBuf, RxChain};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber};
+use ecn::Ecn;
+pub(crate) use ecn::{CONGESTION_EXPERIENCED, is_ecn_asked_for};
 pub(crate) use handshake::scale_for;
 use path_mtu::PathMtu;
+use spurious::Repair;
 use timers::Timers;
 
 /// What all connections of an endpoint share.
@@ -48,6 +55,8 @@ pub(crate) struct Shared {
     pub copy_out: Option<FragmentArena>,
     /// Driver buffers held by all connections: an upper bound.
     pub driver_buffers: usize,
+    /// The segment at hand carries a congestion mark.
+    pub marked: bool,
     /// Where a segment's buffers lie while it is decided what becomes of them.
     pub scratch: VecDeque<RxBuf>,
 }
@@ -62,6 +71,7 @@ impl Shared {
             listeners: Vec::new(),
             copy_out: None,
             driver_buffers: 0,
+            marked: false,
             scratch: VecDeque::new(),
         }
     }
@@ -142,9 +152,7 @@ struct SendState {
     override_due: bool,
     /// Retransmissions, or unanswered probes, in a row.
     retries: u8,
-    /// Whether this episode of repair was needed is still open (RFC 3522); and the timestamp of its first retransmission.
-    spurious_undecided: bool,
-    repair_timestamp: Option<u32>,
+    repair: Repair,
 }
 
 /// The receive sequence space.
@@ -234,7 +242,9 @@ pub(crate) struct Connection {
     scaling: bool,
     pub nagle: bool,
     keepalive: bool,
-    pub user_timeout: Duration,
+    /// Milliseconds.
+    user_timeout: u32,
+    ecn: Ecn,
     timestamp_offset: u32,
     send: SendState,
     receive: ReceiveState,
@@ -354,6 +364,7 @@ impl Connection {
             window_scale: self.scaling.then_some((self.send.scale, self.receive.scale)),
             timestamps: self.timestamps,
             sack: self.sack,
+            ecn: self.ecn.on,
         }
     }
 }

@@ -53,6 +53,9 @@ impl Connection {
             && self.check_ack(now, shared, &segment);
         if acceptable {
             self.on_sign_of_life(now, shared, &segment);
+            if self.ecn.on {
+                self.process_marks(now, shared, &segment);
+            }
             self.process_urgent(shared, &segment);
             self.process_text(now, shared, &segment, payload);
             self.process_fin(now, shared, &segment);

@@ -94,6 +94,7 @@ impl Connection {
             return false;
         }
         let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
+        let flags = flags | self.ecn_syn_flags(shared, again);
         let mut repr = self.header(now, shared, SEQUENCE_ORIGIN, flags);
         repr.options = self.syn_options(shared, limits.mtu.saturating_sub(self.tuple.headers_len()));
         if self.state == State::SynReceived {
@@ -135,9 +136,13 @@ impl Connection {
 
     fn transmit_lost(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let Some((start, end)) = self.scoreboard.first_lost() else { return false };
+        if self.send.repair.holds_retransmissions() {
+            return false;
+        }
         let mss = u64::from(self.send.mss);
         let allowance = self.allowance();
         if allowance < mss.min(end - start) {
+            self.send.window_limited = true;
             return false;
         }
         self.transmit_again(now, shared, limits, out, start, end, allowance)
@@ -161,9 +166,7 @@ impl Connection {
         let sent = self.emit_range(now, shared, limits, out, &range);
         self.scoreboard.on_retransmitted(start, start + sent, now);
         self.count_retransmission(shared);
-        if self.send.spurious_undecided && self.send.repair_timestamp.is_none() {
-            self.send.repair_timestamp = Some(self.timestamp(now));
-        }
+        self.note_repair(now, sent);
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
         }
@@ -230,7 +233,11 @@ impl Connection {
     /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
     fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
         let mss = u64::from(self.send.mss);
-        let device = u64::from(limits.tso_bytes_max).min(u64::from(u16::MAX) - 120).max(mss);
+        let mut device = u64::from(limits.tso_bytes_max).min(u64::from(u16::MAX) - 120).max(mss);
+        if self.ecn.answer_due {
+            // CWR belongs on one packet (RFC 3168 section 6.1.2); devices repeat flags on each of a chain.
+            device = mss;
+        }
         let len = available.min(limit).min(device);
         let whole = if len < available && len > mss { len - len % mss } else { len };
         whole as usize
@@ -267,6 +274,9 @@ impl Connection {
             self.send.stalled_since = now;
         }
         let sent = self.emit_range(now, shared, limits, out, range);
+        if self.ecn.on {
+            self.mark_capable(out);
+        }
         self.scoreboard.on_sent(range.start, range.start + sent, now);
         self.send.next = range.start + sent;
         self.send.last_sent_at = now;
@@ -327,6 +337,9 @@ impl Connection {
         if fin {
             flags |= Flags::FIN;
         }
+        if len > 0 && range.start == self.send.next && std::mem::take(&mut self.ecn.answer_due) {
+            flags |= Flags::CWR;
+        }
         let mut repr = self.header(now, shared, range.start, flags);
         if len > 0 {
             // Blocks would take the place of payload; pure ACKs report them.
@@ -366,7 +379,7 @@ impl Connection {
     }
 
     /// A header at `position` with the newest acknowledgement, window and options; the window counts as advertised.
-    fn header(&mut self, _now: Instant, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
+    pub(super) fn header(&mut self, _now: Instant, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
         let syn = flags.contains(Flags::SYN);
         let mut repr = Repr {
             src_port: self.tuple.local_port,
@@ -391,7 +404,7 @@ impl Connection {
         TcpOptions { timestamps: self.timestamps.then(Timestamps::default), ..TcpOptions::default() }
     }
 
-    fn timestamps_option(&self, now: Instant) -> Timestamps {
+    pub(super) fn timestamps_option(&self, now: Instant) -> Timestamps {
         let synchronized = self.state != State::SynSent;
         Timestamps { value: self.timestamp(now), echo_reply: if synchronized { self.receive.ts_recent } else { 0 } }
     }
@@ -438,6 +451,9 @@ impl Connection {
     fn emit(&mut self, now: Instant, shared: &mut Shared, mut repr: Repr, out: &mut Transmit) {
         if repr.options.timestamps.is_some() {
             repr.options.timestamps = Some(self.timestamps_option(now));
+        }
+        if self.ecn.on {
+            self.echo_marks(&mut repr);
         }
         if repr.flags.contains(Flags::ACK) {
             let receive = &mut self.receive;

@@ -99,13 +99,19 @@ impl Connection {
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
         let first = !matches!(self.scoreboard.phase, Phase::Loss { .. });
+        let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
         self.send.retries = self.send.retries.saturating_add(1);
         self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
-        self.watch_for_spurious_repair(first);
+        if first {
+            self.begin_repair(true, open);
+            self.ecn.answer_due = self.ecn.on;
+        } else {
+            self.continue_repair();
+        }
         self.observe_mtu_probe(now, shared);
         self.suspect_black_hole(now, shared);
         self.rtt.back_off();
@@ -122,7 +128,7 @@ impl Connection {
         match self.state {
             State::SynSent => self.send.retries >= options.syn_retries_max,
             State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
-            _ => now.since(self.send.stalled_since) >= self.user_timeout,
+            _ => now.since(self.send.stalled_since) >= Duration::from_millis(u64::from(self.user_timeout)),
         }
     }
 

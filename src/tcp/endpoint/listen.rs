@@ -129,7 +129,7 @@ impl Endpoint {
         let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
         let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
         let options = &self.shared.options;
-        let answer = self.cookies.answer(now, &tuple, syn, options, false, timestamp);
+        let answer = self.cookies.answer(now, &tuple, syn, options, timestamp);
         if self.shared.reply(&tuple, answer) {
             self.shared.counters.syncookies_sent += 1;
         }

@@ -21,7 +21,7 @@ impl Endpoint {
     pub fn set_user_timeout(&mut self, id: ConnectionId, timeout: Duration) {
         let rto_min = self.shared.options.rto_min;
         if let Some(connection) = self.connection(id) {
-            connection.user_timeout = timeout.max(rto_min);
+            connection.set_user_timeout(timeout.max(rto_min));
         }
     }
 

@@ -6,7 +6,7 @@
 //! mtu N | tso N            the limits below; N bytes
 //! accept [OPTIONS] [win N] the peer opens a connection and it is accepted; mss 1000 and SACK unless told
 //! open [OPTIONS] [win N]   connect, and the peer accepts
-//! < FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     a segment arrives
+//! < FLAGS SEQ(LEN) [ack N] [win N] [ecn N] [<OPTIONS>]   a segment arrives; ecn: the bits of the IP header
 //! > FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     the next segment that leaves; what is not named is not compared
 //! > nothing                nothing leaves
 //! wait N                   N milliseconds pass
@@ -16,7 +16,7 @@
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
 //! ```
-//! OPTIONS: `mss N`, `ws N`, `sackok`, `nosack`, `ts N` (echoing our last), `tsecr N`, `sack A-B`, separated by commas.
+//! OPTIONS: `mss N`, `ws N`, `sackok`, `nosack`, `ts N` (echoing our last), `late N` (echoing one 100 ms before), `tsecr N`, `sack A-B`, separated by commas.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,9 @@ use std::path::Path;
 use super::pair::{encode, segments};
 use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket};
 use crate::counters::Counters;
-use crate::tcp::{ConnectionId, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Transmit, TransmitLimits};
+use crate::tcp::{
+    CongestionControl, ConnectionId, Ecn, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Transmit, TransmitLimits,
+};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps};
 
@@ -40,7 +42,7 @@ struct Runner {
     pool: PagePool,
     now: Instant,
     limits: TransmitLimits,
-    out: VecDeque<(Repr, usize)>,
+    out: VecDeque<(Repr, usize, u8)>,
     events: VecDeque<Event>,
     id: Option<ConnectionId>,
     iss: Option<SeqNumber>,
@@ -86,6 +88,20 @@ fn options_from(lines: &[&str]) -> Options {
             "quick_acks" => options.quick_acks = number as u8,
             "replies_max" => options.replies_max = number as usize,
             "path_mtu_raise" => options.path_mtu_raise = time,
+            "ecn" => {
+                options.ecn = match value {
+                    "off" => Ecn::Off,
+                    "request" => Ecn::Request,
+                    _ => Ecn::Accept,
+                };
+            }
+            "congestion" => {
+                options.congestion = match value {
+                    "cubic" => CongestionControl::Cubic,
+                    "dctcp" => CongestionControl::Dctcp,
+                    _ => CongestionControl::NewReno,
+                };
+            }
             "nagle" => options.nagle = value == "on",
             "sack" => options.sack = value == "on",
             "timestamps" => options.timestamps = value == "on",
@@ -144,7 +160,7 @@ impl Runner {
                 if let Some(timestamps) = repr.options.timestamps {
                     self.last_ts = timestamps.value;
                 }
-                self.out.push_back((repr, bytes.len() - len));
+                self.out.push_back((repr, bytes.len() - len, transmit.ecn));
             }
         }
     }
@@ -171,7 +187,8 @@ impl Runner {
         let start = repr.seq.distance(SeqNumber(PEER_ISS) + 1) + syn;
         let payload: Vec<u8> = (0..len).map(|at| byte_at((start as i64 + at as i64).max(0) as usize)).collect();
         let bytes = encode(ip(1), ip(2), &repr, &payload);
-        self.endpoint.handle_segment(self.now, ip(1), ip(2), RxPacket::from_vec(bytes), Checksum::Unknown);
+        let (packet, ecn) = (RxPacket::from_vec(bytes), named.ecn.unwrap_or(0));
+        self.endpoint.handle_marked_segment(self.now, ip(1), ip(2), packet, Checksum::Unknown, ecn);
         self.collect();
     }
 
@@ -180,8 +197,11 @@ impl Runner {
             assert!(self.out.is_empty(), "left: {:?}", self.show());
             return;
         }
-        let (repr, len) = *self.out.front().unwrap_or_else(|| panic!("nothing left"));
+        let (repr, len, ecn) = *self.out.front().unwrap_or_else(|| panic!("nothing left"));
         let (wanted, wanted_len, named) = self.parse(text, false);
+        if let Some(wanted) = named.ecn {
+            assert_eq!(ecn, wanted, "ECN bits; left: {:?}", self.show());
+        }
         let shown = self.show();
         self.out.pop_front();
         // PSH is compared only when it is asked for.
@@ -207,7 +227,7 @@ impl Runner {
     /// As a script would write it.
     fn show(&self) -> Vec<String> {
         let iss = self.iss.unwrap_or_default();
-        let line = |(repr, len): &(Repr, usize)| {
+        let line = |(repr, len, _): &(Repr, usize, u8)| {
             let (seq, ack) = (repr.seq.distance(iss), repr.ack.distance(SeqNumber(PEER_ISS)));
             format!("{:?} {seq}({len}) ack {ack} win {} {:?}", repr.flags, repr.window, repr.options)
         };
@@ -226,6 +246,8 @@ impl Runner {
                 'R' => Flags::RST,
                 'P' => Flags::PSH,
                 'U' => Flags::URG,
+                'E' => Flags::ECE,
+                'W' => Flags::CWR,
                 '.' => Flags::ACK,
                 other => panic!("flag {other}"),
             };
@@ -238,6 +260,7 @@ impl Runner {
             let value: i64 = value.parse().unwrap();
             match name {
                 "ack" => (repr.ack, named.ack) = (other + value as u32, true),
+                "ecn" => named.ecn = Some(value as u8),
                 "win" => (repr.window, named.window) = (value as u16, true),
                 other => panic!("field {other}"),
             }
@@ -259,6 +282,10 @@ impl Runner {
                 "sackok" => repr.options.sack_permitted = true,
                 "nosack" => repr.options.sack_permitted = false,
                 "ts" => repr.options.timestamps = Some(Timestamps { value: number(), echo_reply: self.last_ts }),
+                "late" => {
+                    let echo_reply = self.last_ts.wrapping_sub(100);
+                    repr.options.timestamps = Some(Timestamps { value: number(), echo_reply });
+                }
                 "tsecr" => repr.options.timestamps = Some(Timestamps { value: 0, echo_reply: number() }),
                 "sack" => {
                     let (left, right) = words[1].split_once('-').unwrap();
@@ -402,6 +429,7 @@ impl Runner {
 
 #[derive(Default)]
 struct Named {
+    ecn: Option<u8>,
     ack: bool,
     window: bool,
     options: bool,
