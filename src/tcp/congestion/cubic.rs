@@ -194,4 +194,29 @@ mod tests {
         cubic.undo();
         assert_eq!((cubic.window(), cubic.slow_start_threshold()), (before, u64::MAX));
     }
+
+    /// RFC 9438 section 4.7, fast convergence.
+    #[test]
+    fn a_smaller_maximum_gives_way_to_others() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        assert_eq!(cubic.state.curve.max, 100.0);
+        cubic.on_loss(Instant::ZERO, 70_000);
+        assert_eq!((cubic.state.curve.max, cubic.window()), (70.0 * 0.85, 49_000));
+    }
+
+    /// RFC 9438 section 5.8.
+    #[test]
+    fn an_unused_window_starts_the_stage_again() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        ack(&mut cubic, Instant::from_millis(100));
+        let before = cubic.window();
+        let idle = Instant::from_millis(60_000);
+        cubic.on_ack(&AckSample { now: idle, acked: 1000, window_limited: false, ..AckSample::default() });
+        ack(&mut cubic, idle + Duration::from_millis(100));
+        assert!(cubic.window() < before + 10_000, "a minute of silence is no growth: {}", cubic.window());
+    }
 }

@@ -65,14 +65,14 @@ impl Connection {
             acknowledged: SEQUENCE_ORIGIN,
             ts_recent: 0,
             ts_recent_at: now,
-            duplicate: None,
+            duplicate: (0, 0),
             mss: MSS_DEFAULT,
             ack: Ack::None,
             duplicate_acks: 0,
             quick_acks: options.quick_acks,
             last_received_at: now,
             last_sign_of_life: now,
-            challenged_at: None,
+            challenge_at: Instant::ZERO,
         };
         Connection {
             id,

@@ -179,8 +179,8 @@ struct ReceiveState {
     acknowledged: u64,
     ts_recent: u32,
     ts_recent_at: Instant,
-    /// To be reported as the first SACK block (RFC 2883).
-    duplicate: Option<(u64, u64)>,
+    /// To be reported as the first SACK block (RFC 2883), unless it is empty.
+    duplicate: (u64, u64),
     /// The largest segment seen.
     mss: u16,
     ack: Ack,
@@ -190,8 +190,8 @@ struct ReceiveState {
     /// Of text, and of any acceptable segment.
     last_received_at: Instant,
     last_sign_of_life: Instant,
-    /// When the last challenge ACK went out.
-    challenged_at: Option<Instant>,
+    /// When a challenge ACK may go out again.
+    challenge_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

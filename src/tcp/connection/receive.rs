@@ -51,7 +51,7 @@ impl Connection {
         if start < self.receive.next {
             let known = self.receive.next.min(end);
             shared.counters.duplicate_bytes += known - start;
-            self.receive.duplicate = Some((start, known));
+            self.receive.duplicate = (start, known);
             payload.advance((known - start) as usize);
             start = known;
             self.acknowledge_now();
@@ -81,7 +81,7 @@ impl Connection {
             Insert::Queued => shared.counters.ofo_queued += 1,
             Insert::Duplicate => {
                 shared.counters.duplicate_bytes += end - start;
-                self.receive.duplicate = Some((start, end));
+                self.receive.duplicate = (start, end);
             }
             Insert::Refused => shared.counters.ofo_drops += 1,
         }

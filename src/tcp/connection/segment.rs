@@ -104,7 +104,8 @@ impl Connection {
     /// RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent, or lies before it.
     fn remember_timestamp(&mut self, now: Instant, segment: &Segment) {
         let Some(timestamps) = segment.repr.options.timestamps.filter(|_| self.timestamps) else { return };
-        if segment.seq <= self.receive.acknowledged && !is_before(timestamps.value, self.receive.ts_recent) {
+        let outdated = now.since(self.receive.ts_recent_at) >= PAWS_IDLE_MAX;
+        if segment.seq <= self.receive.acknowledged && (outdated || !is_before(timestamps.value, self.receive.ts_recent)) {
             (self.receive.ts_recent, self.receive.ts_recent_at) = (timestamps.value, now);
         }
     }
@@ -127,7 +128,7 @@ impl Connection {
             }
             // A retransmission whose ACK was lost: the peer waits for it, and RFC 2883 lets us tell that it was not needed.
             shared.counters.duplicate_bytes += segment.payload_len;
-            self.receive.duplicate = Some((text, (text + segment.payload_len).min(self.receive.next)));
+            self.receive.duplicate = (text, (text + segment.payload_len).min(self.receive.next));
             self.acknowledge_now();
         } else if segment.has(Flags::FIN) || self.is_probe(segment) {
             if self.state == State::TimeWait && segment.has(Flags::FIN) {
@@ -262,12 +263,11 @@ impl Connection {
 
     /// RFC 5961 section 7: a challenge ACK, unless one was sent just now.
     pub(super) fn challenge(&mut self, now: Instant, shared: &mut Shared) {
-        let recent = |at: Instant| now.since(at) < shared.options.challenge_ack_interval;
-        if self.receive.challenged_at.is_some_and(recent) {
+        if now < self.receive.challenge_at {
             shared.counters.challenge_acks_skipped += 1;
             return;
         }
-        self.receive.challenged_at = Some(now);
+        self.receive.challenge_at = now + shared.options.challenge_ack_interval;
         shared.counters.challenge_acks += 1;
         self.acknowledge_now();
     }

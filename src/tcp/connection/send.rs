@@ -417,7 +417,8 @@ impl Connection {
             blocks.push((connection.peer_seq_at(left), connection.peer_seq_at(right)));
         };
         let mut left = room;
-        if let Some(duplicate) = self.receive.duplicate.take() {
+        let duplicate = std::mem::take(&mut self.receive.duplicate);
+        if duplicate.0 < duplicate.1 {
             shared.counters.dsack_sent += 1;
             put(self, duplicate);
             left -= 1;

@@ -140,7 +140,10 @@ impl Endpoint {
         let syn = self.cookies.syn_of(now, &tuple, repr, &self.shared.options);
         let Some(syn) = syn.filter(|_| !repr.flags.contains(Flags::SYN)) else {
             self.shared.counters.syncookies_failed += 1;
-            self.shared.reset(&tuple, repr, packet.len());
+            // Text or a FIN may follow first text that was lost with the handshake's ACK: when the peer repeats that, it gets in.
+            if packet.is_empty() && !repr.flags.contains(Flags::FIN) {
+                self.shared.reset(&tuple, repr, packet.len());
+            }
             return;
         };
         if !self.has_place_for(&tuple) {

@@ -5,7 +5,9 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
-use crate::tcp::{ConnectionId, Endpoint, Event, Options, Reason, Transmit, TransmitLimits};
+use crate::tcp::{
+    CongestionControl, ConnectionId, Ecn, Endpoint, Event, FourTuple, IcmpError, Options, Reason, Transmit, TransmitLimits,
+};
 use crate::time::{Duration, Instant};
 use crate::wire::checksum::Sum;
 use crate::wire::protocol;
@@ -40,10 +42,27 @@ pub struct Faults {
     pub duplicate: u32,
     pub reorder: u32,
     pub corrupt: u32,
+    /// Congestion marks on what is ECN-capable.
+    pub mark: u32,
+    /// Steps of the clock in which nothing ran for up to five seconds.
+    pub jump: u32,
+    /// Longer IP packets vanish, from the hundredth packet on; with `icmp` the sender is told.
+    pub path_mtu: u16,
+    pub icmp: bool,
     pub delay: Duration,
 }
 
-pub const CLEAN: Faults = Faults { loss: 0, duplicate: 0, reorder: 0, corrupt: 0, delay: Duration::from_millis(1) };
+pub const CLEAN: Faults = Faults {
+    loss: 0,
+    duplicate: 0,
+    reorder: 0,
+    corrupt: 0,
+    mark: 0,
+    jump: 0,
+    path_mtu: u16::MAX,
+    icmp: true,
+    delay: Duration::from_millis(1),
+};
 
 pub struct Side {
     pub endpoint: Endpoint,
@@ -71,6 +90,7 @@ struct InFlight {
     number: u64,
     to: usize,
     bytes: Vec<u8>,
+    ecn: u8,
 }
 
 pub struct Pair {
@@ -205,14 +225,34 @@ impl Pair {
                             repr.options.sack.as_slice()
                         );
                     }
-                    self.carry(1 - from, bytes);
+                    let ecn = self.sides[from].transmit.ecn;
+                    self.carry(1 - from, bytes, ecn);
                 }
             }
         }
     }
 
-    fn carry(&mut self, to: usize, bytes: Vec<u8>) {
-        let Faults { loss, duplicate, reorder, corrupt, delay } = self.faults;
+    /// A packet too long for the path: gone, and its sender hears of it or not.
+    fn refuse(&mut self, to: usize, bytes: &[u8]) {
+        let (repr, _) = Repr::parse(bytes).unwrap();
+        let tuple = FourTuple {
+            local_ip: self.sides[1 - to].ip,
+            remote_ip: self.sides[to].ip,
+            local_port: repr.src_port,
+            remote_port: repr.dst_port,
+        };
+        if self.faults.icmp {
+            let error = IcmpError::PacketTooBig { mtu: self.faults.path_mtu };
+            self.sides[1 - to].endpoint.handle_icmp(self.now, &tuple, repr.seq, error);
+        }
+    }
+
+    fn carry(&mut self, to: usize, bytes: Vec<u8>, ecn: u8) {
+        let Faults { loss, duplicate, reorder, corrupt, delay, mark, path_mtu, .. } = self.faults;
+        if self.number > 100 && 20 + bytes.len() > usize::from(path_mtu) {
+            return self.refuse(to, &bytes);
+        }
+        let ecn = if ecn == 2 && self.random.chance(mark) { 3 } else { ecn };
         if self.random.chance(loss) {
             return;
         }
@@ -225,7 +265,7 @@ impl Pair {
             }
             let late = if self.random.chance(reorder) { delay * self.random.below(4) as u32 } else { Duration::ZERO };
             self.number += 1;
-            self.link.push(Reverse(InFlight { at: self.now + delay + late, number: self.number, to, bytes }));
+            self.link.push(Reverse(InFlight { at: self.now + delay + late, number: self.number, to, bytes, ecn }));
         }
     }
 
@@ -239,10 +279,14 @@ impl Pair {
     pub fn step(&mut self) -> bool {
         let Some(next) = self.next_time() else { return false };
         self.now = self.now.max(next);
+        if self.random.chance(self.faults.jump) {
+            self.now += Duration::from_millis(self.random.below(5_000));
+        }
         while self.link.peek().is_some_and(|first| first.0.at <= self.now) {
-            let Reverse(InFlight { to, bytes, .. }) = self.link.pop().unwrap();
+            let Reverse(InFlight { to, bytes, ecn, .. }) = self.link.pop().unwrap();
             let (src, dst) = (self.sides[1 - to].ip, self.sides[to].ip);
-            self.sides[to].endpoint.handle_segment(self.now, src, dst, RxPacket::from_vec(bytes), Checksum::Unknown);
+            let packet = RxPacket::from_vec(bytes);
+            self.sides[to].endpoint.handle_marked_segment(self.now, src, dst, packet, Checksum::Unknown, ecn);
         }
         for side in &mut self.sides {
             side.endpoint.handle_timeout(self.now);
@@ -354,6 +398,10 @@ fn simulate(seed: u64) {
         duplicate: [0, 10, 50][random.below(3) as usize],
         reorder: [0, 10, 200][random.below(3) as usize],
         corrupt: [0, 0, 10][random.below(3) as usize],
+        mark: [0, 20, 300][random.below(3) as usize],
+        jump: [0, 0, 0, 2][random.below(4) as usize],
+        path_mtu: [u16::MAX, u16::MAX, 1_400, 600][random.below(4) as usize],
+        icmp: random.chance(500),
         delay: Duration::from_micros([50, 1_000, 20_000, 100_000][random.below(4) as usize]),
     };
     let mut option = || Options {
@@ -361,11 +409,8 @@ fn simulate(seed: u64) {
         sack: !random.chance(250),
         window_scaling: !random.chance(250),
         nagle: random.chance(250),
-        congestion: if random.chance(500) {
-            crate::tcp::CongestionControl::NewReno
-        } else {
-            crate::tcp::CongestionControl::Cubic
-        },
+        congestion: [CongestionControl::NewReno, CongestionControl::Cubic, CongestionControl::Dctcp][random.below(3) as usize],
+        ecn: [Ecn::Off, Ecn::Accept, Ecn::Request][random.below(3) as usize],
         receive_window_initial: [2_000, 65_536][random.below(2) as usize],
         receive_window_max: [4_000, 100_000, 2 << 20][random.below(3) as usize],
         receive_buffers_max: [20, 2048][random.below(2) as usize],
@@ -492,5 +537,26 @@ fn marker_and_body_written_apart_do_not_wait_for_the_delayed_ack() {
         assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides[1].received.len() == round * 124));
         // Three trips of 1 ms and the short delay.
         assert!(pair.now.since(start) < Duration::from_millis(5), "round {round}: {:?}", pair.now.since(start));
+    }
+}
+
+/// RFC 4821 section 7.7: a path that swallows large packets without a word delays a transfer, and does not stop it.
+#[test]
+fn a_black_hole_on_the_path_is_survived() {
+    for path_mtu in [1_400, 600] {
+        let faults = Faults { path_mtu, icmp: false, ..CLEAN };
+        let (took, counters) = bulk(faults, Options::default(), 1_000_000);
+        assert!(took < Duration::from_secs(10), "{path_mtu}: {took:?}");
+        assert!(counters.pmtu_black_holes > 0 && counters.rto_timeouts < 12, "{path_mtu}: {counters:?}");
+    }
+}
+
+/// RFC 3168: marks slow a sender down without a retransmission.
+#[test]
+fn marks_reduce_the_window_and_lose_nothing() {
+    for congestion in [CongestionControl::Cubic, CongestionControl::NewReno, CongestionControl::Dctcp] {
+        let options = Options { ecn: Ecn::Request, congestion, ..Options::default() };
+        let (_, counters) = bulk(Faults { mark: 30, ..CLEAN }, options, 2_000_000);
+        assert!(counters.ecn_reductions > 3 && counters.retrans_segs == 0, "{congestion:?}: {counters:?}");
     }
 }

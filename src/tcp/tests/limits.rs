@@ -1,0 +1,191 @@
+//! What one endpoint promises outside of any conversation: addresses, ports, numbers, limits that span peers.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::pair::encode;
+use crate::buf::{Checksum, RxPacket};
+use crate::tcp::{ConnectError, Endpoint, Event, ListenError, Options, Transmit, TransmitLimits};
+use crate::time::{Duration, Instant};
+use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
+
+const START: Instant = Instant::from_millis(1_000);
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn endpoint(options: Options) -> Endpoint {
+    Endpoint::new(options, *b"a key of 16 byte")
+}
+
+/// The headers of everything that leaves now.
+fn sent(endpoint: &mut Endpoint, now: Instant) -> Vec<Repr> {
+    let mut transmit = Transmit::default();
+    let mut all = Vec::new();
+    while endpoint.poll_transmit(now, &TransmitLimits::default(), &mut transmit) {
+        all.push(Repr::parse(transmit.header()).unwrap().0);
+    }
+    all
+}
+
+fn inject(endpoint: &mut Endpoint, now: Instant, from: IpAddr, to: IpAddr, repr: &Repr) {
+    let packet = RxPacket::from_vec(encode(from, to, repr, &[]));
+    endpoint.handle_segment(now, from, to, packet, Checksum::Unknown);
+}
+
+fn syn(port: u16) -> Repr {
+    let timestamps = Some(Timestamps { value: 1, echo_reply: 0 });
+    let options =
+        TcpOptions { mss: Some(1460), window_scale: Some(7), sack_permitted: true, timestamps, ..TcpOptions::default() };
+    Repr { src_port: port, dst_port: 2049, seq: SeqNumber(9), flags: Flags::SYN, window: 1000, options, ..Repr::default() }
+}
+
+#[test]
+fn connect_takes_only_addresses_of_hosts() {
+    let mut tcp = endpoint(Options::default());
+    let mut connect = |local, remote| tcp.connect(START, address(local), address(remote)).map(|_| ());
+    for (local, remote) in [
+        ("10.0.0.2:0", "0.0.0.0:2049"),
+        ("10.0.0.2:0", "224.0.0.1:2049"),
+        ("10.0.0.2:0", "255.255.255.255:2049"),
+        ("10.0.0.2:0", "10.0.0.1:0"),
+        ("0.0.0.0:0", "10.0.0.1:2049"),
+        ("10.0.0.2:0", "[2001:db8::1]:2049"),
+        ("[2001:db8::2]:0", "[ff02::1]:2049"),
+    ] {
+        assert_eq!(connect(local, remote), Err(ConnectError::InvalidAddress), "{local} {remote}");
+    }
+    assert_eq!(connect("10.0.0.2:700", "10.0.0.1:2049"), Ok(()));
+    assert_eq!(connect("10.0.0.2:700", "10.0.0.1:2049"), Err(ConnectError::InUse));
+    assert_eq!(connect("10.0.0.3:700", "10.0.0.1:2049"), Ok(()), "another address of ours");
+}
+
+#[test]
+fn segments_of_groups_are_counted_and_dropped() {
+    let mut tcp = endpoint(Options::default());
+    tcp.listen(2049).unwrap();
+    let pairs = [("224.0.0.1", "10.0.0.2"), ("255.255.255.255", "10.0.0.2"), ("0.0.0.0", "10.0.0.2"), ("10.0.0.1", "224.0.0.1")];
+    for (from, to) in pairs {
+        inject(&mut tcp, START, from.parse().unwrap(), to.parse().unwrap(), &syn(700));
+    }
+    assert_eq!((tcp.counters().in_addr_errors, tcp.connections().count()), (4, 0));
+    assert!(sent(&mut tcp, START).is_empty());
+}
+
+#[test]
+fn initial_sequence_numbers_follow_a_clock_and_differ_by_connection() {
+    let iss = |options: Options, secret: [u8; 16], now, remote: &str| {
+        let mut tcp = Endpoint::new(options, secret);
+        tcp.connect(now, address("10.0.0.2:700"), address(remote)).unwrap();
+        sent(&mut tcp, now)[0].seq
+    };
+    let of = |secret, now, remote| iss(Options::default(), secret, now, remote);
+    let first = of([1; 16], START, "10.0.0.1:2049");
+    // RFC 9293 section 3.4.1: a clock of 4 us.
+    let later = of([1; 16], START + Duration::from_secs(1), "10.0.0.1:2049");
+    assert_eq!(later.distance(first), 250_000);
+    let others = [of([2; 16], START, "10.0.0.1:2049"), of([1; 16], START, "10.0.0.1:2050"), of([1; 16], START, "10.0.0.3:2049")];
+    let near = others.iter().filter(|other| other.distance(first).unsigned_abs() < 1 << 20).count();
+    assert_eq!(near, 0, "{first:?} {others:?}");
+}
+
+/// RFC 6056 section 3.3.3.
+#[test]
+fn local_ports_are_spread_and_not_used_twice() {
+    let mut tcp = endpoint(Options::default());
+    for _ in 0..500 {
+        tcp.connect(START, address("10.0.0.2:0"), address("10.0.0.1:2049")).unwrap();
+    }
+    let ports: Vec<u16> = sent(&mut tcp, START).iter().map(|repr| repr.src_port).collect();
+    assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 500);
+    assert!(ports.iter().all(|port| *port >= 49_152));
+    let first = |secret: u8, remote: &str| {
+        let mut tcp = Endpoint::new(Options::default(), [secret; 16]);
+        tcp.connect(START, address("10.0.0.2:0"), address(remote)).unwrap();
+        sent(&mut tcp, START)[0].src_port
+    };
+    let firsts = HashSet::from([first(1, "10.0.0.1:2049"), first(2, "10.0.0.1:2049"), first(1, "10.0.0.3:2049")]);
+    assert_eq!(firsts.len(), 3, "neither the secret nor the destination tells another's port");
+}
+
+#[test]
+fn the_timestamp_clock_ticks_in_milliseconds() {
+    let mut tcp = endpoint(Options::default());
+    let mut value = |now, remote: &str| {
+        tcp.connect(now, address("10.0.0.2:0"), address(remote)).unwrap();
+        sent(&mut tcp, now)[0].options.timestamps.unwrap().value
+    };
+    // The offset is the connection's: another remote port, another offset.
+    assert_ne!(value(START, "10.0.0.1:1"), value(START, "10.0.0.1:2"));
+    let at = |now| {
+        let mut tcp = endpoint(Options::default());
+        tcp.connect(now, address("10.0.0.2:700"), address("10.0.0.1:1")).unwrap();
+        sent(&mut tcp, now)[0].options.timestamps.unwrap().value
+    };
+    assert_eq!(at(START + Duration::from_millis(1_500)).wrapping_sub(at(START)), 1_500);
+}
+
+#[test]
+fn keepalive_is_off_by_default() {
+    let options = Options::default();
+    assert!(options.keepalive.is_none());
+    // RFC 9293 sections 3.8.3 (SHLD-11) and 3.8.4 (MUST-28).
+    assert!(options.user_timeout >= Duration::from_secs(100));
+    assert!(crate::tcp::Keepalive::default().idle >= Duration::from_secs(7200));
+}
+
+#[test]
+fn listeners_are_bounded_and_can_be_closed() {
+    let mut tcp = endpoint(Options { listeners_max: 2, ..Options::default() });
+    assert_eq!(tcp.listen(0), Err(ListenError::InvalidPort));
+    assert_eq!((tcp.listen(111), tcp.listen(111)), (Ok(()), Err(ListenError::InUse)));
+    assert_eq!((tcp.listen(2049), tcp.listen(2050)), (Ok(()), Err(ListenError::TooMany)));
+    let (from, to) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    inject(&mut tcp, START, from, to, &syn(700));
+    sent(&mut tcp, START);
+    assert!(tcp.unlisten(2049) && !tcp.unlisten(2049));
+    assert_eq!(tcp.connections().count(), 0, "the half-open one is gone");
+    assert!(sent(&mut tcp, START)[0].flags.contains(Flags::RST));
+}
+
+/// A flood of SYNs from everywhere, and honest peers in it: nothing is kept of the flood, everybody honest gets in.
+#[test]
+fn honest_peers_get_in_during_a_flood() {
+    let options = Options { syn_received_max: 8, ..Options::default() };
+    let mut tcp = endpoint(options);
+    tcp.listen(2049).unwrap();
+    let to: IpAddr = [10, 0, 0, 2].into();
+    let mut now = START;
+    let mut accepted = 0;
+    for round in 0..200u32 {
+        for n in 0..20u32 {
+            let from = IpAddr::from((0x0b00_0000 + round * 64 + n).to_be_bytes());
+            inject(&mut tcp, now, from, to, &syn(1_000));
+        }
+        let from: IpAddr = [10, 0, 1, round as u8].into();
+        inject(&mut tcp, now, from, to, &syn(700));
+        let answer = sent(&mut tcp, now).into_iter().find(|repr| repr.dst_port == 700).unwrap();
+        let options = TcpOptions {
+            timestamps: answer.options.timestamps.map(|ours| Timestamps { value: 2, echo_reply: ours.value }),
+            ..TcpOptions::default()
+        };
+        now += Duration::from_millis(20);
+        let ack = Repr { seq: SeqNumber(10), ack: answer.seq + 1, flags: Flags::ACK, options, ..syn(700) };
+        inject(&mut tcp, now, from, to, &ack);
+        while let Some(event) = tcp.poll_event() {
+            if let Event::Accepted { id, .. } = event {
+                let info = tcp.info(id).unwrap();
+                assert!(info.sack && info.timestamps && info.window_scale.is_some());
+                accepted += 1;
+            }
+        }
+        assert!(tcp.connections().count() <= accepted + 8);
+        now += Duration::from_millis(20);
+        tcp.handle_timeout(now);
+    }
+    assert_eq!(accepted, 200);
+    let counters = tcp.counters();
+    assert_eq!((counters.half_open_evicted, counters.syncookies_failed), (0, 0));
+    assert!(counters.syncookies_sent > 3_000 && counters.syncookies_recv > 190, "{counters:?}");
+}
