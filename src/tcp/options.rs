@@ -91,6 +91,8 @@ pub struct Options {
     pub sack: bool,
     pub ecn: Ecn,
     pub congestion: CongestionControl,
+    /// New data leave spread over the round trip instead of as fast as the device takes them.
+    pub pacing: bool,
     /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
     pub challenge_ack_interval: Duration,
     /// Resets and SYN cookies waiting to be sent; beyond, none is made.
@@ -133,6 +135,7 @@ impl Default for Options {
             sack: true,
             ecn: Ecn::default(),
             congestion: CongestionControl::Cubic,
+            pacing: false,
             challenge_ack_interval: Duration::from_millis(500),
             replies_max: 256,
         }

@@ -42,6 +42,7 @@ impl Connection {
             fin: false,
             refused: 0,
             last_sent_at: now,
+            paced_until: now,
             stalled_since: now,
             window_limited: false,
             tail_probe_due: false,

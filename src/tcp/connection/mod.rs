@@ -8,6 +8,7 @@
 //! - `send`: the next packet.
 //! - `close`: close, abort, FINs, TIME-WAIT, ICMP.
 //! - `ecn`: congestion marks.
+//! - `pacing`: a window spread over its round trip.
 //! - `path_mtu`: how large a packet may be.
 //! - `spurious`: taking back a repair that was not needed.
 //! - `timers`: what each timer does when it fires.
@@ -18,6 +19,7 @@ mod ack;
 mod close;
 mod ecn;
 mod handshake;
+mod pacing;
 mod path_mtu;
 mod receive;
 mod segment;
@@ -142,6 +144,8 @@ struct SendState {
     /// The last list that was refused, bytes.
     refused: usize,
     last_sent_at: Instant,
+    /// New data wait until then, if they are paced.
+    paced_until: Instant,
     /// Since when nothing was acknowledged though something was sent.
     stalled_since: Instant,
     /// The congestion window, not the data or the peer, ended the last transmission.
@@ -377,6 +381,6 @@ mod tests {
     fn an_idle_connection_is_small() {
         // Beyond this come a controller (at most 192 bytes), a table entry (48), a slot (16) and a timer (24).
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 896, "{size} bytes");
+        assert!(size <= 912, "{size} bytes");
     }
 }

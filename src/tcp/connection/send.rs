@@ -211,7 +211,12 @@ impl Connection {
             self.send.window_limited = true;
             return false;
         }
-        let len = self.whole_packets(unsent, allowance.min(usable), limits);
+        let pacing = shared.options.pacing && unsent > 0;
+        if pacing && self.is_paced(now) {
+            return false;
+        }
+        let quantum = if pacing { self.pacing_quantum() } else { u64::MAX };
+        let len = self.whole_packets(unsent, allowance.min(usable).min(quantum), limits);
         if !self.is_worth_sending(len as u64, unsent, fin) {
             self.arm_persist(now, shared);
             return false;
@@ -221,6 +226,9 @@ impl Connection {
         self.timers.cancel(Timer::Persist);
         let range = Range { start: self.send.next, len, fin: fin && len as u64 == unsent };
         self.transmit_range(now, shared, limits, out, &range);
+        if pacing {
+            self.pace(now, self.send.next - range.start);
+        }
         true
     }
 

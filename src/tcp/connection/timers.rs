@@ -21,10 +21,12 @@ pub(super) enum Timer {
     Keepalive,
     /// FIN-WAIT-2's limit, and TIME-WAIT.
     Life,
+    /// More new data may go.
+    Pace,
 }
 
-const TIMERS: [Timer; 7] =
-    [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life];
+const TIMERS: [Timer; 8] =
+    [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
 
 /// A deadline each.
 pub(super) struct Timers([Instant; TIMERS.len()]);
@@ -82,6 +84,7 @@ impl Connection {
                     Timer::Ack => self.on_ack_timeout(shared),
                     Timer::Keepalive => self.on_keepalive_timeout(now, shared),
                     Timer::Life => self.on_life_timeout(shared),
+                    Timer::Pace => self.wake = true,
                 }
             }
         }

@@ -411,6 +411,7 @@ fn simulate(seed: u64) {
         nagle: random.chance(250),
         congestion: [CongestionControl::NewReno, CongestionControl::Cubic, CongestionControl::Dctcp][random.below(3) as usize],
         ecn: [Ecn::Off, Ecn::Accept, Ecn::Request][random.below(3) as usize],
+        pacing: random.chance(250),
         receive_window_initial: [2_000, 65_536][random.below(2) as usize],
         receive_window_max: [4_000, 100_000, 2 << 20][random.below(3) as usize],
         receive_buffers_max: [20, 2048][random.below(2) as usize],
@@ -559,4 +560,14 @@ fn marks_reduce_the_window_and_lose_nothing() {
         let (_, counters) = bulk(Faults { mark: 30, ..CLEAN }, options, 2_000_000);
         assert!(counters.ecn_reductions > 3 && counters.retrans_segs == 0, "{congestion:?}: {counters:?}");
     }
+}
+
+/// Pacing: no burst is longer than a millisecond's worth, and the transfer takes no longer for it.
+#[test]
+fn a_paced_window_leaves_in_pieces() {
+    let faults = Faults { delay: Duration::from_millis(20), ..CLEAN };
+    let (unpaced, _) = bulk(faults, Options::default(), 3_000_000);
+    let (paced, counters) = bulk(faults, Options { pacing: true, ..Options::default() }, 3_000_000);
+    assert!(paced < unpaced * 5 / 4, "{paced:?} and {unpaced:?}");
+    assert_eq!(counters.retrans_segs, 0);
 }

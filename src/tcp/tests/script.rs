@@ -102,6 +102,7 @@ fn options_from(lines: &[&str]) -> Options {
                     _ => CongestionControl::NewReno,
                 };
             }
+            "pacing" => options.pacing = value == "on",
             "nagle" => options.nagle = value == "on",
             "sack" => options.sack = value == "on",
             "timestamps" => options.timestamps = value == "on",
