@@ -37,7 +37,7 @@ fn rows(path: &Path) -> Vec<(String, String)> {
 
 /// What is wrong with one cell; nothing: `None`.
 fn complaint(held_by: &str, scripts: &BTreeSet<String>) -> Option<String> {
-    for reason in ["Refused:", "Elsewhere:"] {
+    for reason in ["Refused: ", "Elsewhere: "] {
         if let Some(reason) = held_by.strip_prefix(reason) {
             return (reason.trim().len() < 10).then(|| "a reason too short to be one".to_string());
         }
