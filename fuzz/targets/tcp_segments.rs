@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxBuf, RxPacket, Slice};
 use nfsplice::tcp::{
-    CongestionControl, ConnectionId, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Reason, Transmit, TransmitLimits,
+    CongestionControl, ConnectionId, Ecn, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Reason, Transmit,
+    TransmitLimits,
 };
 use nfsplice::time::{Duration, Instant};
 use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber, Timestamps};
@@ -88,6 +89,8 @@ fn options(how: u8) -> Options {
         timestamps: how & 4 == 0,
         window_scaling: how & 8 == 0,
         nagle: how & 16 != 0,
+        ecn: if how & 64 != 0 { Ecn::Request } else { Ecn::Accept },
+        pacing: how & 128 != 0,
         keepalive: (how & 32 != 0).then_some(Keepalive {
             idle: Duration::from_secs(10),
             interval: Duration::from_secs(1),

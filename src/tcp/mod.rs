@@ -1,7 +1,8 @@
 //! TCP without I/O: an [`Endpoint`] holds all connections of one core, on a clock that is handed in.
 //!
 //! The order in which to drive it:
-//! 1. [`Endpoint::handle_segment`] for each received segment, [`Endpoint::handle_icmp`] for each ICMP error that quotes one,
+//! 1. [`Endpoint::handle_segment`] for each received segment (or [`Endpoint::handle_marked_segment`], where the IP header's
+//!    ECN bits are known), [`Endpoint::handle_icmp`] for each ICMP error that quotes one,
 //!    [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come.
 //! 2. [`Endpoint::poll_event`] until `None`: what the application has to know. Act on it with the verbs (`send`, `receive` and
 //!    `received`, `close`, `close_both`, `abort`).

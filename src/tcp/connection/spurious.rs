@@ -33,11 +33,6 @@ impl Repair {
         Repair { eifel: false, timestamp: None, frto: Frto::Off, begun_at: u64::MAX, sent_again: 0 }
     }
 
-    /// The next ACK may tell that it was not needed.
-    pub fn is_undecided(&self) -> bool {
-        self.timestamp.is_some()
-    }
-
     /// Nothing but new data is to be sent (RFC 5682 section 2.1, step 2b).
     pub fn holds_retransmissions(&self) -> bool {
         self.frto == Frto::NewData
