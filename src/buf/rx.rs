@@ -117,7 +117,11 @@ impl RxPacket {
     }
 
     /// Keeps the first `n` bytes of the packet (Ethernet padding behind the IP packet goes away with this).
+    #[inline]
     pub fn truncate(&mut self, n: usize) {
+        if self.more.is_empty() {
+            return self.first.truncate(n);
+        }
         let mut left = n;
         self.first.truncate(left);
         left -= self.first.len();
@@ -129,7 +133,11 @@ impl RxPacket {
     }
 
     /// Forgets the first `n` bytes.
+    #[inline]
     pub fn advance(&mut self, n: usize) {
+        if self.more.is_empty() {
+            return self.first.advance(n);
+        }
         let mut left = n;
         let taken = left.min(self.first.len());
         self.first.advance(taken);

@@ -9,15 +9,16 @@ mod listen;
 mod settings;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use siphasher::sip::{SipHasher13, SipHasher24};
+use siphasher::sip::SipHasher24;
 
 use super::connection::{CONGESTION_EXPERIENCED, Connection, Shared};
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
+use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
 use crate::time::{Instant, TimerWheel};
@@ -76,40 +77,24 @@ impl FourTuple {
 }
 
 impl Hash for FourTuple {
-    /// One write, which is what the hash functions are fast at.
+    /// Few whole words, which is what the hash functions are fast at.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut bytes = [0; 36];
-        let len = match (self.local_ip, self.remote_ip) {
+        match (self.local_ip, self.remote_ip) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                bytes[..4].copy_from_slice(&local.octets());
-                bytes[4..8].copy_from_slice(&remote.octets());
-                8
+                state.write_u64(u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits()));
             }
-            (local, remote) => {
-                for (at, address) in [(0, local), (16, remote)] {
-                    let octets = match address {
-                        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                        IpAddr::V6(v6) => v6.octets(),
+            addresses => {
+                for address in [addresses.0, addresses.1] {
+                    let bits = match address {
+                        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+                        IpAddr::V6(v6) => v6.to_bits(),
                     };
-                    bytes[at..at + 16].copy_from_slice(&octets);
+                    state.write_u64((bits >> 64) as u64);
+                    state.write_u64(bits as u64);
                 }
-                32
             }
-        };
-        bytes[len..len + 2].copy_from_slice(&self.local_port.to_be_bytes());
-        bytes[len + 2..len + 4].copy_from_slice(&self.remote_port.to_be_bytes());
-        state.write(&bytes[..len + 4]);
-    }
-}
-
-/// Keyed, so that a peer cannot aim at one bucket.
-#[derive(Clone)]
-struct TupleHash([u8; 16]);
-
-impl BuildHasher for TupleHash {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.0)
+        }
+        state.write_u64(u64::from(self.local_port) << 16 | u64::from(self.remote_port));
     }
 }
 
@@ -245,6 +230,8 @@ pub struct Endpoint {
     slots: Vec<Slot>,
     free: Vec<u32>,
     table: HashMap<FourTuple, u32, TupleHash>,
+    /// Whose segment came last: the next one is likely to be its, too.
+    recent: u32,
     wheel: TimerWheel,
     ready: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
@@ -263,12 +250,13 @@ impl Endpoint {
             shared: Shared::new(options),
             slots: Vec::new(),
             free: Vec::new(),
-            table: HashMap::with_hasher(TupleHash(secret)),
+            table: HashMap::with_hasher(TupleHash::new(secret)),
+            recent: 0,
             wheel: TimerWheel::new(),
             ready: VecDeque::new(),
             time_wait: VecDeque::new(),
             cookies: SynCookies::new(secret),
-            remotes: Remotes::new(TupleHash(secret)),
+            remotes: Remotes::new(TupleHash::new(secret)),
             secret,
             ephemeral: 0,
             relief_cursor: 0,
@@ -279,6 +267,11 @@ impl Endpoint {
     /// copying are dropped instead once the limits are reached.
     pub fn set_copy_out(&mut self, arena: FragmentArena) {
         self.shared.copy_out = Some(arena);
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_prediction(&mut self, on: bool) {
+        self.shared.prediction = on;
     }
 
     pub fn options(&self) -> &Options {
@@ -372,7 +365,7 @@ impl Endpoint {
         let Some((repr, header_len)) = self.check_segment(src, dst, &packet, checksum) else { return };
         packet.advance(header_len);
         let tuple = FourTuple { local_ip: dst, remote_ip: src, local_port: repr.dst_port, remote_port: repr.src_port };
-        let mut known = self.table.get(&tuple).copied();
+        let mut known = self.index_of(&tuple);
         if let Some(index) = known
             && self.time_wait_gives_way(now, index, &repr)
         {
@@ -380,24 +373,30 @@ impl Endpoint {
         }
         match known {
             Some(index) => {
+                self.recent = index;
                 self.relieve();
                 if let Some(connection) = &mut self.slots[index as usize].connection {
                     connection.handle_segment(now, &mut self.shared, &repr, packet);
                 }
                 self.settle(index);
             }
+            // RFC 9293 section 3.9.2.3, MUST-57: only between hosts. No connection is between others.
+            None if src.is_unspecified() || is_group(src) || is_group(dst) => self.shared.counters.in_addr_errors += 1,
             None => self.handle_without_connection(now, tuple, &repr, packet),
         }
     }
 
-    /// The header, if the segment is one: checksum, format, addresses.
+    fn index_of(&self, tuple: &FourTuple) -> Option<u32> {
+        let recent = self.slots.get(self.recent as usize).and_then(|slot| slot.connection.as_deref());
+        match recent {
+            Some(connection) if connection.tuple == *tuple && !connection.removed => Some(self.recent),
+            _ => self.table.get(tuple).copied(),
+        }
+    }
+
+    /// The header, if the segment is one: checksum, format, ports.
     fn check_segment(&mut self, src: IpAddr, dst: IpAddr, packet: &RxPacket, checksum: Checksum) -> Option<(Repr, usize)> {
         let counters = &mut self.shared.counters;
-        // RFC 9293 section 3.9.2.3, MUST-57: only between hosts.
-        if src.is_unspecified() || is_group(src) || is_group(dst) {
-            counters.in_addr_errors += 1;
-            return None;
-        }
         let good = match checksum {
             Checksum::Good => true,
             Checksum::Bad => false,
@@ -490,8 +489,8 @@ impl Endpoint {
             let Some(connection) = &mut self.slots[index as usize].connection else { continue };
             connection.queued = false;
             let sent = connection.transmit(now, &mut self.shared, limits, out);
-            // There may be more: to the back of the queue, behind everybody else.
-            connection.wake |= sent;
+            // If there is more: to the back of the queue, behind everybody else.
+            connection.wake |= sent && connection.may_transmit_more();
             self.settle(index);
             if sent {
                 return true;

@@ -29,6 +29,7 @@ mod remotes;
 mod rtt;
 mod send_queue;
 mod syn_cookie;
+mod tuple_hash;
 
 #[cfg(test)]
 mod tests;

@@ -8,14 +8,14 @@
 use std::collections::VecDeque;
 
 use super::rtt::RttEstimator;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nanos_of};
 
 /// RFC 5681 section 3.2, RFC 6675 DupThresh, RFC 8985 section 6.2 step 4.
 const DUP_THRESH: u64 = 3;
 /// RFC 8985 section 6.2: recoveries without a D-SACK after which the reordering window shrinks again.
 const REO_WND_PERSIST: u8 = 16;
-/// RFC 8985 section 7.2: the probe timeout without an RTT sample.
-const PTO_WITHOUT_RTT: Duration = Duration::from_secs(1);
+/// RFC 8985 section 7.2: the probe timeout without an RTT sample, nanoseconds: 1 s.
+const PTO_WITHOUT_RTT: u64 = 1_000_000_000;
 /// Packets and chains in flight of one connection: the memory of a scoreboard, and the work of walking it for each ACK that
 /// reports a hole. At this number nothing new is sent, and a peer's SACK blocks no longer cut entries into pieces; without it
 /// blocks of single bytes would make one entry of each byte in flight. 8 MiB of full Ethernet packets are 5,800.
@@ -25,8 +25,8 @@ const ENTRIES_MAX: usize = 8192;
 /// is worth nothing; a probe sent too early costs one segment, and is noticed.
 const PEER_ACK_DELAY_INITIAL: Duration = Duration::from_millis(50);
 const PEER_ACK_DELAY_MAX: Duration = Duration::from_millis(200);
-/// Timers closer than this make no sense on the wheel.
-const PTO_MIN: Duration = Duration::from_millis(2);
+/// Timers closer than this make no sense on the wheel; nanoseconds: 2 ms.
+const PTO_MIN: u64 = 2_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Sent {
@@ -62,7 +62,8 @@ pub(crate) enum Phase {
 /// RFC 8985 section 5.2.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rack {
-    rtt: Duration,
+    /// Nanoseconds.
+    rtt: u64,
     xmit_at: Instant,
     end: u64,
     reordering_seen: bool,
@@ -103,8 +104,8 @@ pub(crate) struct Delivery {
     pub delivered: u64,
     /// Of them, selectively.
     pub sacked: u64,
-    /// Time since the oldest never retransmitted segment among them was sent (Karn).
-    pub rtt: Option<Duration>,
+    /// Nanoseconds since the oldest never retransmitted segment among them was sent (Karn).
+    pub rtt: Option<u64>,
     /// Something among them had been retransmitted: only timestamps can tell which copy arrived.
     pub retransmitted: bool,
 }
@@ -124,6 +125,8 @@ pub(crate) struct Scoreboard {
     prr: Prr,
     /// Duplicate ACKs of a peer without SACK: each stands for one segment that left the network.
     duplicate_acks: u64,
+    /// Something in flight was sent again, or selectively acknowledged.
+    touched: bool,
 }
 
 impl Scoreboard {
@@ -140,7 +143,13 @@ impl Scoreboard {
             peer_ack_delay: PEER_ACK_DELAY_INITIAL,
             prr: Prr::default(),
             duplicate_acks: 0,
+            touched: false,
         }
+    }
+
+    /// Nothing was lost, reported or sent again of what is in flight, and no probe is out: what is acknowledged arrived in order.
+    pub fn is_undisturbed(&self) -> bool {
+        !self.touched && self.lost == 0 && self.duplicate_acks == 0 && self.phase == Phase::Open && self.probe.is_none()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -191,6 +200,7 @@ impl Scoreboard {
             self.lost -= sent.len();
         }
         (sent.sent_at, sent.retransmitted) = (now, true);
+        self.touched = true;
         self.prr.out += end - start;
     }
 
@@ -234,8 +244,8 @@ impl Scoreboard {
 
     /// RFC 8985 section 6.2 step 2: the most recently sent segment known to have arrived. `echoed_before` tells whether the
     /// peer's timestamp echo is older than the given transmission, so that an earlier copy was acknowledged.
-    fn advance_rack(&mut self, sent: &Sent, now: Instant, min_rtt: Option<Duration>, echoed_before: &dyn Fn(Instant) -> bool) {
-        let rtt = now.since(sent.sent_at);
+    fn advance_rack(&mut self, sent: &Sent, now: Instant, min_rtt: Option<u64>, echoed_before: &dyn Fn(Instant) -> bool) {
+        let rtt = now.nanos_since(sent.sent_at);
         if sent.retransmitted && (echoed_before(sent.sent_at) || min_rtt.is_some_and(|min| rtt < min)) {
             return;
         }
@@ -255,7 +265,7 @@ impl Scoreboard {
         if sent.retransmitted {
             delivery.retransmitted = true;
         } else {
-            let rtt = now.since(sent.sent_at);
+            let rtt = now.nanos_since(sent.sent_at);
             delivery.rtt = Some(delivery.rtt.map_or(rtt, |oldest| oldest.max(rtt)));
         }
     }
@@ -265,15 +275,17 @@ impl Scoreboard {
         &mut self,
         una: u64,
         now: Instant,
-        min_rtt: Option<Duration>,
+        min_rtt: Option<u64>,
         echoed_before: &dyn Fn(Instant) -> bool,
         delivery: &mut Delivery,
     ) {
-        if let Some(index) = self.index_of(una) {
-            self.cut(index, una);
-        }
-        while let Some(sent) = self.sent.front().copied().filter(|sent| sent.end <= una) {
-            self.sent.pop_front();
+        while let Some(first) = self.sent.front_mut().filter(|first| first.start < una) {
+            // Of a chain that is acknowledged in part the rest stays in flight.
+            let sent = Sent { end: first.end.min(una), ..*first };
+            first.start = sent.end;
+            if first.start == first.end {
+                self.sent.pop_front();
+            }
             self.outstanding -= sent.len();
             if sent.sacked {
                 self.sacked -= sent.len();
@@ -285,6 +297,27 @@ impl Scoreboard {
             self.deliver(&sent, now, delivery);
             self.advance_rack(&sent, now, min_rtt, echoed_before);
         }
+        self.touched &= !self.sent.is_empty();
+    }
+
+    /// `acknowledge` while the scoreboard `is_undisturbed`: whole and partial chains off the front. At least one byte is new.
+    pub fn acknowledge_in_order(&mut self, una: u64, now: Instant) -> Delivery {
+        let mut delivery = Delivery::default();
+        while let Some(first) = self.sent.front_mut().filter(|first| first.start < una) {
+            let sent = Sent { end: first.end.min(una), ..*first };
+            first.start = sent.end;
+            if first.start == first.end {
+                self.sent.pop_front();
+            }
+            delivery.delivered += sent.len();
+            // The oldest comes first.
+            let rtt = now.nanos_since(sent.sent_at);
+            delivery.rtt.get_or_insert(rtt);
+            (self.rack.rtt, self.rack.xmit_at, self.rack.end) = (rtt, sent.sent_at, sent.end);
+            self.forward = sent.end;
+        }
+        self.outstanding -= delivery.delivered;
+        delivery
     }
 
     /// The bytes `left..right` arrived ahead of their turn.
@@ -293,11 +326,12 @@ impl Scoreboard {
         left: u64,
         right: u64,
         now: Instant,
-        min_rtt: Option<Duration>,
+        min_rtt: Option<u64>,
         echoed_before: &dyn Fn(Instant) -> bool,
         delivery: &mut Delivery,
     ) {
         let Some(first) = self.index_of(left) else { return };
+        self.touched = true;
         if !self.is_full() {
             self.cut(first, left);
         }
@@ -323,15 +357,15 @@ impl Scoreboard {
         }
     }
 
-    /// RFC 8985 section 6.2 step 4: the reordering window.
-    fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> Duration {
+    /// RFC 8985 section 6.2 step 4: the reordering window, nanoseconds.
+    fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> u64 {
         let many_sacked =
             self.sacked >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.sacked).count() as u64 >= DUP_THRESH;
         if !self.rack.reordering_seen && (self.in_recovery() || many_sacked) {
-            return Duration::ZERO;
+            return 0;
         }
-        let min = rtt.min().unwrap_or_default();
-        (min / 4 * u32::from(self.rack.reo_wnd_mult)).min(rtt.smoothed().unwrap_or(min))
+        let min = rtt.min_nanos().unwrap_or_default();
+        (min / 4).saturating_mul(u64::from(self.rack.reo_wnd_mult)).min(rtt.smoothed_nanos().unwrap_or(min))
     }
 
     /// RFC 8985 section 6.2 step 4: a D-SACK means that a retransmission was not needed.
@@ -362,13 +396,13 @@ impl Scoreboard {
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let Rack { xmit_at, end, .. } = self.rack;
         let mut newly_lost = 0;
-        let mut again: Option<Duration> = None;
+        let mut again: Option<u64> = None;
         for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
             // Only what was sent before something that arrived can be judged.
             if (sent.sent_at, sent.end) >= (xmit_at, end) {
                 continue;
             }
-            let elapsed = now.since(sent.sent_at);
+            let elapsed = now.nanos_since(sent.sent_at);
             if elapsed >= window {
                 sent.lost = true;
                 newly_lost += sent.len();
@@ -377,7 +411,7 @@ impl Scoreboard {
             }
         }
         self.lost += newly_lost;
-        (newly_lost, again)
+        (newly_lost, again.map(Duration::from_nanos))
     }
 
     /// A duplicate ACK from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2).
@@ -429,7 +463,7 @@ impl Scoreboard {
                 sent.sacked = false;
                 self.sacked -= sent.len();
             }
-            let old = !has_sacked || index == 0 || now.since(sent.sent_at) >= window;
+            let old = !has_sacked || index == 0 || now.nanos_since(sent.sent_at) >= window;
             if !sent.sacked && !sent.lost && old {
                 sent.lost = true;
                 self.lost += sent.len();
@@ -522,14 +556,14 @@ impl Scoreboard {
         self.prr.allowance.saturating_sub(self.prr.out)
     }
 
-    /// RFC 8985 section 7.2: when to probe for a lost tail, counted from now.
-    pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<Duration> {
+    /// RFC 8985 section 7.2: when to probe for a lost tail, nanoseconds from now.
+    pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<u64> {
         if self.in_recovery() || self.sacked > 0 || self.probe.is_some() || self.sent.is_empty() {
             return None;
         }
-        let Some(smoothed) = rtt.smoothed() else { return Some(PTO_WITHOUT_RTT) };
-        let single = if self.outstanding <= mss { self.peer_ack_delay } else { Duration::ZERO };
-        Some((smoothed * 2 + single).max(PTO_MIN))
+        let Some(smoothed) = rtt.smoothed_nanos() else { return Some(PTO_WITHOUT_RTT) };
+        let single = if self.outstanding <= mss { nanos_of(self.peer_ack_delay) } else { 0 };
+        Some((smoothed * 2).saturating_add(single).max(PTO_MIN))
     }
 
     pub fn on_probe_sent(&mut self, end: u64, retransmission: bool) {

@@ -2,37 +2,32 @@
 //!
 //! Read first: RFC 6298; RFC 7323 section 4. Not here: which segments may be sampled (`recovery`), and the timer itself.
 
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, nanos_of};
 
-/// How long a minimum is believed (Linux: tcp_min_rtt_wlen).
-const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
-/// G of RFC 6298 section 2: the resolution of the timer wheel, rounded up.
-const CLOCK_GRANULARITY: Duration = Duration::from_millis(1);
+/// How long a minimum is believed (Linux: tcp_min_rtt_wlen), nanoseconds: 300 s.
+const MIN_RTT_WINDOW: u64 = 300_000_000_000;
+/// G of RFC 6298 section 2: the resolution of the timer wheel, rounded up to 1 ms; nanoseconds.
+const CLOCK_GRANULARITY: u64 = 1_000_000;
 
+/// Nanoseconds inside: every acknowledgement comes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RttEstimator {
-    smoothed: Option<Duration>,
-    variance: Duration,
-    min: Duration,
+    smoothed: Option<u64>,
+    variance: u64,
+    min: u64,
     min_at: Instant,
-    rto: Duration,
+    rto: u64,
     backoff: u32,
 }
 
 impl RttEstimator {
     pub fn new(rto_initial: Duration) -> RttEstimator {
-        RttEstimator {
-            smoothed: None,
-            variance: Duration::ZERO,
-            min: Duration::MAX,
-            min_at: Instant::ZERO,
-            rto: rto_initial,
-            backoff: 0,
-        }
+        RttEstimator { smoothed: None, variance: 0, min: u64::MAX, min_at: Instant::ZERO, rto: nanos_of(rto_initial), backoff: 0 }
     }
 
-    pub fn sample(&mut self, now: Instant, rtt: Duration, rto_min: Duration, rto_max: Duration) {
-        if rtt <= self.min || now.since(self.min_at) > MIN_RTT_WINDOW {
+    /// `rtt` in nanoseconds.
+    pub fn sample(&mut self, now: Instant, rtt: u64, rto_min: Duration, rto_max: Duration) {
+        if rtt <= self.min || now.nanos_since(self.min_at) > MIN_RTT_WINDOW {
             (self.min, self.min_at) = (rtt, now);
         }
         let smoothed = match self.smoothed {
@@ -43,13 +38,14 @@ impl RttEstimator {
             }
             // RFC 6298 section 2.3: RTTVAR first, with the old SRTT.
             Some(smoothed) => {
-                self.variance = self.variance * 3 / 4 + smoothed.abs_diff(rtt) / 4;
-                smoothed * 7 / 8 + rtt / 8
+                self.variance = self.variance - self.variance / 4 + smoothed.abs_diff(rtt) / 4;
+                smoothed - smoothed / 8 + rtt / 8
             }
         };
         self.smoothed = Some(smoothed);
         // As Linux does, the floor bounds the variance term: RTO >= SRTT + floor, which leaves room for a delayed ACK.
-        self.rto = (smoothed + (self.variance * 4).max(CLOCK_GRANULARITY).max(rto_min)).min(rto_max);
+        let margin = self.variance.saturating_mul(4).max(CLOCK_GRANULARITY).max(nanos_of(rto_min));
+        self.rto = smoothed.saturating_add(margin).min(nanos_of(rto_max));
         // RFC 6298 section 5.7 and Karn: a fresh sample ends the backoff.
         self.backoff = 0;
     }
@@ -57,8 +53,8 @@ impl RttEstimator {
     /// A sample from a timestamp on something sent more than once. If the original arrived and its ACK was lost, the echo
     /// is the original's and the time includes the backoff: such a sample may double the timeout, not set it to minutes.
     pub fn sample_ambiguous(&mut self, now: Instant, rtt: Duration, rto_min: Duration, rto_max: Duration) {
-        let limit = if self.smoothed.is_some() { self.rto * 2 } else { rto_max };
-        self.sample(now, rtt.min(limit), rto_min, rto_max);
+        let limit = if self.smoothed.is_some() { self.rto.saturating_mul(2) } else { nanos_of(rto_max) };
+        self.sample(now, nanos_of(rtt).min(limit), rto_min, rto_max);
     }
 
     /// RFC 6298 section 5.5.
@@ -72,26 +68,43 @@ impl RttEstimator {
     }
 
     pub fn rto(&self, rto_max: Duration) -> Duration {
-        self.rto.saturating_mul(1 << self.backoff).min(rto_max)
+        Duration::from_nanos(self.rto_nanos(rto_max))
+    }
+
+    pub fn rto_nanos(&self, rto_max: Duration) -> u64 {
+        self.rto.saturating_mul(1 << self.backoff).min(nanos_of(rto_max))
+    }
+
+    /// When the retransmission timer expires that is started now.
+    pub fn deadline(&self, now: Instant, rto_max: Duration) -> Instant {
+        now.after_nanos(self.rto_nanos(rto_max))
     }
 
     /// RFC 6298 section 5.7: if the SYN had to be retransmitted and no sample exists, start over with 3 seconds.
     pub fn restart_after_syn_loss(&mut self) {
         if self.smoothed.is_none() {
-            self.rto = self.rto.max(Duration::from_secs(3));
+            self.rto = self.rto.max(3_000_000_000);
         }
         self.backoff = 0;
     }
 
     pub fn smoothed(&self) -> Option<Duration> {
+        self.smoothed.map(Duration::from_nanos)
+    }
+
+    pub fn smoothed_nanos(&self) -> Option<u64> {
         self.smoothed
     }
 
     pub fn variance(&self) -> Duration {
-        self.variance
+        Duration::from_nanos(self.variance)
     }
 
     pub fn min(&self) -> Option<Duration> {
+        self.min_nanos().map(Duration::from_nanos)
+    }
+
+    pub fn min_nanos(&self) -> Option<u64> {
         self.smoothed.map(|_| self.min)
     }
 }
@@ -102,6 +115,7 @@ mod tests {
 
     const FLOOR: Duration = Duration::from_millis(200);
     const MAX: Duration = Duration::from_secs(60);
+    const MS: u64 = 1_000_000;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -111,9 +125,9 @@ mod tests {
     fn the_first_sample_sets_and_later_ones_smooth() {
         let mut rtt = RttEstimator::new(ms(1000));
         assert_eq!(rtt.rto(MAX), ms(1000));
-        rtt.sample(Instant::ZERO, ms(100), FLOOR, MAX);
+        rtt.sample(Instant::ZERO, 100 * MS, FLOOR, MAX);
         assert_eq!((rtt.smoothed(), rtt.variance(), rtt.rto(MAX)), (Some(ms(100)), ms(50), ms(300)));
-        rtt.sample(Instant::ZERO, ms(180), FLOOR, MAX);
+        rtt.sample(Instant::ZERO, 180 * MS, FLOOR, MAX);
         assert_eq!((rtt.smoothed(), rtt.variance()), (Some(ms(110)), Duration::from_micros(57_500)));
         assert_eq!((rtt.rto(MAX), rtt.min()), (ms(340), Some(ms(100))));
     }
@@ -121,7 +135,7 @@ mod tests {
     #[test]
     fn an_ambiguous_sample_at_most_doubles_the_timeout() {
         let mut rtt = RttEstimator::new(ms(1000));
-        rtt.sample(Instant::ZERO, ms(100), FLOOR, MAX);
+        rtt.sample(Instant::ZERO, 100 * MS, FLOOR, MAX);
         rtt.sample_ambiguous(Instant::ZERO, ms(50_000), FLOOR, MAX);
         assert_eq!(rtt.smoothed(), Some(ms(100) * 7 / 8 + ms(600) / 8));
     }
@@ -133,7 +147,7 @@ mod tests {
             rtt.back_off();
             assert_eq!(rtt.rto(MAX), ms(expected));
         }
-        rtt.sample(Instant::ZERO, ms(1), FLOOR, MAX);
+        rtt.sample(Instant::ZERO, MS, FLOOR, MAX);
         assert_eq!(rtt.rto(MAX), ms(201));
     }
 }

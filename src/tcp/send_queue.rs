@@ -13,6 +13,12 @@ struct Queued {
     slice: Slice,
 }
 
+impl Queued {
+    fn end(&self) -> u64 {
+        self.start + self.slice.len() as u64
+    }
+}
+
 /// How a packet or a TSO chain may be composed; counts are of payload pieces, the header's own buffer is already taken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Composition {
@@ -30,11 +36,13 @@ pub(crate) struct SendQueue {
     start: u64,
     /// The byte after the last queued.
     end: u64,
+    /// The slice after the last byte that was gathered.
+    cursor: usize,
 }
 
 impl SendQueue {
     pub fn new(start: u64) -> SendQueue {
-        SendQueue { slices: VecDeque::new(), start, end: start }
+        SendQueue { slices: VecDeque::new(), start, end: start, cursor: 0 }
     }
 
     pub fn end(&self) -> u64 {
@@ -48,24 +56,27 @@ impl SendQueue {
 
     /// Takes all of `gather` and leaves it empty, its capacity with the caller.
     pub fn push(&mut self, gather: &mut Vec<Slice>) {
-        for slice in gather.drain(..) {
-            if slice.is_empty() {
-                continue;
-            }
-            let len = slice.len() as u64;
-            self.slices.push_back(Queued { start: self.end, slice });
-            self.end += len;
+        if gather.iter().any(|slice| slice.is_empty()) {
+            gather.retain(|slice| !slice.is_empty());
         }
+        let mut end = self.end;
+        self.slices.extend(gather.drain(..).map(|slice| {
+            let start = end;
+            end += slice.len() as u64;
+            Queued { start, slice }
+        }));
+        self.end = end;
     }
 
     /// Releases everything before `offset`.
     pub fn acknowledge(&mut self, offset: u64) {
         self.start = offset.clamp(self.start, self.end);
         while let Some(front) = self.slices.front() {
-            if front.start + front.slice.len() as u64 > self.start {
+            if front.end() > self.start {
                 break;
             }
             self.slices.pop_front();
+            self.cursor = self.cursor.saturating_sub(1);
         }
     }
 
@@ -75,61 +86,75 @@ impl SendQueue {
         self.start = self.end;
     }
 
-    /// The slice that holds the byte at `offset`.
+    /// The slice that holds the byte at `offset`: mostly where the last chain ended.
     fn index_of(&self, offset: u64) -> usize {
-        self.slices.partition_point(|queued| queued.start + queued.slice.len() as u64 <= offset)
+        match self.slices.get(self.cursor) {
+            Some(queued) if queued.start <= offset && offset < queued.end() => self.cursor,
+            _ => self.slices.partition_point(|queued| queued.end() <= offset),
+        }
     }
 
     /// Appends to `out` the bytes from `offset` on, at most `len_max`, as far as the composition allows; tells how many.
     ///
     /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last
     /// packet of a chain can be short. Less than a packet only if the pieces are too many: shorter, but never nothing.
-    pub fn gather(&self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
-        let len = self.plan(offset, len_max, composition);
-        let mut left = len;
-        let mut at = offset;
-        let mut index = self.index_of(offset);
-        while left > 0 {
-            let Some(queued) = self.slices.get(index) else { break };
-            let skip = (at - queued.start) as usize;
-            let take = left.min(queued.slice.len() - skip);
-            out.push(queued.slice.slice(skip..skip + take));
-            at += take as u64;
-            left -= take;
-            index += 1;
-        }
-        len - left
+    pub fn gather(&mut self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
+        let first = self.index_of(offset);
+        let (len, pieces) = self.plan(first, offset, len_max, composition);
+        let Some(last) = pieces.checked_sub(1) else { return 0 };
+        let end = offset + len as u64;
+        let before = out.len();
+        out.extend(self.slices.range(first..first + pieces).map(|queued| queued.slice.clone()));
+        // The chain may end inside the last slice and start inside the first, which may be the same.
+        let (first_start, last_start) = (self.slices[first].start, self.slices[first + last].start);
+        out[before + last].truncate((end - last_start) as usize);
+        out[before].advance((offset - first_start) as usize);
+        let ends_inside = end < self.slices[first + last].end();
+        self.cursor = first + last + usize::from(!ends_inside);
+        len
     }
 
-    fn plan(&self, offset: u64, len_max: usize, composition: &Composition) -> usize {
-        let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
+    /// How many bytes a chain from `offset` in slice `first` on may have, and in how many slices they lie.
+    fn plan(&self, first: usize, offset: u64, len_max: usize, composition: &Composition) -> (usize, usize) {
         let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
-        let mut len = 0;
-        let mut pieces = 0;
-        let mut pieces_in_packet = 0;
-        let mut slices = self.slices.range(self.index_of(offset)..);
-        // Bytes left in the slice at hand.
-        let mut left = 0;
-        while len < len_max {
-            if len % mss == 0 {
-                pieces_in_packet = 0;
-            }
-            let mut crowded = pieces_in_packet == pieces_per_packet_max;
-            if left == 0 && !crowded {
-                let Some(queued) = slices.next() else { break };
-                left = queued.slice.len() - (offset + len as u64 - queued.start) as usize;
-                crowded = pieces == pieces_max;
-                pieces += 1;
-            }
-            if crowded {
-                return if len >= mss { len - len % mss } else { len };
-            }
-            let take = left.min(mss - len % mss).min(len_max - len);
-            pieces_in_packet += 1;
-            left -= take;
-            len += take;
+        if len_max == 0 {
+            return (0, 0);
         }
-        len
+        let end = offset + len_max as u64;
+        let few = composition.pieces_per_packet_max.min(composition.pieces_max);
+        let before_last = self.slices.range(first..).take(few).take_while(|queued| queued.end() < end).count();
+        if before_last < few {
+            return (len_max, before_last + 1);
+        }
+        self.plan_within(first, offset, len_max, composition)
+    }
+
+    /// The same where there are more slices than one packet may have. One step for each, however many packets it fills.
+    fn plan_within(&self, first: usize, offset: u64, len_max: usize, composition: &Composition) -> (usize, usize) {
+        let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
+        // The packet that is being filled: its bytes so far, the pieces they lie in, and the pieces up to its start.
+        let (mut filled, mut pieces_in_packet, mut pieces_before) = (0, 0, 0);
+        let (mut len, mut pieces) = (0, 0);
+        for queued in self.slices.range(first..) {
+            if len == len_max {
+                break;
+            }
+            if pieces == pieces_max || (filled > 0 && pieces_in_packet == pieces_per_packet_max) {
+                return if len >= mss { (len - filled, pieces_before) } else { (len, pieces) };
+            }
+            let take = ((queued.end() - offset) as usize - len).min(len_max - len);
+            len += take;
+            pieces += 1;
+            pieces_in_packet += 1;
+            filled += take;
+            if filled >= mss {
+                filled %= mss;
+                // The next packet starts in this slice, unless it ends with the last one.
+                pieces_in_packet = usize::from(filled > 0);
+                pieces_before = pieces;
+            }
+        }
+        (len, pieces)
     }
 }
 
@@ -178,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_gather_may_start_and_end_inside_slices() {
-        let (queue, _pool) = queue(&[10, 20, 30]);
+        let (mut queue, _pool) = queue(&[10, 20, 30]);
         let mut out = Vec::new();
         assert_eq!(queue.gather(105, 40, &WIDE, &mut out), 40);
         assert_eq!(lens(&out), [5, 20, 15]);
@@ -187,7 +212,7 @@ mod tests {
 
     #[test]
     fn too_many_pieces_in_one_packet_make_it_shorter() {
-        let (queue, _pool) = queue(&[10; 8]);
+        let (mut queue, _pool) = queue(&[10; 8]);
         let mut out = Vec::new();
         let narrow = Composition { mss: 1000, pieces_per_packet_max: 3, pieces_max: 64 };
         assert_eq!(queue.gather(105, 75, &narrow, &mut out), 25);
@@ -196,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_cut_at_the_last_whole_packet() {
-        let (queue, _pool) = queue(&[1500, 1500, 10, 10, 10, 10, 1500]);
+        let (mut queue, _pool) = queue(&[1500, 1500, 10, 10, 10, 10, 1500]);
         let mut out = Vec::new();
         let narrow = Composition { mss: 1000, pieces_per_packet_max: 3, pieces_max: 64 };
         assert_eq!(queue.gather(100, 4540, &narrow, &mut out), 3000);
@@ -212,7 +237,7 @@ mod tests {
             sizes in proptest::collection::vec(1usize..3000, 1..20),
             skip in 0usize..2000, mss in 1usize..2000, per_packet in 1usize..5, total in 1usize..12,
         ) {
-            let (queue, _pool) = queue(&sizes);
+            let (mut queue, _pool) = queue(&sizes);
             let sum: usize = sizes.iter().sum();
             prop_assume!(skip < sum);
             let composition = Composition { mss, pieces_per_packet_max: per_packet, pieces_max: total };

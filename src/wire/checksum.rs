@@ -40,7 +40,7 @@ impl Sum {
         let mut sum = Sum::new();
         for address in [src, dst] {
             match address {
-                IpAddr::V4(address) => sum.add(&address.octets()),
+                IpAddr::V4(address) => sum.words += u64::from(address.to_bits() >> 16) + u64::from(address.to_bits() & 0xffff),
                 IpAddr::V6(address) => sum.add(&address.octets()),
             }
         }

@@ -92,7 +92,7 @@ impl Connection {
         self.wake |= self.has_something_to_send();
     }
 
-    fn has_something_to_send(&self) -> bool {
+    pub(super) fn has_something_to_send(&self) -> bool {
         let unsent = self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent());
         unsent || self.scoreboard.lost() > 0
     }
@@ -114,7 +114,7 @@ impl Connection {
     /// Takes what arrived off the scoreboard.
     fn process_delivery(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr) -> Delivery {
         let mut delivery = Delivery::default();
-        let min_rtt = self.rtt.min();
+        let min_rtt = self.rtt.min_nanos();
         let (echo, offset) = (repr.options.timestamps.filter(|_| self.timestamps), self.timestamp_offset);
         // RFC 8985 section 6.2 step 2: an echo older than the last transmission acknowledges an earlier copy.
         let echoed_before =
@@ -209,7 +209,7 @@ impl Connection {
         }
     }
 
-    fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64) {
+    pub(super) fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64) {
         if let Phase::Recovery { .. } = self.scoreboard.phase {
             // A duplicate ACK of a peer without SACK stands for a segment that arrived.
             let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
@@ -221,7 +221,7 @@ impl Connection {
                 // Not while what was sent before an echo's reduction is under way.
                 window_limited: self.send.window_limited && !self.ecn.is_reducing(ack),
                 smoothed_rtt: self.rtt.smoothed().unwrap_or_default(),
-                rtt: delivery.rtt.filter(|_| !delivery.retransmitted),
+                rtt: delivery.rtt.filter(|_| !delivery.retransmitted).map(Duration::from_nanos),
                 acknowledged: self.send.unacknowledged,
                 next: self.send.next,
                 marked: repr.flags.contains(Flags::ECE),
@@ -230,7 +230,7 @@ impl Connection {
     }
 
     /// RFC 6298 sections 5.2 and 5.3; RFC 8985 section 7.2.
-    fn restart_retransmission_timers(&mut self, now: Instant, shared: &Shared, advanced: bool) {
+    pub(super) fn restart_retransmission_timers(&mut self, now: Instant, shared: &Shared, advanced: bool) {
         if self.scoreboard.is_empty() {
             self.timers.cancel(Timer::Retransmit);
             self.timers.cancel(Timer::TailProbe);
@@ -238,13 +238,13 @@ impl Connection {
             return;
         }
         if advanced {
-            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
         self.arm_tail_probe(now);
     }
 
     /// `Writable` once the queue falls below half, or fits what was refused.
-    fn report_room(&mut self, shared: &mut Shared, queued_before: usize) {
+    pub(super) fn report_room(&mut self, shared: &mut Shared, queued_before: usize) {
         let half = shared.options.send_queue_bytes_max / 2;
         let queued = self.send.queue.len();
         let fell = queued_before > half && queued <= half;

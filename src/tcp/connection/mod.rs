@@ -3,6 +3,7 @@
 //! Read first: RFC 9293 section 3.3 and 3.10. The files follow what happens to a connection:
 //! - `handshake`: both opens, SYN-SENT, options agreed on.
 //! - `segment`: the steps a segment goes through in every other state.
+//! - `predicted`: the same for the segment that was expected, in fewer.
 //! - `ack`: what an acknowledgement means to the sender.
 //! - `receive`: text, window, when to acknowledge, the copy-out rule.
 //! - `send`: the next packet.
@@ -21,6 +22,7 @@ mod ecn;
 mod handshake;
 mod pacing;
 mod path_mtu;
+mod predicted;
 mod receive;
 mod segment;
 mod send;
@@ -61,6 +63,9 @@ pub(crate) struct Shared {
     pub marked: bool,
     /// Where a segment's buffers lie while it is decided what becomes of them.
     pub scratch: VecDeque<RxBuf>,
+    /// Off: every segment goes through all steps. For the test that both ways come to the same.
+    #[cfg(test)]
+    pub prediction: bool,
 }
 
 impl Shared {
@@ -75,6 +80,8 @@ impl Shared {
             driver_buffers: 0,
             marked: false,
             scratch: VecDeque::new(),
+            #[cfg(test)]
+            prediction: true,
         }
     }
 

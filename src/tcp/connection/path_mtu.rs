@@ -136,6 +136,11 @@ impl Connection {
         false
     }
 
+    /// A packet is out whose size is being tried.
+    pub(super) fn is_probing_mtu(&self) -> bool {
+        self.send.path.as_ref().is_some_and(|path| path.probe.is_some())
+    }
+
     /// After an ACK or a timeout: what became of the probe.
     pub(super) fn observe_mtu_probe(&mut self, now: Instant, shared: &mut Shared) {
         let Some(probe) = self.send.path.as_ref().and_then(|path| path.probe) else { return };

@@ -60,7 +60,7 @@ impl Connection {
             return;
         }
         let len = end - start;
-        self.receive.mss = self.receive.mss.max(len.min(u64::from(MSS_OBSERVED_MAX)) as u16);
+        self.observe_mss(len);
         let mut bufs = std::mem::take(&mut shared.scratch);
         bufs.extend(payload.into_bufs());
         if !self.admit(shared, &mut bufs, start == self.receive.next) {
@@ -100,6 +100,15 @@ impl Connection {
             self.take_in(buf);
         }
         let taken = self.receive.next - before;
+        self.on_text(now, shared, taken, len, push, had_hole);
+    }
+
+    pub(super) fn observe_mss(&mut self, len: u64) {
+        self.receive.mss = self.receive.mss.max(len.min(u64::from(MSS_OBSERVED_MAX)) as u16);
+    }
+
+    /// `taken` bytes came into order, with a segment of `len` bytes.
+    pub(super) fn on_text(&mut self, now: Instant, shared: &mut Shared, taken: u64, len: u64, push: bool, had_hole: bool) {
         self.statistics.bytes_in += taken;
         shared.counters.in_bytes += taken;
         // The window grows with what the peer sends, read or not: a record larger than the first window must fit.
@@ -115,7 +124,7 @@ impl Connection {
         self.receive.last_received_at = now;
     }
 
-    fn take_in(&mut self, buf: RxBuf) {
+    pub(super) fn take_in(&mut self, buf: RxBuf) {
         self.receive.next += buf.len() as u64;
         self.receive.chain_driver_buffers += usize::from(buf.is_driver_buffer());
         self.receive.chain.push(buf);
@@ -124,7 +133,7 @@ impl Connection {
     /// RFC 9293 section 3.8.6.3: every second full segment at once (MUST-59, SHLD-19), others after a delay.
     fn schedule_ack(&mut self, now: Instant, shared: &Shared, len: u64, push: bool) {
         let options = &shared.options;
-        if now.since(self.receive.last_received_at) > self.rtt.rto(options.rto_max) {
+        if now.nanos_since(self.receive.last_received_at) > self.rtt.rto_nanos(options.rto_max) {
             // After silence the peer starts over with a small window: it needs each ACK.
             self.receive.quick_acks = options.quick_acks;
         }

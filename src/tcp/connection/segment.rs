@@ -43,6 +43,9 @@ impl Connection {
     /// `payload` is what follows the header.
     pub fn handle_segment(&mut self, now: Instant, shared: &mut Shared, repr: &Repr, payload: RxPacket) {
         self.statistics.segments_in += 1;
+        if let Some(predicted) = self.predict(shared, repr, &payload) {
+            return self.handle_predicted(now, shared, repr, &predicted, payload);
+        }
         if self.state == State::SynSent {
             return self.handle_in_syn_sent(now, shared, repr, payload);
         }
@@ -253,11 +256,15 @@ impl Connection {
     /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
     fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
         self.receive.last_sign_of_life = now;
-        if self.keepalive && self.timers.is_armed(Timer::Keepalive) {
-            self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
-        }
+        self.restart_keepalive(now, shared);
         if self.state == State::FinWait2 && segment.payload_len > 0 {
             self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
+        }
+    }
+
+    pub(super) fn restart_keepalive(&mut self, now: Instant, shared: &Shared) {
+        if self.keepalive && self.timers.is_armed(Timer::Keepalive) {
+            self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
         }
     }
 

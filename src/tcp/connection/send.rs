@@ -77,6 +77,12 @@ impl Connection {
             || self.transmit_ack(now, shared, out)
     }
 
+    /// Whether `transmit` may have something else to send, after it has sent something.
+    pub fn may_transmit_more(&self) -> bool {
+        let probes = self.send.probe_due || self.send.tail_probe_due;
+        self.has_something_to_send() || self.receive.ack == Ack::Now || probes || !self.is_synchronized()
+    }
+
     /// RFC 9293 section 3.7.1 (MUST-16), RFC 6691: the peer's MSS and the path's, less the options every segment carries.
     fn learn_mss(&mut self, limits: &TransmitLimits) {
         let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.tuple.headers_len());
@@ -109,7 +115,7 @@ impl Connection {
             self.send.stalled_since = now;
         }
         if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
         self.emit(now, shared, repr, out);
         true
@@ -168,7 +174,7 @@ impl Connection {
         self.count_retransmission(shared);
         self.note_repair(now, sent);
         if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
         true
     }
@@ -200,7 +206,7 @@ impl Connection {
         if (unsent == 0 && !fin) || self.scoreboard.is_full() {
             return false;
         }
-        if self.scoreboard.is_empty() && now.since(self.send.last_sent_at) > self.rtt.rto(shared.options.rto_max) {
+        if self.scoreboard.is_empty() && now.nanos_since(self.send.last_sent_at) > self.rtt.rto_nanos(shared.options.rto_max) {
             // RFC 5681 section 4.1: restart after idle.
             self.congestion.on_idle();
         }
@@ -290,7 +296,7 @@ impl Connection {
         self.send.last_sent_at = now;
         // RFC 6298 section 5.1.
         if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
         self.arm_tail_probe(now);
     }
@@ -399,7 +405,9 @@ impl Connection {
         };
         if flags.contains(Flags::ACK) {
             repr.ack = self.peer_seq_at(self.receive.next);
-            if self.sack && !syn {
+            let (left, right) = self.receive.duplicate;
+            let reports = left < right || !self.receive.reassembly.is_empty();
+            if self.sack && !syn && reports {
                 repr.options.sack = self.sack_blocks(shared);
             }
         }
@@ -451,7 +459,7 @@ impl Connection {
         let window = self.window(shared);
         // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4).
         let scale = if syn { 0 } else { self.receive.scale };
-        let field = window.div_ceil(1 << scale).min(u64::from(u16::MAX));
+        let field = ((window + (1 << scale) - 1) >> scale).min(u64::from(u16::MAX));
         self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));
         field as u16
     }

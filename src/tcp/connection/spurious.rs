@@ -33,6 +33,11 @@ impl Repair {
         Repair { eifel: false, timestamp: None, frto: Frto::Off, begun_at: u64::MAX, sent_again: 0 }
     }
 
+    /// The next ACK of new data tells whether the repair was needed.
+    pub fn awaits_echo(&self) -> bool {
+        self.timestamp.is_some()
+    }
+
     /// Nothing but new data is to be sent (RFC 5682 section 2.1, step 2b).
     pub fn holds_retransmissions(&self) -> bool {
         self.frto == Frto::NewData

@@ -120,7 +120,7 @@ impl Connection {
         self.rtt.back_off();
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);
-        self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         self.send.tail_probe_due = false;
         self.wake = true;
     }
@@ -150,7 +150,7 @@ impl Connection {
         self.send.tail_probe_due = true;
         self.wake = true;
         // The probe takes the place of a timeout: that one starts over.
-        self.timers.arm(Timer::Retransmit, now + self.rtt.rto(shared.options.rto_max));
+        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
     }
 
     pub(super) fn arm_tail_probe(&mut self, now: Instant) {
@@ -159,7 +159,7 @@ impl Connection {
         }
         match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss)) {
             // RFC 8985 section 7.2: never later than the retransmission timeout, which is there as well.
-            Some(after) => self.timers.arm(Timer::TailProbe, now + after),
+            Some(after) => self.timers.arm(Timer::TailProbe, now.after_nanos(after)),
             None => self.timers.cancel(Timer::TailProbe),
         }
     }

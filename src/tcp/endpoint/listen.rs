@@ -39,9 +39,8 @@ impl Endpoint {
 
     /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
     pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
-        let listening = self.shared.listener(repr.dst_port).is_some();
         let Some(connection) = &mut self.slots[index as usize].connection else { return false };
-        if !listening || !connection.may_be_replaced_by(now, repr) {
+        if !connection.may_be_replaced_by(now, repr) || self.shared.listener(repr.dst_port).is_none() {
             return false;
         }
         self.shared.counters.time_wait_recycled += 1;
