@@ -39,6 +39,7 @@ impl Interface {
             if self.is_on_link(sender) {
                 // RFC 826: update an entry in any case, add one only if we are the target.
                 self.neighbours.learned(now, IpAddr::V4(sender), mac, for_us);
+                self.routes.forget();
             }
         }
         match packet.operation {

@@ -8,8 +8,9 @@
 //! `poll_event` for what a person should read.
 //!
 //! - `options`: what it is configured with, what it counts.
-//! - `receive`: the checks a frame passes, in order. - `arp`: neighbours, announcements, conflicts.
-//! - `icmp`: echo, errors received and sent. - `send`: route, neighbour, headers, checksums.
+//! - `receive`: the checks a frame passes, in order. - `recognised`: frames that need not pass them again.
+//! - `arp`: neighbours, announcements, conflicts.
+//! - `icmp`: echo, errors received and sent. - `routes`: where a packet goes. - `send`: headers, checksums.
 //!
 //! Deliberately not here: forwarding, reassembly (fragments are counted and dropped: RFC 1122 asks for it, but a peer that
 //! respects our MSS never needs it, and it is memory that strangers fill), multicast, IPv6 (addresses are generic; the
@@ -19,6 +20,8 @@ mod arp;
 mod icmp;
 mod options;
 mod receive;
+mod recognised;
+mod routes;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,8 @@ use crate::wire::ethernet::Address;
 use icmp::TokenBucket;
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
+use recognised::Recognised;
+use routes::Routes;
 use send::{Control, ParkedPacket};
 pub use send::{OutgoingPacket, SendRefused};
 
@@ -136,6 +141,8 @@ pub struct Interface {
     /// When the next announcement is due and how many are left (RFC 5227 section 2.3).
     announcements: Option<(Instant, u32)>,
     events: VecDeque<InterfaceEvent>,
+    recognised: Recognised,
+    routes: Routes,
     counters: InterfaceCounters,
 }
 
@@ -153,6 +160,8 @@ impl Interface {
             icmp_errors: TokenBucket::new(options.icmp_errors_per_second, options.icmp_errors_burst, now),
             announcements: (options.announcements > 0).then_some((now, options.announcements)),
             events: VecDeque::new(),
+            recognised: Recognised::default(),
+            routes: Routes::default(),
             counters: InterfaceCounters::default(),
             options,
         })
@@ -168,6 +177,7 @@ impl Interface {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.announce_if_due(now);
         self.neighbours.handle_timeout(now);
+        self.routes.forget();
     }
 
     /// Whether `poll_transmit` has something to send: also after it stopped because the device was full.

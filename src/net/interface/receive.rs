@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::recognised::PlainTcp;
 use super::{Ingress, Interface, InterfaceCounters, QUOTED_HEADERS_MAX, QuotedHeaders, UdpDatagram, options};
 use crate::buf::RxPacket;
 use crate::net::device::{Checksum, RxFrame};
@@ -23,6 +24,19 @@ pub(super) struct Ipv4Facts {
 }
 
 impl QuotedHeaders {
+    const NONE: QuotedHeaders = QuotedHeaders { bytes: [0; QUOTED_HEADERS_MAX], len: 0 };
+
+    /// RFC 792: the header and the first 8 octets behind it.
+    fn of(view: &ipv4::Packet<'_>) -> QuotedHeaders {
+        let mut headers = QuotedHeaders::NONE;
+        let quoted = view.header().iter().chain(view.payload().iter().take(8));
+        for (to, from) in headers.bytes.iter_mut().zip(quoted) {
+            *to = *from;
+            headers.len += 1;
+        }
+        headers
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
     }
@@ -32,8 +46,17 @@ impl Interface {
     /// Takes one received frame.
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) -> Ingress {
         self.counters.frames_in += 1;
+        let plain_tcp = PlainTcp::of(&frame);
+        if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
+            return self.receive_recognised(&tcp, frame);
+        }
         match self.receive_ethernet(now, frame) {
-            Ok(ingress) => ingress,
+            Ok(ingress) => {
+                if let (Ingress::Tcp { .. }, Some(tcp)) = (&ingress, &plain_tcp) {
+                    self.recognised.remember(tcp);
+                }
+                ingress
+            }
             Err(reason) => {
                 *reason(&mut self.counters) += 1;
                 Ingress::Consumed
@@ -123,12 +146,8 @@ impl Interface {
         if view.is_fragment() {
             return Err(|c| &mut c.ipv4_fragments);
         }
-        let mut headers = QuotedHeaders { bytes: [0; QUOTED_HEADERS_MAX], len: 0 };
-        let quoted = view.header().iter().chain(view.payload().iter().take(8));
-        for (to, from) in headers.bytes.iter_mut().zip(quoted) {
-            *to = *from;
-            headers.len += 1;
-        }
+        // Nobody quotes a TCP segment: TCP answers for itself.
+        let headers = if view.protocol() == protocol::TCP { QuotedHeaders::NONE } else { QuotedHeaders::of(view) };
         Ok(Ipv4Facts { src, dst, protocol: view.protocol(), ecn: view.traffic_class() & 3, headers })
     }
 

@@ -1,4 +1,4 @@
-//! The way down: route, neighbour, headers, checksums.
+//! The way down: headers and checksums, behind the route of `routes`.
 //!
 //! Read first: RFC 1122 section 3.3.1 (routing), RFC 6864 section 4 (the identification field), RFC 1191 section 3 (DF),
 //! `device::TxOffload` (who fills in what).
@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Interface;
+use super::routes::Hop;
 use crate::buf::{Slice, gather_len};
 use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
-use crate::net::neighbour::Lookup;
 use crate::time::Instant;
 use crate::wire::checksum::{Sum, transport_field_offset, udp_field};
 use crate::wire::ethernet::{self, Address, ethertype};
@@ -151,14 +151,12 @@ impl Interface {
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) else { return Err(SendRefused::NoRoute) };
         let octets = packet.transport_header.len() + gather_len(packet.payload);
         self.check_length(device.capabilities(), packet, octets)?;
-        let next_hop = IpAddr::V4(self.next_hop(src, dst).ok_or(SendRefused::NoRoute)?);
-        let mac = match self.neighbours.lookup(now, next_hop) {
-            Lookup::Resolved(mac) => mac,
-            Lookup::Unresolved => {
-                self.neighbours.park(next_hop, ParkedPacket::of(packet));
+        let mac = match self.hop(now, src, dst)? {
+            Hop::Known(mac) => mac,
+            Hop::Unresolved(next_hop) => {
+                self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(packet));
                 return Ok(());
             }
-            Lookup::Failed => return Err(SendRefused::NeighbourUnreachable),
         };
         let headers = self.headers(device.capabilities(), mac, (src, dst), packet, octets);
         // `headers` never writes past its array.
@@ -196,7 +194,7 @@ impl Interface {
     }
 
     /// RFC 1122 section 3.3.1.1: on the link, or through the gateway.
-    fn next_hop(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Option<Ipv4Addr> {
+    pub(super) fn next_hop(&self, src: Ipv4Addr, dst: Ipv4Addr) -> Option<Ipv4Addr> {
         if !self.is_own_v4(src) || self.is_own_v4(dst) || !super::options::is_host(dst) || self.is_broadcast(dst) {
             return None;
         }

@@ -1,0 +1,185 @@
+//! Header prediction below TCP: a frame whose headers say what those of an earlier good frame said passes without its checks.
+//!
+//! Read first: `receive`, whose checks this stands for, and Van Jacobson's header prediction. Only what cannot differ between frames
+//! of one sender is remembered: addresses on the link, EtherType, version and header length, protocol, IP addresses. What can differ
+//! is looked at each time: the device's verdict on the checksum, the length, fragmentation.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Ingress, Interface};
+use crate::net::device::{Checksum, RxFrame};
+use crate::wire::ethernet;
+use crate::wire::ipv4;
+use crate::wire::protocol;
+
+/// Senders that are remembered, each in the place that its address says: a power of two.
+const SENDERS: usize = 64;
+
+/// Octets of the two headers, without tag and options.
+const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+
+/// EtherType and the first octet of an IPv4 header without options, where `Sender::link_rest` has them.
+const IPV4_WITHOUT_OPTIONS: [u8; 3] = [0x08, 0x00, 0x45];
+
+const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
+
+/// What all TCP frames of one sender to one of our addresses have in common.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Sender {
+    /// Octets 0 to 7: destination, and the first two of the source.
+    link: u64,
+    /// Octets 8 to 14: the rest of the source, EtherType, version and header length; then 0.
+    link_rest: u64,
+    /// Octets 26 to 33: source and destination.
+    addresses: u64,
+}
+
+/// The senders of frames that passed all checks.
+pub(super) struct Recognised([Sender; SENDERS]);
+
+impl Default for Recognised {
+    fn default() -> Recognised {
+        Recognised([Sender::default(); SENDERS])
+    }
+}
+
+/// A TCP frame over IPv4, in so far as its headers are of the plain kind.
+#[derive(Clone, Copy)]
+pub(super) struct PlainTcp {
+    sender: Sender,
+    traffic_class: u8,
+    /// Octets of the IP packet.
+    total_len: usize,
+}
+
+impl PlainTcp {
+    /// `None`: tagged, with options, a fragment, not TCP, too short, or with a checksum that nobody has verified.
+    pub(super) fn of(frame: &RxFrame) -> Option<PlainTcp> {
+        let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
+        let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
+        let half = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
+        let total_len = usize::from(half(16));
+        let plain = headers[12..15] == IPV4_WITHOUT_OPTIONS
+            && headers[23] == protocol::TCP
+            && half(20) & MORE_FRAGMENTS_OR_OFFSET == 0
+            && total_len >= ipv4::HEADER_LEN
+            && ethernet::HEADER_LEN + total_len <= frame.packet.len()
+            && frame.ip_checksum == Checksum::Good;
+        let sender = Sender { link: word(0), link_rest: word(8) & !0xff, addresses: word(26) };
+        plain.then_some(PlainTcp { sender, traffic_class: headers[15], total_len })
+    }
+
+    fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (((self.sender.addresses >> 32) as u32).into(), (self.sender.addresses as u32).into())
+    }
+}
+
+impl Recognised {
+    fn place(tcp: &PlainTcp) -> usize {
+        (tcp.sender.addresses >> 32) as usize % SENDERS
+    }
+
+    pub(super) fn contains(&self, tcp: &PlainTcp) -> bool {
+        self.0[Recognised::place(tcp)] == tcp.sender
+    }
+
+    /// The frame has passed all checks.
+    pub(super) fn remember(&mut self, tcp: &PlainTcp) {
+        self.0[Recognised::place(tcp)] = tcp.sender;
+    }
+}
+
+impl Interface {
+    /// What `receive_ethernet` makes of a frame from a recognised sender.
+    pub(super) fn receive_recognised(&mut self, tcp: &PlainTcp, frame: RxFrame) -> Ingress {
+        self.counters.tcp_in += 1;
+        let RxFrame { mut packet, l4_checksum, .. } = frame;
+        packet.truncate(ethernet::HEADER_LEN + tcp.total_len);
+        packet.advance(HEADERS);
+        let (src, dst) = tcp.addresses();
+        Ingress::Tcp { src: IpAddr::V4(src), dst: IpAddr::V4(dst), packet, checksum: l4_checksum, ecn: tcp.traffic_class & 3 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{FragmentArena, PagePool, RxPacket};
+    use crate::counters::Counters;
+    use crate::net::InterfaceOptions;
+    use crate::time::Instant;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn interface() -> Interface {
+        let arena = FragmentArena::new(PagePool::anonymous(4, 4096).unwrap()).unwrap();
+        let options = InterfaceOptions::new(MAC, 1500, [10, 0, 0, 2].into(), 24);
+        Interface::new(options, arena, Instant::ZERO).unwrap()
+    }
+
+    fn good_frame() -> Vec<u8> {
+        let link = ethernet::Repr {
+            dst: ethernet::Address(MAC),
+            src: ethernet::Address([2, 0, 0, 0, 0, 1]),
+            ethertype: ethernet::ethertype::IPV4,
+        };
+        let ip = ipv4::Repr {
+            src: [10, 0, 0, 1].into(),
+            dst: [10, 0, 0, 2].into(),
+            protocol: protocol::TCP,
+            traffic_class: 2,
+            identification: 7,
+            dont_fragment: true,
+            time_to_live: 64,
+            payload_len: 24,
+        };
+        // Four octets of padding behind the packet.
+        [&link.emit()[..], &ip.emit(), &[0x5a; 28]].concat()
+    }
+
+    type Outcome = (Option<(IpAddr, IpAddr, Vec<u8>, u8)>, Vec<u64>);
+
+    /// What comes of a frame, and what it adds to the counters.
+    fn outcome(interface: &mut Interface, bytes: Vec<u8>, ip_checksum: Checksum) -> Outcome {
+        let values = |interface: &Interface| {
+            let mut values = Vec::new();
+            interface.counters().visit(&mut |_, value| values.push(value));
+            values
+        };
+        let before = values(interface);
+        let frame = RxFrame { packet: RxPacket::from_vec(bytes), ip_checksum, l4_checksum: Checksum::Good };
+        let tcp = match interface.handle_frame(Instant::ZERO, frame) {
+            Ingress::Tcp { src, dst, packet, ecn, .. } => {
+                Some((src, dst, packet.into_bufs().flat_map(|buf| buf.to_vec()).collect(), ecn))
+            }
+            _ => None,
+        };
+        (tcp, values(interface).iter().zip(before).map(|(after, before)| after - before).collect())
+    }
+
+    #[test]
+    fn a_recognised_sender_gets_away_with_nothing() {
+        let good = good_frame();
+        assert!(
+            outcome(&mut interface(), good.clone(), Checksum::Good)
+                .0
+                .is_some_and(|(.., bytes, ecn)| bytes.len() == 24 && ecn == 2)
+        );
+        for checksum in [Checksum::Good, Checksum::Unknown, Checksum::Bad] {
+            for (at, flip) in (0..HEADERS).flat_map(|at| (0..8).map(move |bit| (at, 1u8 << bit))) {
+                let mut knows = interface();
+                outcome(&mut knows, good.clone(), Checksum::Good);
+                let mut bytes = good.clone();
+                bytes[at] ^= flip;
+                let expected = outcome(&mut interface(), bytes.clone(), checksum);
+                assert_eq!(outcome(&mut knows, bytes, checksum), expected, "bit {flip:#x} of octet {at}, {checksum:?}");
+            }
+            for len in 0..good.len() {
+                let mut knows = interface();
+                outcome(&mut knows, good.clone(), Checksum::Good);
+                let expected = outcome(&mut interface(), good[..len].to_vec(), checksum);
+                assert_eq!(outcome(&mut knows, good[..len].to_vec(), checksum), expected, "{len} octets, {checksum:?}");
+            }
+        }
+    }
+}
