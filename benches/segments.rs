@@ -197,7 +197,7 @@ enum Part {
 struct Bench {
     now: Instant,
     core: Core,
-    pool: PagePool,
+    cache: Vec<Slice>,
     peer: Peer,
     /// The connection that `send_replies` opened.
     id: Option<ConnectionId>,
@@ -207,8 +207,9 @@ impl Bench {
     fn new(capabilities: DeviceCapabilities) -> Bench {
         let pool = PagePool::anonymous(1024, PAGE).unwrap();
         let core = Core::new(capabilities, &pool);
+        let cache = (0..64).map(|_| pool.allocate().unwrap().freeze()).collect();
         let peer = Peer { port: 1000, next: SeqNumber(1), acknowledges: SeqNumber(0) };
-        let mut bench = Bench { now: Instant::from_millis(1), core, pool, peer, id: None };
+        let mut bench = Bench { now: Instant::from_millis(1), core, cache, peer, id: None };
         bench.introduce();
         bench
     }
@@ -294,11 +295,10 @@ impl Bench {
         self.core.accepted.take().expect("a connection")
     }
 
-    /// A record mark and head of 112 bytes in a fragment, then whole pages.
+    /// A record mark and head of 112 bytes, then whole pages. As in a server the pages stay in the cache when they are released.
     fn reply(&self, pages: usize) -> Vec<Slice> {
-        let page = || self.pool.allocate().unwrap().freeze();
-        let head = page().slice(0..112);
-        std::iter::once(head).chain((0..pages).map(|_| page())).collect()
+        let head = self.cache[0].slice(0..112);
+        std::iter::once(head).chain(self.cache[1..=pages].iter().cloned()).collect()
     }
 
     /// Replies of a head and `pages` pages, each acknowledged whole.
@@ -345,9 +345,8 @@ impl Bench {
         let mut left = 0;
         for _ in 0..count / burst {
             if left == 0 {
-                let page = || self.pool.allocate().unwrap().freeze();
-                let mut gather: Vec<Slice> = (0..bytes / PAGE).map(|_| page()).collect();
-                gather.push(page().slice(0..bytes % PAGE));
+                let mut gather: Vec<Slice> = self.cache[..bytes / PAGE].to_vec();
+                gather.push(self.cache[bytes / PAGE].slice(0..bytes % PAGE));
                 self.core.tcp.send(self.now, id, &mut gather).unwrap();
                 self.turn();
                 left = 32;
