@@ -48,6 +48,22 @@ static inline void set_offload(struct rte_mbuf *m, const struct nfsplice_offload
 	m->tso_segsz = offload->tso_segsz;
 }
 
+/* rte_pktmbuf_attach_extbuf, but each field is written once. */
+static inline void attach(struct rte_mbuf *m, const struct nfsplice_piece *piece,
+			  struct rte_mbuf_ext_shared_info *shared)
+{
+	/* The cast drops const: DPDK has no read-only buffers. Nothing on the transmit side writes here:
+	 * header edits by drivers stay in the first segment. */
+	m->buf_addr = (void *)(uintptr_t)piece->address;
+	rte_mbuf_iova_set(m, piece->iova);
+	m->buf_len = (uint16_t)piece->length;
+	m->data_off = 0;
+	m->data_len = (uint16_t)piece->length;
+	m->pkt_len = piece->length;
+	m->ol_flags = RTE_MBUF_F_EXTERNAL;
+	m->shinfo = shared;
+}
+
 struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_mempool *piece_pool,
 				    const void *header, uint16_t header_length,
 				    const struct nfsplice_piece *pieces, uint16_t count,
@@ -65,7 +81,9 @@ struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_
 	if (unlikely(head == NULL))
 		return NULL;
 	if (count > 0) {
-		if (unlikely(rte_pktmbuf_alloc_bulk(piece_pool, mbufs, count) != 0)) {
+		/* Not rte_pktmbuf_alloc_bulk, which resets fields that nobody reads behind the first segment: a buffer comes
+		 * out of the pool with one reference, one segment and no successor (rte_mbuf_raw_free's contract). */
+		if (unlikely(rte_mempool_get_bulk(piece_pool, (void **)mbufs, count) != 0)) {
 			rte_pktmbuf_free(head);
 			return NULL;
 		}
@@ -77,12 +95,7 @@ struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_
 	for (i = 0; i < count; i++) {
 		struct rte_mbuf *m = mbufs[i];
 
-		/* The cast drops const: DPDK has no read-only buffers. Nothing on the transmit side writes here:
-		 * header edits by drivers stay in the first segment. */
-		rte_pktmbuf_attach_extbuf(m, (void *)(uintptr_t)pieces[i].address, pieces[i].iova,
-					  (uint16_t)pieces[i].length, shared);
-		m->data_len = (uint16_t)pieces[i].length;
-		m->pkt_len = pieces[i].length;
+		attach(m, &pieces[i], shared);
 		total += pieces[i].length;
 		last->next = m;
 		last = m;
