@@ -8,6 +8,7 @@
 //! Deliberately not here: what a frame, a segment, a record or a call means; sleeping when there is nothing to do (`serve`).
 
 mod meter;
+pub mod steering;
 
 use std::net::SocketAddr;
 
@@ -22,6 +23,7 @@ use crate::wire::icmpv4::unreachable;
 use crate::wire::protocol;
 use crate::wire::tcp::SeqNumber;
 use meter::{Meter, Stage};
+use steering::{Steering, SteeringCounters, Taken};
 
 pub use meter::{CycleCounter, CycleCounters};
 
@@ -64,6 +66,8 @@ pub struct Shard<D, P> {
     limits: TransmitLimits,
     counters: ShardCounters,
     meter: Meter,
+    /// Where there are other cores.
+    steering: Option<Steering>,
     // Reused from turn to turn.
     frames: Vec<RxFrame>,
     gather: Vec<Slice>,
@@ -113,6 +117,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
             limits,
             counters: ShardCounters::default(),
             meter: Meter::new(|| 0),
+            steering: None,
             frames: Vec::new(),
             gather: Vec::new(),
             datagram: RxChain::new(),
@@ -151,19 +156,51 @@ impl<D: Device, P: Programs> Shard<D, P> {
     // ---- Up: frames to layers ----
 
     fn receive(&mut self, now: Instant) -> usize {
+        let taken = self.take_handed(now);
         let mut received = 0;
         let mut frames = std::mem::take(&mut self.frames);
         for at in 0..self.lanes.len() {
             let lane = &mut self.lanes[at];
             received += lane.device.receive(&mut frames);
             for frame in frames.drain(..) {
+                if let Some(steering) = &mut self.steering {
+                    steering.copy_to_others(at, &frame);
+                }
                 let ingress = self.lanes[at].interface.handle_frame(now, frame);
-                self.handle_ingress(now, at, ingress);
+                let kept = match &mut self.steering {
+                    Some(steering) => steering.keep(at, ingress),
+                    None => Some(ingress),
+                };
+                if let Some(ingress) = kept {
+                    self.handle_ingress(now, at, ingress);
+                }
             }
         }
         self.frames = frames;
         self.counters.frames_in += received as u64;
-        received
+        if let Some(steering) = &mut self.steering {
+            steering.wake_others();
+        }
+        taken + received
+    }
+
+    /// What other cores have received for this one.
+    fn take_handed(&mut self, now: Instant) -> usize {
+        let waiting = self.steering.as_ref().map_or(0, Steering::waiting);
+        for _ in 0..waiting {
+            match self.steering.as_mut().and_then(Steering::take) {
+                // Only datagrams, which are never handed over, are answered through the lane they came by.
+                Some(Taken::Ingress(ingress)) => self.handle_ingress(now, 0, ingress),
+                Some(Taken::Neighbour { port, frame }) => {
+                    let lane = self.steering.as_ref().and_then(|steering| steering.lane_of(port));
+                    if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+                        lane.interface.handle_copy(now, frame);
+                    }
+                }
+                None => break,
+            }
+        }
+        waiting
     }
 
     fn handle_ingress(&mut self, now: Instant, lane: usize, ingress: Ingress) {
@@ -446,6 +483,16 @@ impl<D: Device, P: Programs> Shard<D, P> {
     /// Where the core's cycles went.
     pub fn cycles(&self) -> CycleCounters {
         self.meter.counters()
+    }
+
+    /// From now on frames are shared out with other cores. Its lanes are this shard's, in the same order.
+    pub fn set_steering(&mut self, steering: Steering) {
+        self.steering = Some(steering);
+    }
+
+    /// What was shared out; all 0 without other cores.
+    pub fn steering_counters(&self) -> SteeringCounters {
+        self.steering.as_ref().map(|steering| *steering.counters()).unwrap_or_default()
     }
 }
 

@@ -56,8 +56,30 @@ pub struct PortCapabilities {
     pub tx_descriptors: u16,
     /// Packets are spread over the receive queues by a symmetric RSS hash.
     pub rss: bool,
+    /// How it does that, as far as the device tells; `None`: not known, or not by a hash.
+    pub spread: Option<RssSpread>,
     /// NUMA node, −1 when unknown.
     pub socket: i32,
+}
+
+/// How a device spreads packets over its receive queues: the Toeplitz hash of addresses and ports under `key` names an entry of
+/// `table` (hash modulo its length), which names the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RssSpread {
+    /// As the device holds it.
+    pub key: Vec<u8>,
+    /// The ports of TCP over IPv4 are hashed too.
+    pub ipv4_tcp_ports: bool,
+    /// The same over IPv6.
+    pub ipv6_tcp_ports: bool,
+    /// Queues.
+    pub table: Vec<u16>,
+}
+
+/// Whether a driver that offers RSS does what it is told. net_tap leaves the choice of the queue to the kernel, which follows
+/// the queue that a flow was last answered from; net_null makes packets up.
+pub(crate) fn spreads_by_hash(driver: &str) -> bool {
+    !matches!(driver, "net_tap" | "net_null")
 }
 
 /// What a driver takes per transmitted packet.

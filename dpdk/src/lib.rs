@@ -30,7 +30,7 @@ mod setup;
 pub mod stats;
 pub mod tx;
 
-pub use capability::PortCapabilities;
+pub use capability::{PortCapabilities, RssSpread};
 pub use chain::{TxOffload, TxPayload, TxRefused};
 pub use eal::{Eal, EalOptions, cycles, cycles_hz, register_thread};
 pub use error::Error;

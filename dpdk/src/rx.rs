@@ -74,6 +74,11 @@ impl RxQueue {
         self.queue
     }
 
+    /// Buffers of the queue's pool that are with the program or the driver. Slow; for statistics and tests.
+    pub fn buffers_in_use(&self) -> u32 {
+        self.port.rx_pools[usize::from(self.queue)].in_use()
+    }
+
     /// Counters since the queue was made.
     pub fn counters(&self) -> RxCounters {
         self.counters

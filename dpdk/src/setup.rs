@@ -5,7 +5,7 @@ use std::{ffi::CStr, sync::Arc};
 use dpdk_sys as sys;
 
 use crate::{
-    capability::{PortCapabilities, TxLimits, tx_limits},
+    capability::{PortCapabilities, RssSpread, TxLimits, spreads_by_hash, tx_limits},
     eal::Eal,
     error::{Errno, Error},
     pool::{HEADROOM, Pool, Shape},
@@ -51,6 +51,8 @@ pub(crate) struct Setup<'a> {
     tx_offloads: u64,
     rx_offloads: u64,
     rss: bool,
+    /// The device takes a key of ours; else it keeps its own.
+    rss_key: bool,
     rx_descriptors: u16,
     tx_descriptors: u16,
     socket: i32,
@@ -84,6 +86,7 @@ impl<'a> Setup<'a> {
             tx_offloads: 0,
             rx_offloads: 0,
             rss: false,
+            rss_key: true,
             rx_descriptors: options.rx_descriptors,
             tx_descriptors: options.tx_descriptors,
             id,
@@ -138,7 +141,7 @@ impl<'a> Setup<'a> {
         if lro || frame > u32::from(options.rx_room) {
             self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_SCATTER);
         }
-        let spread = self.info.flow_type_rss_offloads & rss_types() != 0;
+        let spread = self.info.flow_type_rss_offloads & rss_types() != 0 && spreads_by_hash(&self.driver);
         self.rss = options.rss != Wanted::Off && options.rx_queues > 1 && spread;
         if options.rss == Wanted::On && options.rx_queues > 1 && !spread {
             return Err(unsupported(self.name, &self.driver, "RSS is not offered"));
@@ -160,13 +163,7 @@ impl<'a> Setup<'a> {
     }
 
     pub(crate) fn start(mut self, eal: &Eal) -> Result<OpenPort, Error> {
-        let first = self.options.rx_interrupts != Wanted::Off;
-        let (interrupts_configured, pools) = match self.configure(first) {
-            Ok(pools) => (first, pools),
-            // Some drivers fail to start with interrupts they do not have.
-            Err(_) if first => (false, self.configure(false)?),
-            Err(error) => return Err(error),
-        };
+        let (interrupts_configured, pools) = self.configure_with_what_works()?;
         let (rx_pools, tx_pools) = pools;
         let narrowed = self.limits.narrowed(&self.info.tx_desc_lim, self.tx_descriptors);
         let capabilities = self.capabilities(narrowed)?;
@@ -186,6 +183,23 @@ impl<'a> Setup<'a> {
         Ok(open)
     }
 
+    /// Some drivers fail to start with interrupts they do not have, some with an RSS key that is not their own.
+    fn configure_with_what_works(&mut self) -> Result<(bool, (Vec<Pool>, Vec<TxPools>)), Error> {
+        let interrupts: &[bool] = if self.options.rx_interrupts == Wanted::Off { &[false] } else { &[true, false] };
+        let keys: &[bool] = if self.rss { &[true, false] } else { &[true] };
+        let mut first_error = None;
+        for own_key in keys {
+            self.rss_key = *own_key;
+            for interrupts in interrupts {
+                match self.configure(*interrupts) {
+                    Ok(pools) => return Ok((*interrupts, pools)),
+                    Err(error) => first_error = Some(error),
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| unsupported(self.name, &self.driver, "it cannot be configured")))
+    }
+
     /// Configures and starts the device; on failure it can be configured again.
     fn configure(&mut self, interrupts: bool) -> Result<(Vec<Pool>, Vec<TxPools>), Error> {
         let (id, name, options) = (self.id, self.name, self.options);
@@ -200,14 +214,10 @@ impl<'a> Setup<'a> {
         conf.intr_conf.set_rxq(u32::from(interrupts));
         if self.rss {
             conf.rxmode.mq_mode = sys::rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_RSS;
-            let key_bytes = match self.info.hash_key_size {
-                0 => RSS_KEY_BYTES_USUAL,
-                bytes => bytes.min(SYMMETRIC_KEY.len() as u8),
-            };
             conf.rx_adv_conf.rss_conf = sys::rte_eth_rss_conf {
-                // Drivers only read it; the field is not const.
-                rss_key: SYMMETRIC_KEY.as_ptr().cast_mut(),
-                rss_key_len: key_bytes,
+                // Drivers only read it; the field is not const. NULL: the driver's own.
+                rss_key: if self.rss_key { SYMMETRIC_KEY.as_ptr().cast_mut() } else { std::ptr::null_mut() },
+                rss_key_len: if self.rss_key { self.rss_key_bytes() } else { 0 },
                 rss_hf: self.info.flow_type_rss_offloads & rss_types(),
             };
         }
@@ -242,6 +252,41 @@ impl<'a> Setup<'a> {
             unsafe { sys::rte_eth_allmulticast_enable(id) };
         }
         Ok((rx_pools, tx_pools))
+    }
+
+    fn rss_key_bytes(&self) -> u8 {
+        match self.info.hash_key_size {
+            0 => RSS_KEY_BYTES_USUAL,
+            bytes => bytes.min(SYMMETRIC_KEY.len() as u8),
+        }
+    }
+
+    /// What the started device says of its own spreading; `None` when it does not say all of it.
+    fn spread(&self) -> Option<RssSpread> {
+        const GROUP: usize = sys::RTE_ETH_RETA_GROUP_SIZE as usize;
+        if !self.rss {
+            return None;
+        }
+        let mut key = vec![0; usize::from(self.rss_key_bytes())];
+        let mut conf = sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: key.len() as u8, rss_hf: 0 };
+        // SAFETY: a started port; the key has room for the length that the device gave for its own.
+        let told = unsafe { sys::rte_eth_dev_rss_hash_conf_get(self.id, &mut conf) } == 0;
+        let entries = usize::from(self.info.reta_size);
+        if !told || entries == 0 || key.iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        let all = sys::rte_eth_rss_reta_entry64 { mask: u64::MAX, reta: [0; GROUP] };
+        let mut groups = vec![all; entries.div_ceil(GROUP)];
+        // SAFETY: a started port; room for as many entries as the device has.
+        let told = unsafe { sys::rte_eth_dev_rss_reta_query(self.id, groups.as_mut_ptr(), self.info.reta_size) } == 0;
+        let table: Vec<u16> = groups.iter().flat_map(|group| group.reta).take(entries).collect();
+        let hashed = |bit: u32| conf.rss_hf & u64::from(bit) != 0;
+        told.then_some(RssSpread {
+            key,
+            ipv4_tcp_ports: hashed(sys::RTE_ETH_RSS_NONFRAG_IPV4_TCP),
+            ipv6_tcp_ports: hashed(sys::RTE_ETH_RSS_NONFRAG_IPV6_TCP),
+            table,
+        })
     }
 
     fn set_mtu(&self) -> Result<(), Error> {
@@ -348,6 +393,7 @@ impl<'a> Setup<'a> {
             rx_descriptors: self.rx_descriptors,
             tx_descriptors: self.tx_descriptors,
             rss: self.rss,
+            spread: self.spread(),
             socket: self.socket,
         })
     }

@@ -17,7 +17,7 @@ To build the library without the NIC side: cargo build --no-default-features
 /// The libraries whose exported functions are allow-listed below or used by the shim's inline calls.
 const LIBRARIES: [&str; 4] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
 
-const FUNCTIONS: [&str; 49] = [
+const FUNCTIONS: [&str; 51] = [
     "rte_eal_init",
     "rte_eal_cleanup",
     "rte_eal_iova_mode",
@@ -58,6 +58,8 @@ const FUNCTIONS: [&str; 49] = [
     "rte_eth_macaddr_get",
     "rte_eth_promiscuous_enable",
     "rte_eth_allmulticast_enable",
+    "rte_eth_dev_rss_hash_conf_get",
+    "rte_eth_dev_rss_reta_query",
     "rte_eth_rx_queue_setup",
     "rte_eth_stats_get",
     "rte_eth_stats_reset",
@@ -69,13 +71,14 @@ const FUNCTIONS: [&str; 49] = [
     "nfsplice_.*",
 ];
 
-const TYPES: [&str; 11] = [
+const TYPES: [&str; 12] = [
     "rte_mbuf",
     "rte_mbuf_ext_shared_info",
     "rte_memzone",
     "rte_memseg",
     "rte_eth_conf",
     "rte_eth_dev_info",
+    "rte_eth_rss_reta_entry64",
     "rte_eth_stats",
     "rte_eth_xstat_name",
     "rte_eth_link",
@@ -83,12 +86,13 @@ const TYPES: [&str; 11] = [
     "nfsplice_.*",
 ];
 
-const CONSTANTS: [&str; 18] = [
+const CONSTANTS: [&str; 19] = [
     "RTE_ETH_TX_OFFLOAD_(MULTI_SEGS|TCP_TSO|IPV4_CKSUM|TCP_CKSUM|UDP_CKSUM|MBUF_FAST_FREE)",
     "RTE_ETH_RX_OFFLOAD_(IPV4_CKSUM|TCP_CKSUM|UDP_CKSUM|SCATTER|TCP_LRO|RSS_HASH)",
     "RTE_ETH_RSS_(IPV4|IPV6|NONFRAG_IPV[46]_(TCP|UDP))",
     "rte_eth_rx_mq_mode_RTE_ETH_MQ_RX_(NONE|RSS)",
     "RTE_ETH_MQ_RX_RSS_FLAG",
+    "RTE_ETH_RETA_GROUP_SIZE",
     "RTE_ETH_NAME_MAX_LEN",
     "RTE_ETH_XSTATS_NAME_SIZE",
     "RTE_ETH_LINK_UP",

@@ -105,6 +105,7 @@ mod tests {
             counters: values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
             gauges: Vec::new(),
             cores: cores.iter().map(|&(elapsed, busy)| CoreTime { elapsed, busy }).collect(),
+            by_core: Vec::new(),
         }
     }
 

@@ -100,7 +100,13 @@ pub fn totals(report: &Report) -> String {
     for (layer, values) in layers(report) {
         let _ = writeln!(text, "\n{layer}");
         for (field, value) in values {
-            let _ = writeln!(text, "  {field:<36} {value:>20}");
+            let _ = write!(text, "  {field:<36} {value:>20}");
+            let name = format!("{layer}.{field}");
+            // Behind the sum what each core has of it, where there are several that count it.
+            for value in report.by_core.iter().filter_map(|core| core.get(&name)) {
+                let _ = write!(text, " {value:>16}");
+            }
+            text.push('\n');
         }
     }
     text
@@ -151,6 +157,7 @@ mod tests {
             counters: values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
             gauges: vec!["tcp.connections_open".into()],
             cores: Vec::new(),
+            by_core: Vec::new(),
         }
     }
 
@@ -177,6 +184,15 @@ mod tests {
     fn a_server_without_those_counters_has_no_such_lines() {
         let text = totals(&report(&[("net.frames_in", 1)]));
         assert!(!text.contains("\nrpc ") && !text.contains("proc3"), "{text}");
+    }
+
+    #[test]
+    fn what_each_core_counts_stands_behind_the_sum() {
+        let mut report = report(&[("tcp.in", 30), ("machine.tsc_hz", 7)]);
+        report.by_core = [10, 20].map(|value| [("tcp.in".to_owned(), value)].into()).to_vec();
+        let text = totals(&report);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(lines.contains(&vec!["in", "30", "10", "20"]) && lines.contains(&vec!["tsc_hz", "7"]), "{text}");
     }
 
     #[test]

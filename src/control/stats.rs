@@ -46,6 +46,9 @@ pub struct Report {
     /// How each core spends its time.
     #[serde(default)]
     pub cores: Vec<CoreTime>,
+    /// What each core counts for itself. Empty where there is one core.
+    #[serde(default)]
+    pub by_core: Vec<BTreeMap<String, u64>>,
 }
 
 /// One core's time since its start, in cycles: `machine.tsc_hz` of them are a second.
@@ -206,9 +209,18 @@ impl Answering {
                 uptime_s: self.started.elapsed().as_secs(),
             },
             cores: (0..self.board.cores()).map(|core| core_time(&self.board, core)).collect(),
+            by_core: self.by_core(),
             gauges: gauges.map(|(metric, _)| metric.name.clone()).collect(),
             counters: values.iter().map(|(metric, value)| (metric.name.clone(), *value)).collect(),
         }
+    }
+}
+
+impl Answering {
+    fn by_core(&self) -> Vec<BTreeMap<String, u64>> {
+        let cores = if self.board.cores() > 1 { self.board.cores() } else { 0 };
+        let values = |core| self.board.core(core).into_iter().map(|(metric, value)| (metric.name.clone(), value)).collect();
+        (0..cores).map(values).collect()
     }
 }
 

@@ -230,6 +230,7 @@ mod tests {
             rx_descriptors: 1024,
             tx_descriptors: 1024,
             rss: false,
+            spread: None,
             socket: -1,
         }
     }

@@ -3,6 +3,7 @@
 //! - `device`: the contract with what is below; `memory_link` (with `memory_offload`) and `dpdk_device` fulfil it.
 //! - `interface`: one port's IP layer: addresses, ARP, IPv4, ICMP; frames in, transport packets out, and back.
 //! - `neighbour`: the table behind ARP.
+//! - `spread`: which queue of a port a connection belongs to.
 //! - `udp`: datagrams through an interface.
 //!
 //! May import: `wire`, `buf`, `time`, `counters`.
@@ -14,6 +15,7 @@ pub mod interface;
 pub mod memory_link;
 pub mod memory_offload;
 pub mod neighbour;
+pub mod spread;
 pub mod udp;
 
 pub use device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};

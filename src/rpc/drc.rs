@@ -12,11 +12,17 @@
 //! another port repeats its calls just as well; and uid and gid of the credential do count, because
 //! xids of different programs on one client may meet, and one user must not be given another's answer.
 //!
-//! Deliberately not here: sharing between cores. A client whose new connection lands on another core is not recognised.
+//! All cores share it: the connection on which a client repeats a call may belong to another core than the first one did.
+//! [`SharedDrc`] is the cache cut into parts, each under a lock of its own that is held for one look-up or one copy of a reply of
+//! 512 bytes, never while a call is executed. Only procedures that are not idempotent take a lock, twice a call; with as many
+//! parts as there are, two cores seldom want the same one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam::utils::CachePadded;
 
 use siphasher::sip::SipHasher13;
 
@@ -97,6 +103,7 @@ impl BuildHasher for Seeded {
     }
 }
 
+/// One part of the cache; the whole of it where there is one core.
 pub struct DuplicateRequestCache {
     options: DrcOptions,
     entries: Vec<Entry>,
@@ -138,7 +145,9 @@ impl DuplicateRequestCache {
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
+}
 
+impl DrcOptions {
     /// The identity of a call.
     pub fn key(
         &self,
@@ -150,7 +159,7 @@ impl DuplicateRequestCache {
     ) -> DrcKey {
         let mut first = [0; CHECKSUM_BYTES];
         let len = arguments.copy_to(&mut first);
-        let mut hasher = Seeded(self.options.seed).build_hasher();
+        let mut hasher = Seeded(self.seed).build_hasher();
         hasher.write(&first[..len]);
         DrcKey {
             xid,
@@ -169,7 +178,9 @@ impl DuplicateRequestCache {
             checksum: hasher.finish(),
         }
     }
+}
 
+impl DuplicateRequestCache {
     /// Looks a call up and, if it is new, notes that it is in progress.
     pub fn lookup(&mut self, now: Instant, key: DrcKey) -> Lookup<'_> {
         self.expire(now);
@@ -266,6 +277,83 @@ impl DuplicateRequestCache {
     }
 }
 
+/// Parts for each core: the chance that a core finds a part locked by another is about one in this many.
+const PARTS_PER_CORE: usize = 8;
+
+/// A call in progress, in one part of the shared cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedEntry {
+    part: u32,
+    entry: DrcEntry,
+}
+
+/// What the shared cache knows about a call; see [`Lookup`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedLookup<R> {
+    Miss(Option<SharedEntry>),
+    InProgress,
+    /// What the caller made of the reply.
+    Done(R),
+}
+
+/// The cache of all cores. A clone is the same cache.
+#[derive(Clone)]
+pub struct SharedDrc {
+    options: DrcOptions,
+    parts: Arc<[CachePadded<Mutex<DuplicateRequestCache>>]>,
+}
+
+impl SharedDrc {
+    /// `options.entries` are for all cores together, cut into equal parts.
+    pub fn new(options: DrcOptions, cores: usize) -> SharedDrc {
+        let parts = if cores > 1 { PARTS_PER_CORE * cores } else { 1 };
+        let each = DrcOptions { entries: options.entries.div_ceil(parts as u32), ..options };
+        let part = |_| CachePadded::new(Mutex::new(DuplicateRequestCache::new(each)));
+        SharedDrc { options, parts: (0..parts).map(part).collect() }
+    }
+
+    fn part(&self, part: u32) -> MutexGuard<'_, DuplicateRequestCache> {
+        // Nothing in here panics half way; if it did, a list may have lost entries, which is what expiry does too.
+        self.parts[part as usize % self.parts.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The identity of a call.
+    pub fn key(&self, peer: &Peer, credential: &Credential, xid: u32, procedure: (u32, u32, u32), arguments: View<'_>) -> DrcKey {
+        self.options.key(peer, credential, xid, procedure, arguments)
+    }
+
+    /// Looks a call up and, if it is new, notes that it is in progress. `replay` gets the reply of one that is answered,
+    /// with the part locked: a copy, nothing longer.
+    pub fn lookup<R>(&self, now: Instant, key: DrcKey, replay: impl FnOnce(&[u8]) -> R) -> SharedLookup<R> {
+        // Clients number their calls one by one, so the xid spreads them; the checksum keeps them from choosing.
+        let part = (key.checksum as u32).wrapping_add(key.xid) % self.parts.len() as u32;
+        match self.part(part).lookup(now, key) {
+            Lookup::Miss(entry) => SharedLookup::Miss(entry.map(|entry| SharedEntry { part, entry })),
+            Lookup::InProgress => SharedLookup::InProgress,
+            Lookup::Done(reply) => SharedLookup::Done(replay(reply)),
+        }
+    }
+
+    /// See [`DuplicateRequestCache::complete`].
+    pub fn complete(&self, now: Instant, entry: SharedEntry, reply: &[u8]) -> bool {
+        self.part(entry.part).complete(now, entry.entry, reply)
+    }
+
+    /// See [`DuplicateRequestCache::forget`].
+    pub fn forget(&self, entry: SharedEntry) {
+        self.part(entry.part).forget(entry.entry);
+    }
+
+    /// Entries that hold a call.
+    pub fn len(&self) -> usize {
+        (0..self.parts.len()).map(|part| self.part(part as u32).len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,7 +372,13 @@ mod tests {
     }
 
     fn key(cache: &DuplicateRequestCache, xid: u32) -> DrcKey {
-        cache.key(&peer("10.0.0.1:700", Transport::Tcp), &Credential::None, xid, (100003, 3, 8), View::from(&b"arguments"[..]))
+        cache.options.key(
+            &peer("10.0.0.1:700", Transport::Tcp),
+            &Credential::None,
+            xid,
+            (100003, 3, 8),
+            View::from(&b"arguments"[..]),
+        )
     }
 
     fn miss(cache: &mut DuplicateRequestCache, now: Instant, xid: u32) -> Option<DrcEntry> {
@@ -345,12 +439,12 @@ mod tests {
         let mut longer_tail = long;
         longer_tail[299] = 8;
         let key = |peer: &Peer, xid, procedure, arguments: &[u8]| {
-            cache.key(peer, &user(1000, 5), xid, (100003, 3, procedure), View::from(arguments))
+            cache.options.key(peer, &user(1000, 5), xid, (100003, 3, procedure), View::from(arguments))
         };
         let base = key(&tcp, 1, 8, &long);
         assert_eq!(base, key(&peer("10.0.0.1:900", Transport::Tcp), 1, 8, &long), "reconnected");
         assert_eq!(base, key(&tcp, 1, 8, &longer_tail), "beyond the checksum");
-        let by = |credential: &Credential| cache.key(&tcp, credential, 1, (100003, 3, 8), View::from(&long[..]));
+        let by = |credential: &Credential| cache.options.key(&tcp, credential, 1, (100003, 3, 8), View::from(&long[..]));
         assert_eq!(base, by(&user(1000, 6)), "a stamp that goes on");
         assert_ne!(base, by(&user(1001, 6)), "another user");
         assert_ne!(base, by(&Credential::None));
@@ -372,5 +466,26 @@ mod tests {
         assert!(cache.is_empty());
         let mut off = super::DuplicateRequestCache::new(DrcOptions { entries: 0, ..cache.options });
         assert_eq!(miss(&mut off, Instant::ZERO, 1), None);
+    }
+
+    #[test]
+    fn two_cores_see_one_cache() {
+        let options = DrcOptions { entries: 64, reply_bytes_max: 16, expiry: Duration::from_secs(120), seed: [1, 2] };
+        let one = SharedDrc::new(options, 2);
+        let other = one.clone();
+        let now = Instant::from_millis(5);
+        let key = |xid, address: &str| {
+            let peer = peer(address, Transport::Tcp);
+            one.key(&peer, &Credential::None, xid, (100003, 3, 8), View::from(&b"arguments"[..]))
+        };
+        for xid in 0..32 {
+            let SharedLookup::Miss(Some(entry)) = one.lookup(now, key(xid, "10.0.0.1:700"), |_| ()) else { panic!("{xid}") };
+            assert_eq!(other.lookup(now, key(xid, "10.0.0.1:900"), |_| ()), SharedLookup::InProgress);
+            assert!(one.complete(now, entry, &xid.to_be_bytes()));
+            // The other core's clock may have been read a little earlier.
+            let replayed = other.lookup(Instant::ZERO, key(xid, "10.0.0.1:900"), <[u8]>::to_vec);
+            assert_eq!(replayed, SharedLookup::Done(xid.to_be_bytes().to_vec()));
+        }
+        assert_eq!(one.len(), 32);
     }
 }

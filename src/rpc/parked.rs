@@ -1,7 +1,7 @@
 //! Calls that wait: from the ticket back to the caller.
 
 use super::connection::ConnectionId;
-use super::drc::DrcEntry;
+use super::drc::SharedEntry;
 use super::programs::{Peer, Ticket};
 
 /// Where a call came from and its reply goes.
@@ -18,7 +18,7 @@ pub struct Pending {
     pub peer: Peer,
     pub xid: u32,
     pub head_bytes_max: u32,
-    pub drc: Option<DrcEntry>,
+    pub drc: Option<SharedEntry>,
     /// Bytes held against the connection's send queue while it waits.
     pub reserved: u64,
 }

@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::connection::{ConnectionId, ConnectionKey, ConnectionTable, Stall};
-use super::drc::DuplicateRequestCache;
+use super::drc::SharedDrc;
 use super::options::{Options, RpcCounters};
 use super::parked::{Origin, ParkedCalls};
 use super::programs::{Peer, Programs, Ticket, Transport};
@@ -94,7 +94,7 @@ pub struct Server {
     connections: ConnectionTable,
     parked: ParkedCalls,
     datagram_calls_in_flight: u32,
-    drc: DuplicateRequestCache,
+    drc: SharedDrc,
     replies: VecDeque<QueuedReplies>,
     /// The pieces of all queued replies, in order.
     pieces: VecDeque<Slice>,
@@ -120,7 +120,13 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server with a duplicate request cache of its own.
     pub fn new(options: Options, arena: FragmentArena) -> Server {
+        Server::sharing(options, arena, SharedDrc::new(options.drc, 1))
+    }
+
+    /// One of several, whose cores share the duplicate request cache.
+    pub fn sharing(options: Options, arena: FragmentArena, drc: SharedDrc) -> Server {
         let zeroes = arena.zeroes(4);
         Server {
             options,
@@ -129,7 +135,7 @@ impl Server {
             connections: ConnectionTable::new(options.connections_max),
             parked: ParkedCalls::new(options.calls_in_flight_total_max),
             datagram_calls_in_flight: 0,
-            drc: DuplicateRequestCache::new(options.drc),
+            drc,
             replies: VecDeque::new(),
             pieces: VecDeque::new(),
             datagram_replies: 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::clock::Clock;
-use super::stores::Stores;
+use super::stores;
 use crate::control::config::{Config, Export as ExportConfig, Port, Squash as SquashConfig};
 use crate::net::InterfaceOptions;
 use crate::net::neighbour::NeighbourOptions;
@@ -18,6 +18,7 @@ use crate::program::nfs3::{self, Nfs3};
 use crate::program::rpcbind::{self, Rpcbind, Service};
 use crate::program::volumes::Volumes;
 use crate::rpc::Transport;
+use crate::store::Store;
 use crate::time::Duration;
 use crate::{rpc, tcp};
 
@@ -129,9 +130,14 @@ pub fn export(config: &ExportConfig, store: usize) -> Export {
 }
 
 /// One core's programs. `key` seals the file handles.
-pub fn programs(config: &Config, stores: &Stores, key: [u8; 16], mounts: Arc<MountList>) -> anyhow::Result<ProgramTable> {
-    let exports = stores.export_table(&config.exports)?;
-    let volumes = Volumes::new(exports, stores.handles(), HandleSeal::new(key));
+pub fn programs(
+    config: &Config,
+    handles: Vec<Box<dyn Store>>,
+    key: [u8; 16],
+    mounts: Arc<MountList>,
+) -> anyhow::Result<ProgramTable> {
+    let exports = stores::export_table(&config.exports)?;
+    let volumes = Volumes::new(exports, handles, HandleSeal::new(key));
     let wall = Clock::wall();
     let epoch = Duration::new(wall.seconds.try_into().unwrap_or(0), wall.nanoseconds);
     let rpcbind = Rpcbind::new(services(), epoch).context("rpcbind")?;

@@ -1,44 +1,35 @@
-//! DPDK, the ports, the page pools and the stores, and the loop of the core that drives them.
+//! DPDK, the ports, the page pools and the stores, and one thread for each core that runs on them.
 //!
-//! Everything is made on the engine's own thread, because DPDK ties its start to a core, and taken down there in the reverse
-//! order: the shard (what is in flight comes back), the ports (the driver lets go of the last pages), the pools, DPDK.
+//! Everything shared is made on the first engine thread, because DPDK ties its start to a core, and taken down there in the
+//! reverse order: the cores (what is in flight comes back), the stores, the ports (the driver lets go of the last pages), the pools, DPDK.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::JoinHandle;
 
-use anyhow::{Context as _, anyhow, bail};
-use dpdk::{Eal, EalOptions, Port, PortOptions, Wanted, ZoneSet};
+use anyhow::{Context as _, anyhow};
+use dpdk::{Eal, EalOptions, Port, ZoneSet};
 
-use super::sleep::{NAP, SLEEP_MAX, Waker};
+use super::board::{self, Pools};
+use super::core::{Common, Core, Parts};
+use super::ports::{self, OpenedPort};
+use super::sleep::Waker;
 use super::state::{StateDirectory, random};
 use super::stores::Stores;
 use super::{assemble, clock};
-use crate::buf::{FragmentArena, PagePool, Slice};
-use crate::control::config::{Bus, Config, LogLevel, Machine, Port as PortConfig, Store as StoreConfig, Transmit, Tso};
-use crate::control::metrics::{Board, LayoutBuilder, PUBLISH_INTERVAL_MS, Publisher};
+use crate::buf::{PagePool, Slice};
+use crate::control::config::{Bus, Config, LogLevel, Machine, Store as StoreConfig};
+use crate::control::metrics::{Board, Publisher};
 use crate::control::reload::ExportRules;
-use crate::control::signals::{Stop, StopFlag};
-use crate::counters;
-use crate::net::Interface;
-use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
-use crate::net::interface::InterfaceEvent;
-use crate::program::ProgramTable;
+use crate::control::signals::StopFlag;
+use crate::control::threads::{self, Placement};
 use crate::program::mount::MountList;
-use crate::shard::{Lane, Shard};
-use crate::time::{Duration, Instant};
-use crate::{rpc, tcp};
-
-/// Empty turns before a core thinks of sleeping: a few microseconds, in which the next frame of a busy client usually comes.
-const TURNS_BEFORE_SLEEP: u32 = 64;
+use crate::rpc::drc::SharedDrc;
+use crate::shard::steering::{self, Steering, Wake};
 
 /// Share of `eal_mib` that becomes pages for reply heads and copied-out requests; the rest is packet buffers.
 const FRAGMENT_SHARE: usize = 4;
-
-/// Buffers of a receive pool that the driver's ring and the per-core caches bind, and which connections must leave alone.
-const RX_BUFFERS_BOUND: usize = 1024 + 2 * 768;
-
-type ServingShard = Shard<DpdkDevice, ProgramTable>;
 
 /// What a server starts from.
 pub struct Seed {
@@ -49,13 +40,14 @@ pub struct Seed {
     pub stop: StopFlag,
 }
 
-/// Starts everything, tells how it went, and serves until asked to stop.
+/// Starts everything, tells how it went, and serves until asked to stop. Runs on the first core's thread.
 pub fn run(seed: Seed, started: &SyncSender<anyhow::Result<Arc<Board>>>) {
-    match Engine::start(&seed) {
+    let _alarm = Alarm(seed.stop.clone());
+    match Engine::start(seed) {
         Ok((mut engine, board)) => {
             // The receiver waits for exactly this message.
             let _ = started.send(Ok(board));
-            engine.serve(&seed);
+            engine.first.run();
             engine.stop();
         }
         Err(error) => {
@@ -64,294 +56,190 @@ pub fn run(seed: Seed, started: &SyncSender<anyhow::Result<Arc<Board>>>) {
     }
 }
 
-counters! {
-    /// What the device and the queues of one port count.
-    pub struct PortCounters {
-        /// Frames received from the device.
-        rx_frames,
-        /// Polls of the device that found some.
-        rx_bursts,
-        /// Polls of the device that found none.
-        rx_polls_empty,
-        /// Frames and TSO chains the device took.
-        tx_chains,
-        /// mbufs of these chains.
-        tx_segments,
-        /// Calls to the driver that sent something.
-        tx_bursts,
-        /// Calls to the driver that found its ring full.
-        tx_ring_full,
-        /// Frames the driver refused.
-        tx_refused,
-        /// Payload bytes sent by reference.
-        tx_payload_bytes_referenced,
-        /// Payload bytes copied to be sent: 0 with transmit = "splice".
-        tx_payload_bytes_copied,
-        /// Frames whose headers lay in several buffers and were copied together.
-        rx_headers_copied,
-    }
-    gauges {
-        /// Receive buffers in use, the driver's ring included.
-        rx_buffers_in_use,
-        /// Buffers for chains' headers in use: one for each chain that the driver has not released.
-        tx_headers_in_use,
-        /// Buffers that refer to pages in use: one for each piece of such a chain.
-        tx_pieces_in_use,
-        /// Buffers that hold copied payload in use: 0 with transmit = "splice".
-        tx_copies_in_use,
-    }
-}
+/// Stops the whole server when its thread panics: a core less would leave its connections without an answer.
+struct Alarm(StopFlag);
 
-counters! {
-    /// The page pools and how the core spends its time.
-    pub struct CoreCounters {
-        /// Times the core went to sleep.
-        sleeps,
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.request();
+            self.0.request();
+        }
     }
-    gauges {
-        /// Blocks of the page cache that hold something.
-        cache_pages_used,
-        /// Blocks the page cache has.
-        cache_pages,
-        /// Blocks in use for reply heads and copied-out requests.
-        fragment_pages_used,
-        /// Blocks there are for them.
-        fragment_pages,
-    }
-}
-
-counters! {
-    /// What is the same for every core.
-    pub struct MachineCounters {}
-    gauges {
-        /// What every core's cycles are counted with: its rate per second.
-        tsc_hz,
-    }
-}
-
-struct Pools {
-    cache: PagePool,
-    fragments: PagePool,
 }
 
 struct Engine {
-    // In the order in which they must go.
-    shard: Option<ServingShard>,
+    first: Core,
+    others: Vec<JoinHandle<()>>,
     stores: Stores,
     ports: Vec<Port<Slice>>,
-    pools: Pools,
     _eal: Eal,
-    publisher: Publisher,
-    waker: Arc<Waker>,
-    may_sleep: bool,
-    sleeps: u64,
-    rules_seen: u64,
-    state: clock::Clock,
 }
 
 impl Engine {
-    fn start(seed: &Seed) -> anyhow::Result<(Engine, Arc<Board>)> {
-        let config = &seed.config;
-        let eal = Eal::init(&eal_options(config)).context("DPDK does not start")?;
+    fn start(seed: Seed) -> anyhow::Result<(Engine, Arc<Board>)> {
+        let config = seed.config.clone();
+        let eal = Eal::init(&eal_options(&config)).context("DPDK does not start")?;
         let pools = Pools {
             cache: reserve(&eal, "cache", config.memory.page_cache_bytes() as usize, config.memory.block_bytes() as usize)?,
             fragments: reserve(
                 &eal,
                 "fragments",
                 ((config.memory.eal_mib as usize) << 20) / FRAGMENT_SHARE,
-                assemble::fragment_bytes(config),
+                assemble::fragment_bytes(&config),
             )?,
         };
         let clock = clock::Clock::start();
-        let waker = Waker::new().context("no event descriptor")?;
-        let stores = Stores::open(config, &seed.machine, &eal, &pools.cache, &waker, &clock)?;
-        let mut ports = Vec::new();
-        let mut lanes = Vec::new();
+        let cores = config.cores.engine.len();
+        let wakers = (0..cores).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>().context("no event descriptor")?;
+        let stores = Stores::open(&config, &seed.machine, &eal, &pools.cache, &clock)?;
+        let mut opened = Vec::new();
         for port in &config.ports {
-            let (port, lane) = open_port(config, port, &eal, &pools.fragments, clock.now())?;
-            ports.push(port);
-            lanes.push(lane);
+            opened.push(ports::open(&config, port, &eal, &pools.fragments, clock.now())?);
         }
-        let mut shard = build_shard(seed, lanes, &stores, &pools.fragments)?;
-        shard.set_cycle_counter(dpdk::cycles);
-        let board = layout(&shard, &stores).build(1);
-        let publisher = board.publisher(0).context("the board has no core")?;
-        let may_sleep = config.ports.iter().all(|port| port.device.bus == Bus::Vdev);
-        let engine = Engine {
-            shard: Some(shard),
-            stores,
-            ports,
-            pools,
-            _eal: eal,
-            publisher,
-            waker,
-            may_sleep,
-            sleeps: 0,
-            // The table the shard was built with.
-            rules_seen: 1,
-            state: clock,
-        };
+        let common = common(seed, &opened, pools, clock)?;
+        let (ports, parts) = share_out(opened, &stores, &wakers);
+        let (engine, board) = start_cores(&common, parts, stores, ports, eal)?;
         Ok((engine, board))
     }
 
-    fn serve(&mut self, seed: &Seed) {
-        let mut idle_turns = 0;
-        let mut publish_at = Instant::ZERO;
-        while seed.stop.get() == Stop::No {
-            let now = self.state.now();
-            if now >= publish_at {
-                publish_at = now + Duration::from_millis(PUBLISH_INTERVAL_MS);
-                self.housekeeping(seed);
-            }
-            let Some(shard) = &mut self.shard else { return };
-            if shard.turn(now) > 0 {
-                idle_turns = 0;
-                continue;
-            }
-            idle_turns += 1;
-            if idle_turns >= TURNS_BEFORE_SLEEP && self.may_sleep {
-                self.sleep(publish_at);
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-        self.drain(seed);
-    }
-
-    /// What need not happen in every turn: counters, changed export rules, events for the log.
-    fn housekeeping(&mut self, seed: &Seed) {
-        self.publish();
-        let Some(shard) = &mut self.shard else { return };
-        if let Some(exports) = seed.rules.changed(&mut self.rules_seen) {
-            match self.stores.export_table(&exports) {
-                Ok(table) => shard.programs_mut().volumes_mut().set_exports(table),
-                // The configuration was checked; if the table sees more than that, the old rules stay.
-                Err(error) => tracing::error!("the new export rules are not used: {error:#}"),
-            }
-        }
-        for lane in shard.lanes_mut() {
-            while let Some(InterfaceEvent::AddressConflict { address, mac }) = lane.interface.poll_event() {
-                tracing::error!(%address, ?mac, "another station uses this server's address");
-            }
-        }
-    }
-
-    /// Waits for a frame, a completion, a timer or `until`, whichever is first.
-    fn sleep(&mut self, until: Instant) {
-        let Some(shard) = &mut self.shard else { return };
-        self.waker.prepare();
-        let mut all_signal = true;
-        for lane in shard.lanes_mut() {
-            all_signal &= lane.device.rx().arm_interrupt().is_ok();
-        }
-        // A frame or a completion may have come before the devices were armed.
-        let now = self.state.now();
-        if shard.turn(now) == 0 {
-            let timer = shard.poll_timeout().unwrap_or(until).min(until);
-            let longest = if all_signal { SLEEP_MAX } else { NAP };
-            let wait = timer.since(now).min(longest);
-            if !wait.is_zero() {
-                self.sleeps += 1;
-                let descriptors: smallvec::SmallVec<[BorrowedFd<'_>; 8]> =
-                    shard.lanes_mut().iter_mut().filter_map(|lane| lane.device.rx().event_fd()).collect();
-                self.waker.sleep(&descriptors, wait);
-            }
-        }
-        self.waker.cancel();
-        for lane in shard.lanes_mut() {
-            lane.device.rx().disarm_interrupt();
-        }
-    }
-
-    /// Answers what was taken, within the time the configuration gives, then resets what is left.
-    fn drain(&mut self, seed: &Seed) {
-        let Some(shard) = &mut self.shard else { return };
-        shard.drain();
-        let deadline = self.state.now() + Duration::from_millis(seed.config.limits.drain_ms_max.into());
-        loop {
-            let now = self.state.now();
-            let worked = shard.turn(now) > 0;
-            if shard.is_drained() || now >= deadline || seed.stop.get() == Stop::Now {
-                break;
-            }
-            if !worked {
-                std::thread::sleep(NAP);
-            }
-        }
-        let now = self.state.now();
-        shard.abort_all(now);
-        shard.turn(now);
-        self.publish();
-    }
-
-    fn publish(&mut self) {
-        let Some(shard) = &mut self.shard else { return };
-        let ports: Vec<PortCounters> =
-            shard.lanes_mut().iter_mut().zip(&self.ports).map(|(lane, port)| port_counters(lane, port)).collect();
-        let core = CoreCounters {
-            sleeps: self.sleeps,
-            cache_pages_used: self.pools.cache.outstanding() as u64,
-            cache_pages: self.pools.cache.blocks() as u64,
-            fragment_pages_used: self.pools.fragments.outstanding() as u64,
-            fragment_pages: self.pools.fragments.blocks() as u64,
-        };
-        let cycles = shard.cycles();
-        let mut layers: Vec<&dyn counters::Counters> =
-            vec![&core, &cycles, shard.counters(), shard.tcp().counters(), shard.rpc().counters()];
-        layers.push(shard.programs().nfs3().counters());
-        for (lane, port) in shard.lanes().iter().zip(&ports) {
-            layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
-        }
-        self.publisher.publish(&layers);
-    }
-
-    fn stop(mut self) {
+    /// Waits for the other cores, then takes everything down.
+    fn stop(self) {
+        let Engine { first, others, mut stores, mut ports, .. } = self;
+        let panicked = others.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
         dpdk::memory::keep_zones_until_exit();
-        self.shard = None;
-        self.stores.shutdown();
-        self.ports.clear();
+        drop(first);
+        stores.shutdown();
+        ports.clear();
+        // Each has said so on its way; this thread's end is what the caller asks for.
+        assert!(panicked == 0, "{panicked} cores panicked");
     }
 }
 
-/// The same layers in the same order as `Engine::publish`.
-fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
-    let mut layout = LayoutBuilder::new()
-        .shared("machine", || MachineCounters { tsc_hz: dpdk::cycles_hz() })
-        .per_core("core", &CoreCounters::default())
-        .per_core("cycles", &shard.cycles())
-        .per_core("shard", shard.counters())
-        .per_core("tcp", shard.tcp().counters())
-        .per_core("rpc", shard.rpc().counters())
-        .per_core("nfs3", shard.programs().nfs3().counters());
-    for (at, lane) in shard.lanes().iter().enumerate() {
-        layout = layout
-            .per_core(&format!("port{at}"), &PortCounters::default())
-            .per_core(&format!("port{at}.ip"), lane.interface.counters())
-            .per_core(&format!("port{at}.arp"), lane.interface.neighbour_counters());
-    }
-    stores.add_to(layout)
+/// What all cores have in common.
+fn common(seed: Seed, ports: &[OpenedPort], pools: Pools, clock: clock::Clock) -> anyhow::Result<Arc<Common>> {
+    let cores = seed.config.cores.engine.len();
+    let drc_seed: [u8; 16] = random()?;
+    let drc_seed = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|byte| drc_seed[at + byte])));
+    let drc = SharedDrc::new(assemble::rpc_options(&seed.config, drc_seed).drc, cores);
+    Ok(Arc::new(Common {
+        clock,
+        handle_key: seed.state.handle_key()?,
+        drc,
+        mounts: Arc::new(MountList::default()),
+        pools,
+        driver_buffers_max: ports::driver_buffers_max(cores, ports.iter().all(|port| port.spread_by_device)),
+        may_sleep: seed.config.ports.iter().all(|port| port.device.bus == Bus::Vdev),
+        cores,
+        drained: AtomicUsize::new(0),
+        seed,
+    }))
 }
 
-fn port_counters(lane: &mut Lane<DpdkDevice>, port: &Port<Slice>) -> PortCounters {
-    let rx = lane.device.rx().counters();
-    let tx = lane.device.tx().counters();
-    let (tx_headers, tx_pieces, tx_copies) = lane.device.tx().buffers_in_use();
-    PortCounters {
-        rx_frames: rx.packets,
-        rx_bursts: rx.bursts,
-        rx_polls_empty: rx.empty_polls,
-        tx_chains: tx.chains,
-        tx_segments: tx.segments,
-        tx_bursts: tx.bursts,
-        tx_ring_full: tx.descriptors_full,
-        tx_refused: tx.refused_by_prepare + tx.refused_for_shape,
-        tx_payload_bytes_referenced: tx.payload_bytes_referenced,
-        tx_payload_bytes_copied: tx.payload_bytes_copied,
-        rx_headers_copied: lane.device.counters().headers_copied,
-        rx_buffers_in_use: port.rx_buffers_in_use(0).unwrap_or(0).into(),
-        tx_headers_in_use: tx_headers.into(),
-        tx_pieces_in_use: tx_pieces.into(),
-        tx_copies_in_use: tx_copies.into(),
+/// Queue n of a port goes to core n.
+fn share_out(opened: Vec<OpenedPort>, stores: &Stores, wakers: &[Arc<Waker>]) -> (Vec<Port<Slice>>, Vec<Parts>) {
+    let mut steered: Vec<Vec<_>> = wakers.iter().map(|_| Vec::new()).collect();
+    let mut parts: Vec<Parts> = (wakers.iter().enumerate())
+        .map(|(index, waker)| Parts {
+            index,
+            lanes: Vec::new(),
+            lane_of_port: vec![None; opened.len()],
+            stores: stores.handles(index, waker),
+            steering: None,
+            waker: Arc::clone(waker),
+        })
+        .collect();
+    let mut ports = Vec::new();
+    for (number, opened) in opened.into_iter().enumerate() {
+        let port = opened.steered(number);
+        for (core, lane) in opened.lanes.into_iter().enumerate() {
+            steered[core].push(port.clone());
+            parts[core].lane_of_port[number] = Some(parts[core].lanes.len());
+            parts[core].lanes.push(lane);
+        }
+        ports.push(opened.port);
+    }
+    if wakers.len() > 1 {
+        let wake = |waker: &Arc<Waker>| -> Wake {
+            let waker = Arc::clone(waker);
+            Arc::new(move || waker.wake())
+        };
+        let wakes: Vec<Wake> = wakers.iter().map(wake).collect();
+        let mesh = Steering::mesh(steering::Options::default(), steered, &wakes);
+        for (parts, steering) in parts.iter_mut().zip(mesh) {
+            parts.steering = Some(steering);
+        }
+    }
+    (ports, parts)
+}
+
+/// Makes the first core on this thread and each other one on its own. When one cannot be made, those that run are stopped.
+fn start_cores(
+    common: &Arc<Common>,
+    parts: Vec<Parts>,
+    stores: Stores,
+    ports: Vec<Port<Slice>>,
+    eal: Eal,
+) -> anyhow::Result<(Engine, Arc<Board>)> {
+    let mut parts = parts.into_iter();
+    let mut first = Core::new(common, parts.next().ok_or_else(|| anyhow!("no core"))?)?;
+    let board = board::layout(first.shard(), &stores).build(common.cores);
+    let publisher = |core: usize| board.publisher(core).context("the board has no such core");
+    first.publish_to(publisher(0)?);
+    let mut others = Vec::new();
+    let start_others = || -> anyhow::Result<()> {
+        for parts in parts {
+            let publisher = publisher(parts.index)?;
+            others.push(start_other(common, parts, publisher)?);
+        }
+        Ok(())
+    };
+    if let Err(error) = start_others() {
+        common.seed.stop.request();
+        common.seed.stop.request();
+        for other in others {
+            let _ = other.join();
+        }
+        return Err(error);
+    }
+    Ok((Engine { first, others, stores, ports, _eal: eal }, board))
+}
+
+fn start_other(common: &Arc<Common>, parts: Parts, publisher: Publisher) -> anyhow::Result<JoinHandle<()>> {
+    let index = parts.index;
+    let cpu = common.seed.config.cores.engine[index] as usize;
+    let (started, start) = mpsc::sync_channel(1);
+    let common = Arc::clone(common);
+    let run = move || {
+        let _alarm = Alarm(common.seed.stop.clone());
+        // Gives the thread its own caches of the driver's buffers; they are given back when this is dropped, after the core.
+        let registered = dpdk::register_thread().map_err(anyhow::Error::from);
+        let core = registered.and_then(|registered| Ok((registered, Core::new(&common, parts)?)));
+        match core {
+            Ok((registered, mut core)) => {
+                core.publish_to(publisher);
+                // The receiver waits for exactly this message.
+                let _ = started.send(Ok(()));
+                core.run();
+                drop(core);
+                drop(registered);
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        }
+    };
+    let thread = threads::spawn(&format!("engine-{index}"), Placement::Cpu(cpu), run)?;
+    match start.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error.context(format!("core {index}")))
+        }
+        Err(_) => {
+            let _ = thread.join();
+            Err(anyhow!("core {index} ended before it had started"))
+        }
     }
 }
 
@@ -418,67 +306,4 @@ pub(super) fn reserve(eal: &Eal, name: &str, bytes: usize, block: usize) -> anyh
         .with_context(|| format!("no {} MiB of memory for {name}", bytes >> 20))?
         .into_zones();
     Ok(PagePool::from_zones(zones, block))
-}
-
-fn open_port(
-    config: &Config,
-    port: &PortConfig,
-    eal: &Eal,
-    fragments: &PagePool,
-    now: Instant,
-) -> anyhow::Result<(Port<Slice>, Lane<DpdkDevice>)> {
-    let name = &port.device.name;
-    let options = PortOptions {
-        mtu: port.mtu,
-        mac: port.mac.map(|mac| mac.0),
-        tso: match port.tso {
-            Tso::Auto => Wanted::Auto,
-            Tso::On => Wanted::On,
-            Tso::Off => Wanted::Off,
-        },
-        ..PortOptions::default()
-    };
-    let mut opened = Port::<Slice>::open(eal, name, &options).with_context(|| format!("port {name} does not start"))?;
-    let capabilities = opened.capabilities().clone();
-    let (Some(rx), Some(tx)) = (opened.take_rx_queue(0), opened.take_tx_queue(0)) else {
-        bail!("port {name} has no queues");
-    };
-    let mode = match config.server.transmit {
-        Transmit::Splice => TransmitMode::Splice,
-        Transmit::Copy => TransmitMode::Copy,
-    };
-    let device = DpdkDevice::new(&capabilities, rx, tx, mode);
-    if device.mode() != mode {
-        tracing::warn!(port = %name, driver = %capabilities.driver_name, "the driver takes no chains of buffers: payload is copied");
-    }
-    let mtu = port.mtu.min(capabilities.mtu);
-    let arena = arena(fragments)?;
-    let interface = Interface::new(assemble::interface_options(config, port, capabilities.mac, mtu), arena, now)
-        .with_context(|| format!("port {name}"))?;
-    tracing::info!(
-        port = %name, driver = %capabilities.driver_name, address = %port.address, mtu, tso = capabilities.tso,
-        checksums = capabilities.tx_tcp_checksum, segments = capabilities.max_segments_per_packet, "port started"
-    );
-    Ok((opened, Lane { device, interface }))
-}
-
-fn arena(fragments: &PagePool) -> anyhow::Result<FragmentArena> {
-    FragmentArena::new(fragments.clone()).ok_or_else(|| anyhow!("memory.eal_mib is too small for reply heads"))
-}
-
-fn build_shard(seed: &Seed, lanes: Vec<Lane<DpdkDevice>>, stores: &Stores, fragments: &PagePool) -> anyhow::Result<ServingShard> {
-    let config = &seed.config;
-    let driver_buffers_max = PortOptions::default().rx_pool_mbufs as usize - RX_BUFFERS_BOUND;
-    let mut tcp = tcp::Endpoint::new(assemble::tcp_options(config, driver_buffers_max), random()?);
-    // Bytes of records that peers do not complete must not take the room that everybody's replies need.
-    let copy_out = FragmentArena::leaving(fragments.clone(), fragments.blocks() / 2);
-    tcp.set_copy_out(copy_out.ok_or_else(|| anyhow!("memory.eal_mib is too small to copy received bytes"))?);
-    for port in assemble::STREAM_PORTS {
-        tcp.listen(port).with_context(|| format!("cannot listen on TCP port {port}"))?;
-    }
-    let drc_seed: [u8; 16] = random()?;
-    let drc_seed = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|byte| drc_seed[at + byte])));
-    let rpc = rpc::Server::new(assemble::rpc_options(config, drc_seed), arena(fragments)?);
-    let programs = assemble::programs(config, stores, seed.state.handle_key()?, Arc::new(MountList::default()))?;
-    Ok(Shard::new(lanes, tcp, rpc, programs, assemble::DATAGRAM_PORTS.to_vec()))
 }

@@ -1,6 +1,7 @@
 //! `nfsplice serve`: puts the layers together as the configuration says and runs them until asked to stop.
 //!
-//! - `engine`: DPDK, the ports, one core's loop.
+//! - `engine`: DPDK, what all cores share, a thread for each. `ports`: queues for each core. `core`: one core's loop.
+//! - `board`: what the cores publish.
 //! - `assemble`: the configuration's words into each layer's `Options`.
 //! - `stores`: where the exports are kept. `state`: what outlives a restart.
 //! - `claim`: one server per network device.
@@ -11,11 +12,17 @@
 #[cfg(feature = "dpdk")]
 mod assemble;
 #[cfg(feature = "dpdk")]
+mod board;
+#[cfg(feature = "dpdk")]
 mod claim;
 #[cfg(feature = "dpdk")]
 mod clock;
 #[cfg(feature = "dpdk")]
+mod core;
+#[cfg(feature = "dpdk")]
 mod engine;
+#[cfg(feature = "dpdk")]
+mod ports;
 #[cfg(feature = "dpdk")]
 mod sleep;
 #[cfg(feature = "dpdk")]
@@ -38,12 +45,12 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     use crate::control::signals::{self, Hangup, Stop, StopFlag};
     use crate::control::stats::StatsServer;
     use crate::control::threads::{self, Placement};
-    use anyhow::{Context as _, anyhow, bail};
+    use anyhow::{Context as _, anyhow};
     use std::sync::{Arc, mpsc};
 
     let level = logging::start(config.server.log_level, Target::of_this_process());
-    if let [_, more, ..] = config.cores.engine[..] {
-        bail!("cores.engine: this version runs one packet loop; remove core {more} and those behind it");
+    if let Some(cpu) = config.cores.shared_cpu() {
+        tracing::warn!(cpu, "two packet loops share a CPU: good for a trial, slow for anything else");
     }
     let rules = ExportRules::new(&config.exports);
     let mut reloader = Reloader::new(file, machine.clone(), &config, Arc::clone(&rules), move |new| level.set(new));

@@ -25,18 +25,10 @@ enum Opened {
 /// All stores, in the order of the exports.
 pub struct Stores {
     opened: Vec<Opened>,
-    waker: Arc<Waker>,
 }
 
 impl Stores {
-    pub fn open(
-        config: &Config,
-        machine: &Machine,
-        eal: &Eal,
-        cache: &PagePool,
-        waker: &Arc<Waker>,
-        clock: &Clock,
-    ) -> anyhow::Result<Stores> {
+    pub fn open(config: &Config, machine: &Machine, eal: &Eal, cache: &PagePool, clock: &Clock) -> anyhow::Result<Stores> {
         let mut opened = Vec::new();
         let directories = config.exports.iter().filter(|export| matches!(export.store, StoreConfig::Directory(_))).count();
         // Random: what an earlier life of the server had not committed may be lost (RFC 1813 section 3.3.7).
@@ -47,6 +39,7 @@ impl Stores {
                 StoreConfig::Directory(path) => {
                     let options = LocalOptions {
                         // The page cache and the files a process may have open are shared out evenly.
+                        cores: config.cores.engine.len(),
                         cache_blocks_max: (cache.blocks() * 7 / 8 / directories).max(1),
                         open_files_max: (config.limits.open_files_max as usize / directories).max(1),
                         attribute_cache_ms: config.limits.attribute_cache_ms.into(),
@@ -64,25 +57,20 @@ impl Stores {
                 }
             });
         }
-        Ok(Stores { opened, waker: Arc::clone(waker) })
+        Ok(Stores { opened })
     }
 
-    /// One core's handles, in the numbering of the export table.
-    pub fn handles(&self) -> Vec<Box<dyn Store>> {
+    /// One core's handles, in the numbering of the export table. Completions come back to that core, whom they wake.
+    pub fn handles(&self, core: usize, waker: &Arc<Waker>) -> Vec<Box<dyn Store>> {
         let handle = |store: &Opened| match store {
             Opened::Memory(store) => Box::new(store.handle()) as Box<dyn Store>,
             Opened::Local(store) => {
-                let waker = Arc::clone(&self.waker);
+                let waker = Arc::clone(waker);
                 let wake: Wake = Arc::new(move || waker.wake());
-                Box::new(store.handle_for_core(0, Some(wake)))
+                Box::new(store.handle_for_core(core, Some(wake)))
             }
         };
         self.opened.iter().map(handle).collect()
-    }
-
-    pub fn export_table(&self, exports: &[ExportConfig]) -> anyhow::Result<Arc<ExportTable>> {
-        let exports = exports.iter().enumerate().map(|(at, export)| assemble::export(export, at)).collect();
-        Ok(Arc::new(ExportTable::new(exports)?))
     }
 
     /// The stores' shared counters, one group for each export that is kept in a directory.
@@ -104,6 +92,12 @@ impl Stores {
             }
         }
     }
+}
+
+/// The stores are numbered in the order of the exports.
+pub fn export_table(exports: &[ExportConfig]) -> anyhow::Result<Arc<ExportTable>> {
+    let exports = exports.iter().enumerate().map(|(at, export)| assemble::export(export, at)).collect();
+    Ok(Arc::new(ExportTable::new(exports)?))
 }
 
 /// Where the I/O threads run: as configured, or wherever no packet loop does.

@@ -12,6 +12,7 @@ mod bare_metal;
 mod bed;
 mod client;
 mod config_errors;
+mod cores;
 mod crash;
 mod drain;
 mod hostile;
@@ -30,6 +31,7 @@ const GROUPS: &[Group] = &[
     Group { name: "libnfs", run: libnfs::run },
     Group { name: "hostile", run: hostile::run },
     Group { name: "config", run: config_errors::run },
+    Group { name: "cores", run: cores::run },
     Group { name: "drain", run: drain::run },
     Group { name: "crash", run: crash::run },
     Group { name: "kernel", run: kernel_client::run },

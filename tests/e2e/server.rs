@@ -30,6 +30,8 @@ pub struct Export {
 /// What a case wants from the server; `Setup::default()` is what `make run` serves.
 pub struct Setup {
     pub device: String,
+    /// CPUs of the packet loops, as the file has them; a queue pair for each.
+    pub engine: &'static str,
     pub mtu: u16,
     pub transmit: &'static str,
     pub page_cache_mib: u32,
@@ -46,6 +48,7 @@ impl Default for Setup {
     fn default() -> Setup {
         Setup {
             device: format!("net_tap0,iface={DEVICE}"),
+            engine: "0",
             mtu: 1500,
             transmit: "splice",
             page_cache_mib: 128,
@@ -62,15 +65,17 @@ impl Setup {
     pub fn to_toml(&self, folder: &Path) -> String {
         let mut text = format!(
             "[server]\nstate_dir = \"{state}\"\nstats_socket = \"{socket}\"\nlog_level = \"info\"\ntransmit = \"{transmit}\"\n\n\
-             [cores]\nengine = [0]\nio = []\nio_threads = 2\n\n\
+             [cores]\nengine = [{engine}]\nio = []\nio_threads = 2\n\n\
              [memory]\nhugepages = {hugepages}\neal_mib = 256\npage_cache_mib = {cache}\nblock_kib = 64\n\n\
-             [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\naddress = \"{SERVER_ADDRESS}/24\"\nqueues = 1\ntso = \"auto\"\n",
+             [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\naddress = \"{SERVER_ADDRESS}/24\"\nqueues = {queues}\ntso = \"auto\"\n",
             state = folder.join("state").display(),
             socket = stats_socket(folder).display(),
             transmit = self.transmit,
             hugepages = self.hugepages,
             cache = self.page_cache_mib,
             device = self.device,
+            engine = self.engine,
+            queues = self.engine.split(',').count(),
             mtu = self.mtu,
         );
         let own = Export {
@@ -146,6 +151,18 @@ pub fn parse_stats(text: &[u8]) -> Result<Counters> {
     let printed: Printed =
         serde_json::from_slice(text).with_context(|| format!("stats printed {}", String::from_utf8_lossy(text)))?;
     Ok(printed.counters)
+}
+
+/// What each core counts for itself, of a server that has several.
+pub fn stats_by_core(folder: &Path) -> Result<Vec<Counters>> {
+    #[derive(serde::Deserialize)]
+    struct Printed {
+        by_core: Vec<Counters>,
+    }
+    let mut command = Command::new(binary()?);
+    command.arg("stats").arg("--socket").arg(stats_socket(folder)).arg("--json");
+    let printed: Printed = serde_json::from_slice(&process::run(command, Duration::from_secs(5))?.stdout)?;
+    Ok(printed.by_core)
 }
 
 /// Each port counts the payload bytes it copied on transmit: the counters have to exist, and to be 0 where replies are spliced.

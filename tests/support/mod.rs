@@ -2,6 +2,7 @@
 //! targets and the benchmarks.
 //!
 //! - `server`: a `Shard` with all programs over a memory store, as `serve` builds it, on any device.
+//! - `cores`: several shards behind one address, on a link whose NIC shares frames out rightly or wrongly.
 //! - `client`: the same network stack in the other role, cutting replies out of its streams.
 //! - `nfs`: calls and replies as bytes. `load`: the load generator instead of `client`.
 //! - `reference_nic`: two devices that carry chains by reference and allocate nothing.
@@ -11,6 +12,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod client;
+pub mod cores;
 pub mod load;
 pub mod nfs;
 pub mod reference_nic;

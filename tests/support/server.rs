@@ -85,11 +85,18 @@ pub struct Server<D> {
     at_rest: (usize, usize),
 }
 
-fn arena(pool: &PagePool) -> FragmentArena {
+pub fn arena(pool: &PagePool) -> FragmentArena {
     FragmentArena::new(pool.clone()).unwrap()
 }
 
-fn volumes(setup: &Setup, cache: &PagePool) -> Volumes {
+/// An empty memory store.
+pub fn memory(cache: &PagePool) -> MemoryStore {
+    let wall = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
+    MemoryStore::new(memory::Options::new(cache.clone()), Instant::ZERO, wall).unwrap()
+}
+
+/// One core's view of the one export.
+pub fn volumes(setup: &Setup, store: &MemoryStore) -> Volumes {
     let export = Export {
         id: EXPORT,
         name: "/export".to_owned(),
@@ -100,8 +107,7 @@ fn volumes(setup: &Setup, cache: &PagePool) -> Volumes {
         clients: vec!["10.77.0.0/24".parse().unwrap()],
         store: 0,
     };
-    let wall = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
-    let inner = MemoryStore::new(memory::Options::new(cache.clone()), Instant::ZERO, wall).unwrap().handle();
+    let inner = store.handle();
     let store: Box<dyn Store> = match setup.parking {
         None => Box::new(inner),
         Some(seed) => Box::new(Parking { inner, random: Random::new(seed), done: Vec::new() }),
@@ -113,7 +119,7 @@ impl<D: Device> Server<D> {
     pub fn new(setup: &Setup, device: D) -> Server<D> {
         let cache = setup.cache.clone().unwrap_or_else(|| PagePool::anonymous(setup.cache_blocks, setup.block_bytes).unwrap());
         let fragments = setup.fragments.clone().unwrap_or_else(|| PagePool::anonymous(256, 64 << 10).unwrap());
-        let volumes = volumes(setup, &cache);
+        let volumes = volumes(setup, &memory(&cache));
         let root = volumes.seal().seal(EXPORT, volumes.stores()[0].root()).as_bytes().to_vec();
         let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
         tcp.set_copy_out(arena(&fragments));

@@ -18,6 +18,11 @@ const MARK_BYTES: u32 = 4;
 /// The page cache holds at least this many blocks whatever the limits say.
 const PAGE_CACHE_BLOCKS_MIN: u64 = 64;
 
+/// MiB that the packet buffers of one queue pair take, and more for each engine core after the first, which has caches of them and
+/// an inbox.
+const QUEUE_MIB: u32 = 37;
+const QUEUE_MIB_PER_OTHER_CORE: u32 = 5;
+
 /// What the configuration is checked against besides itself.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -80,10 +85,9 @@ impl Draft {
     }
 
     fn check_cores(&self, document: &mut Document<'_>) {
-        for (key, list) in [("cores.engine", &self.cores.engine), ("cores.io", &self.cores.io)] {
-            if let Some(repeated) = first_repeated(list) {
-                document.refuse_found(key, &format!("CPU {repeated} twice"), "each CPU once");
-            }
+        // Two packet loops on one CPU are slow but right; `serve` warns.
+        if let Some(repeated) = first_repeated(&self.cores.io) {
+            document.refuse_found("cores.io", &format!("CPU {repeated} twice"), "each CPU once");
         }
     }
 
@@ -96,10 +100,24 @@ impl Draft {
                 document.refuse(&key, &format!("1..={engines}: each queue needs its own core in cores.engine"));
             }
         }
+        self.check_queue_memory(document);
         let ports = || present(&self.ports);
         unique(document, "port", "device", ports().map(|(index, port)| (index, port.device.name.clone())));
         unique(document, "port", "address", ports().map(|(index, port)| (index, port.address.address)));
         unique(document, "port", "mac", ports().filter_map(|(index, port)| Some((index, port.mac?))));
+    }
+
+    /// Each queue pair has pools of its own.
+    fn check_queue_memory(&self, document: &mut Document<'_>) {
+        let engines = self.cores.engine.len() as u32;
+        let queues: u32 = present(&self.ports).map(|(_, port)| u32::from(port.queues)).sum();
+        // A quarter of it becomes pages for reply heads.
+        let needed = queues * (QUEUE_MIB + QUEUE_MIB_PER_OTHER_CORE * (engines - 1)) * 4 / 3;
+        if self.memory.eal_mib < needed && document.sound(&["memory.eal_mib", "cores.engine"]) {
+            let found = self.memory.eal_mib.to_string();
+            let allowed = format!("at least {needed}, which {queues} queue pairs and {engines} engine cores need");
+            document.refuse_found("memory.eal_mib", &found, &allowed);
+        }
     }
 
     fn check_exports(&self, document: &mut Document<'_>) {
@@ -276,7 +294,7 @@ fn at_least(document: &mut Document<'_>, large: (&str, u32), small: (&str, u32, 
     }
 }
 
-fn first_repeated(list: &[u32]) -> Option<u32> {
+pub fn first_repeated(list: &[u32]) -> Option<u32> {
     list.iter().enumerate().find(|(index, value)| list[..*index].contains(value)).map(|(_, value)| *value)
 }
 

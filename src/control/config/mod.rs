@@ -35,6 +35,8 @@ pub const PORTS_MAX: usize = 32;
 pub const EXPORTS_MAX: usize = 256;
 /// Most engine cores: DPDK's RTE_MAX_LCORE.
 pub const ENGINE_CORES_MAX: usize = 128;
+/// Queue pairs of one port.
+pub const QUEUES_MAX: u16 = 64;
 /// Most I/O threads.
 pub const IO_THREADS_MAX: u32 = 64;
 
@@ -131,12 +133,19 @@ pub struct Server {
 /// `[cores]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores {
-    /// CPUs of the packet loops, one each, always busy. Not empty, no repeats.
+    /// CPUs of the packet loops, one each. Not empty. A CPU that is named twice has two loops.
     pub engine: Vec<u32>,
     /// CPUs of the I/O threads, dealt out in turn; empty: wherever no engine runs.
     pub io: Vec<u32>,
     /// Number of I/O threads.
     pub io_threads: u32,
+}
+
+impl Cores {
+    /// A CPU that two packet loops share.
+    pub fn shared_cpu(&self) -> Option<u32> {
+        check::first_repeated(&self.engine)
+    }
 }
 
 /// `[memory]`
@@ -182,7 +191,7 @@ pub struct Port {
     pub address: Cidr,
     /// Router for everything outside that network.
     pub gateway: Option<IpAddr>,
-    /// Receive/transmit queue pairs.
+    /// Receive/transmit queue pairs, one for each core from the first on.
     pub queues: u16,
     /// Segmentation offload.
     pub tso: Tso,
@@ -259,7 +268,7 @@ impl Config {
         let server = root.table("server", Server::read);
         let cores = root.table("cores", Cores::read);
         let memory = root.table("memory", Memory::read);
-        let ports = root.tables("port", |section, _| Port::read(section));
+        let ports = root.tables("port", |section, _| Port::read(section, cores.engine.len()));
         // Without `clients` an export is for the server's own networks: never for the whole Internet by omission.
         let mut own_networks: Vec<Cidr> = Vec::new();
         for port in ports.iter().flatten() {
@@ -374,14 +383,14 @@ impl Memory {
 
 impl Port {
     /// None when a key that it cannot do without is missing or refused.
-    fn read(section: &mut Section<'_, '_>) -> Option<Self> {
+    fn read(section: &mut Section<'_, '_>, engines: usize) -> Option<Self> {
         let device = section.required("device", value::device());
         let mac = section.optional("mac", value::mac_address());
         // 576 is what every host must take (RFC 1122 section 3.3.3); 9702 is the largest that common NICs take.
         let mtu = section.or("mtu", number(576..=9702), 1500);
         let address = section.required("address", value::interface_address());
         let gateway = section.optional("gateway", value::gateway());
-        let queues = section.or("queues", number(1..=64), 1);
+        let queues = section.optional("queues", number(1..=QUEUES_MAX)).unwrap_or((engines as u16).min(QUEUES_MAX));
         let tso = section.or("tso", one_of(), Tso::Auto);
         Some(Self { device: device?, mac, mtu, address: address?, gateway, queues, tso })
     }

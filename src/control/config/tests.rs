@@ -213,7 +213,7 @@ fn each_broken_file_gets_its_message() {
         (top("[server]\nlog_level = 'info'\nlog_level = 'warn'"), "t.toml:3:1: not TOML: found log_level: duplicate key".into()),
         (top("[cores]\nengine = []"), "t.toml:2:10: cores.engine: found [], allowed a list of 1 to 128 elements, each 0..=1023".into()),
         (top("[cores]\nengine = 0"), "t.toml:2:10: cores.engine: found 0, allowed a list of 1 to 128 elements, each 0..=1023".into()),
-        (top("[cores]\nengine = [0, 1, 0]"), "t.toml:2:10: cores.engine: found CPU 0 twice, allowed each CPU once".into()),
+        (top("[cores]\nengine = [0, 1, 2, 3, 4]"), "t.toml:1:1: memory.eal_mib: found 256, allowed at least 380, which 5 queue pairs and 5 engine cores need".into()),
         (top("[cores]\nengine = [-1]"), "t.toml:2:11: cores.engine[0]: found -1, allowed 0..=1023".into()),
         (top("[cores]\nengine = [0, 1024, 5000]"), "t.toml:2:14: cores.engine[1]: found 1024, allowed 0..=1023\nt.toml:2:20: cores.engine[2]: found 5000, allowed 0..=1023".into()),
         (top("[cores]\nio = [3, 3]"), "t.toml:2:6: cores.io: found CPU 3 twice, allowed each CPU once".into()),

@@ -64,6 +64,16 @@ impl Interface {
         }
     }
 
+    /// Takes a copy of a frame that another core has received on the same port and deals with: learns from it, answers nothing
+    /// and counts nothing.
+    pub fn handle_copy(&mut self, now: Instant, frame: RxFrame) {
+        let (control, events, counters) = (self.control.len(), self.events.len(), self.counters);
+        let _ = self.receive_ethernet(now, frame);
+        self.control.truncate(control);
+        self.events.truncate(events);
+        self.counters = counters;
+    }
+
     fn receive_ethernet(&mut self, now: Instant, mut frame: RxFrame) -> Result<Ingress, Reason> {
         let view = Frame::new(&frame.packet.first).map_err(|_| -> Reason { |c| &mut c.ethernet_malformed })?;
         let header_len = view.header_len();

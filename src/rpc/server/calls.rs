@@ -8,7 +8,7 @@ use super::{QueuedReplies, Server, Step};
 use crate::buf::{Slice, View, gather_len};
 use crate::rpc::call::{self, Admitted, Message};
 use crate::rpc::connection::Stall;
-use crate::rpc::drc::Lookup;
+use crate::rpc::drc::SharedLookup;
 use crate::rpc::parked::{Origin, Pending};
 use crate::rpc::programs::{Call, Disposition, Peer, Programs, Results, Ticket};
 use crate::rpc::record::MARKER_LEN;
@@ -134,26 +134,28 @@ impl Server {
     fn is_duplicate(&mut self, now: Instant, pending: &mut Pending, admitted: &Admitted<'_>) -> bool {
         let Admitted { program, version, procedure, ref credential, ref arguments, .. } = *admitted;
         let key = self.drc.key(&pending.peer, credential, pending.xid, (program, version, procedure), arguments.rest());
-        match self.drc.lookup(now, key) {
-            Lookup::Miss(entry) => {
+        // The reply was once written into the same room that `room` has just found.
+        let arena = &mut self.arena;
+        let replay = |reply: &[u8]| {
+            let into = arena.reserve(MARKER_LEN + reply.len())?.spare().get_mut(MARKER_LEN..MARKER_LEN + reply.len())?;
+            into.copy_from_slice(reply);
+            Some(reply.len())
+        };
+        match self.drc.lookup(now, key, replay) {
+            SharedLookup::Miss(entry) => {
                 self.counters.rcmisses += u64::from(entry.is_some());
                 self.counters.rcnocache += u64::from(entry.is_none());
                 pending.drc = entry;
                 false
             }
-            Lookup::InProgress => {
+            SharedLookup::InProgress => {
                 self.counters.rchits += 1;
                 self.counters.duplicates_dropped += 1;
                 true
             }
-            Lookup::Done(reply) => {
+            SharedLookup::Done(replayed) => {
                 self.counters.rchits += 1;
-                // The reply was once written into the same room that `room` has just found.
-                if let Some(fragment) = self.arena.reserve(MARKER_LEN + reply.len())
-                    && let Some(into) = fragment.spare().get_mut(MARKER_LEN..MARKER_LEN + reply.len())
-                {
-                    into.copy_from_slice(reply);
-                    let head = reply.len();
+                if let Some(head) = replayed {
                     self.counters.duplicates_replayed += 1;
                     self.seal(pending, head, &mut Vec::new());
                 }

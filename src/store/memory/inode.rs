@@ -151,7 +151,8 @@ impl Table {
     }
 
     pub fn tick(&mut self, now: Instant) {
-        self.now = now;
+        // Another core may have read the clock a moment later.
+        self.now = self.now.max(now);
     }
 
     /// The time of day, but always later than the time before: clients see every change (RFC 1813 section 2.6, wcc).

@@ -1,0 +1,223 @@
+//! One core: its shard, its thread's loop, how it sleeps, drains and ends.
+//!
+//! Every core has what it needs for itself: a queue pair of each port it shares, connections, calls, fragment pages, driver caches,
+//! a handle on each store. What the cores share is listed in docs/decisions/0003-many-cores.md.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, anyhow};
+
+use super::board::{self, CoreCounters, PageCounters, Pools};
+use super::clock::Clock;
+use super::engine::Seed;
+use super::sleep::{NAP, SLEEP_MAX, Waker};
+use super::state::random;
+use super::{assemble, stores};
+use crate::buf::{FragmentArena, PagePool};
+use crate::control::metrics::{PUBLISH_INTERVAL_MS, Publisher};
+use crate::control::signals::Stop;
+use crate::net::dpdk_device::DpdkDevice;
+use crate::net::interface::InterfaceEvent;
+use crate::program::ProgramTable;
+use crate::program::mount::MountList;
+use crate::rpc::drc::SharedDrc;
+use crate::shard::steering::Steering;
+use crate::shard::{Lane, Shard};
+use crate::store::Store;
+use crate::time::{Duration, Instant};
+use crate::{rpc, tcp};
+
+/// Empty turns before a core thinks of sleeping: a few microseconds, in which the next frame of a busy client usually comes.
+const TURNS_BEFORE_SLEEP: u32 = 64;
+
+pub type ServingShard = Shard<DpdkDevice, ProgramTable>;
+
+/// What all cores have in common.
+pub struct Common {
+    pub seed: Seed,
+    pub clock: Clock,
+    pub handle_key: [u8; 16],
+    pub drc: SharedDrc,
+    pub mounts: Arc<MountList>,
+    pub pools: Pools,
+    /// Received buffers that the connections of one core may hold.
+    pub driver_buffers_max: usize,
+    /// Every port is a virtual device: nobody expects a core to spin.
+    pub may_sleep: bool,
+    pub cores: usize,
+    /// Cores that have answered all they took.
+    pub drained: AtomicUsize,
+}
+
+/// What one core is made of.
+pub struct Parts {
+    pub index: usize,
+    /// The queue pairs that are this core's.
+    pub lanes: Vec<Lane<DpdkDevice>>,
+    /// The lane of each port, if the core shares it.
+    pub lane_of_port: Vec<Option<usize>>,
+    /// By number of the store.
+    pub stores: Vec<Box<dyn Store>>,
+    /// Where there are other cores.
+    pub steering: Option<Steering>,
+    pub waker: Arc<Waker>,
+}
+
+/// One core, ready to run on the thread that made it.
+pub struct Core {
+    common: Arc<Common>,
+    index: usize,
+    shard: ServingShard,
+    lane_of_port: Vec<Option<usize>>,
+    waker: Arc<Waker>,
+    publisher: Option<Publisher>,
+    sleeps: u64,
+    rules_seen: u64,
+}
+
+impl Core {
+    pub fn new(common: &Arc<Common>, parts: Parts) -> anyhow::Result<Core> {
+        let Parts { index, lanes, lane_of_port, stores, steering, waker } = parts;
+        let mut shard = build_shard(common, lanes, stores)?;
+        shard.set_cycle_counter(dpdk::cycles);
+        if let Some(steering) = steering {
+            shard.set_steering(steering);
+        }
+        // The rules that the shard was built with are the first ones.
+        Ok(Core { common: Arc::clone(common), index, shard, lane_of_port, waker, publisher: None, sleeps: 0, rules_seen: 1 })
+    }
+
+    pub fn shard(&self) -> &ServingShard {
+        &self.shard
+    }
+
+    /// From now on the core's counters go there.
+    pub fn publish_to(&mut self, publisher: Publisher) {
+        self.publisher = Some(publisher);
+    }
+
+    /// Serves until asked to stop, then drains.
+    pub fn run(&mut self) {
+        let common = Arc::clone(&self.common);
+        let mut idle_turns = 0;
+        let mut publish_at = Instant::ZERO;
+        while common.seed.stop.get() == Stop::No {
+            let now = common.clock.now();
+            if now >= publish_at {
+                publish_at = now + Duration::from_millis(PUBLISH_INTERVAL_MS);
+                self.housekeeping();
+            }
+            if self.shard.turn(now) > 0 {
+                idle_turns = 0;
+                continue;
+            }
+            idle_turns += 1;
+            if idle_turns >= TURNS_BEFORE_SLEEP && common.may_sleep {
+                self.sleep(publish_at);
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.drain();
+    }
+
+    /// What need not happen in every turn: counters, changed export rules, events for the log.
+    fn housekeeping(&mut self) {
+        self.publish();
+        if let Some(exports) = self.common.seed.rules.changed(&mut self.rules_seen) {
+            match stores::export_table(&exports) {
+                Ok(table) => self.shard.programs_mut().volumes_mut().set_exports(table),
+                // The configuration was checked; if the table sees more than that, the old rules stay.
+                Err(error) => tracing::error!(core = self.index, "the new export rules are not used: {error:#}"),
+            }
+        }
+        for lane in self.shard.lanes_mut() {
+            while let Some(InterfaceEvent::AddressConflict { address, mac }) = lane.interface.poll_event() {
+                tracing::error!(%address, ?mac, "another station uses this server's address");
+            }
+        }
+    }
+
+    /// Waits for a frame, a completion, another core, a timer or `until`, whichever is first.
+    fn sleep(&mut self, until: Instant) {
+        self.waker.prepare();
+        let mut all_signal = true;
+        for lane in self.shard.lanes_mut() {
+            all_signal &= lane.device.rx().arm_interrupt().is_ok();
+        }
+        // Something may have come before the devices were armed.
+        let now = self.common.clock.now();
+        if self.shard.turn(now) == 0 {
+            let timer = self.shard.poll_timeout().unwrap_or(until).min(until);
+            let longest = if all_signal { SLEEP_MAX } else { NAP };
+            let wait = timer.since(now).min(longest);
+            if !wait.is_zero() {
+                self.sleeps += 1;
+                let descriptors: smallvec::SmallVec<[BorrowedFd<'_>; 8]> =
+                    self.shard.lanes_mut().iter_mut().filter_map(|lane| lane.device.rx().event_fd()).collect();
+                self.waker.sleep(&descriptors, wait);
+            }
+        }
+        self.waker.cancel();
+        for lane in self.shard.lanes_mut() {
+            lane.device.rx().disarm_interrupt();
+        }
+    }
+
+    /// Answers what was taken, within the time the configuration gives, then resets what is left. A core that has nothing
+    /// left still hands over what others wait for, until all are done.
+    fn drain(&mut self) {
+        let common = Arc::clone(&self.common);
+        self.shard.drain();
+        let deadline = common.clock.now() + Duration::from_millis(common.seed.config.limits.drain_ms_max.into());
+        let mut told = false;
+        loop {
+            let now = common.clock.now();
+            let worked = self.shard.turn(now) > 0;
+            if !told && self.shard.is_drained() {
+                told = true;
+                common.drained.fetch_add(1, Ordering::Relaxed);
+            }
+            let all = common.drained.load(Ordering::Relaxed) >= common.cores;
+            if all || now >= deadline || common.seed.stop.get() == Stop::Now {
+                break;
+            }
+            if !worked {
+                std::thread::sleep(NAP);
+            }
+        }
+        let now = common.clock.now();
+        self.shard.abort_all(now);
+        self.shard.turn(now);
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            let core = CoreCounters { sleeps: self.sleeps };
+            let pages = if self.index == 0 { self.common.pools.counters() } else { PageCounters::default() };
+            board::publish(publisher, &mut self.shard, &self.lane_of_port, &core, &pages);
+        }
+    }
+}
+
+pub fn arena(fragments: &PagePool) -> anyhow::Result<FragmentArena> {
+    FragmentArena::new(fragments.clone()).ok_or_else(|| anyhow!("memory.eal_mib is too small for reply heads"))
+}
+
+fn build_shard(common: &Common, lanes: Vec<Lane<DpdkDevice>>, stores: Vec<Box<dyn Store>>) -> anyhow::Result<ServingShard> {
+    let config = &common.seed.config;
+    let fragments = &common.pools.fragments;
+    let mut tcp = tcp::Endpoint::new(assemble::tcp_options(config, common.driver_buffers_max), random()?);
+    // Bytes of records that peers do not complete must not take the room that everybody's replies need.
+    let copy_out = FragmentArena::leaving(fragments.clone(), fragments.blocks() / 2);
+    tcp.set_copy_out(copy_out.ok_or_else(|| anyhow!("memory.eal_mib is too small to copy received bytes"))?);
+    for port in assemble::STREAM_PORTS {
+        tcp.listen(port).with_context(|| format!("cannot listen on TCP port {port}"))?;
+    }
+    let rpc = rpc::Server::sharing(assemble::rpc_options(config, [0; 2]), arena(fragments)?, common.drc.clone());
+    let programs = assemble::programs(config, stores, common.handle_key, Arc::clone(&common.mounts))?;
+    Ok(Shard::new(lanes, tcp, rpc, programs, assemble::DATAGRAM_PORTS.to_vec()))
+}
