@@ -3,12 +3,14 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use mimalloc::MiMalloc;
+use nfsplice::control::capture::{self, Wanted};
 use nfsplice::control::cli::{Cli, Command, Exit};
 use nfsplice::control::config::{Config, Machine, Problems};
-use nfsplice::control::{report, stats};
+use nfsplice::control::{connections, report, stats};
 
 /// The allocator of everything outside the data path, which does not allocate: a server runs for months and should not fragment.
 #[global_allocator]
@@ -19,7 +21,11 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Serve { config } => serve(&config),
         Command::CheckConfig { config, elsewhere } => check_config(&config, elsewhere),
-        Command::Stats { socket, json, watch } => show_stats(&socket, json, watch),
+        Command::Stats { socket, json, connections: true, .. } => show_connections(&socket, json),
+        Command::Stats { socket, json, watch, .. } => show_stats(&socket, json, watch),
+        Command::Capture { port, out, seconds, snaplen, only_port, socket } => {
+            capture_frames(&socket, &Wanted { port, seconds, snaplen, transport_port: only_port }, &out)
+        }
         Command::Load(load) => nfsplice::load::run(&load),
     };
     exit.into()
@@ -46,6 +52,24 @@ fn check_config(file: &Path, elsewhere: bool) -> Exit {
 
 fn show_stats(socket: &Path, json: bool, watch: Option<u32>) -> Exit {
     done(report::show(&mut std::io::stdout().lock(), &|| stats::fetch(socket), json, watch))
+}
+
+fn show_connections(socket: &Path, json: bool) -> Exit {
+    let show = || -> anyhow::Result<()> {
+        let server = stats::ask(socket, stats::CONNECTIONS_REQUEST, Duration::ZERO)?;
+        connections::show(&mut std::io::stdout().lock(), &mut std::io::BufReader::new(server), json)
+    };
+    done(show())
+}
+
+fn capture_frames(socket: &Path, wanted: &Wanted, file: &Path) -> Exit {
+    let save = || -> anyhow::Result<()> {
+        let mut server = stats::ask(socket, wanted.request().as_bytes(), Duration::from_secs(wanted.seconds.into()))?;
+        let captured = capture::save(&mut server, file)?;
+        eprintln!("{} frames in {}, {} found no room", captured.frames, file.display(), captured.dropped);
+        Ok(())
+    };
+    done(save())
 }
 
 fn refuse(problems: &Problems) -> Exit {

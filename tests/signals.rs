@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nfsplice::control::config::{Config, Machine};
+use nfsplice::control::inquiry::Inquiries;
 use nfsplice::control::metrics::LayoutBuilder;
 use nfsplice::control::plane::ControlPlane;
 use nfsplice::control::signals::{Hangup, Stop, StopFlag, install};
@@ -40,7 +41,8 @@ fn serve() {
     let file = std::path::PathBuf::from(std::env::var_os(FILE).unwrap());
     let machine = Machine::this();
     let config = Config::load(&file, Some(&machine)).unwrap();
-    let plane = ControlPlane::start(&config, &file, &machine, LayoutBuilder::new().build(1)).unwrap();
+    let plane =
+        ControlPlane::start(&config, &file, &machine, LayoutBuilder::new().build(1), Inquiries::new(0, Vec::new()).0).unwrap();
     println!("told ready");
     let mut seen = 0;
     while plane.stop.get() != Stop::Drain {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::capture::{SECONDS_MAX, SNAPLEN_MAX};
 use super::config::DEFAULT_STATS_SOCKET;
 use super::load_cli::Load;
 
@@ -33,6 +34,8 @@ Examples:
   nfsplice serve /etc/nfsplice/appliance.toml          Serve until SIGTERM or Ctrl-C.
   nfsplice stats                                       Counters of the running server.
   nfsplice stats --watch 5                             The same every 5 seconds, with rates.
+  nfsplice stats --connections                         Every TCP connection, as `ss -ti` shows them.
+  nfsplice capture net_tap0 --out a.pcapng             Ten seconds of a port's frames, for Wireshark.
   nfsplice stats --json | jq .counters                 For a monitoring system.
   nfsplice load --transport kernel 10.0.0.2:/export    How fast does that server answer?
 
@@ -86,6 +89,32 @@ pub enum Command {
         /// Repeat every so many seconds, counters as rates per second; stop with Ctrl-C.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
         watch: Option<u32>,
+        /// Every TCP connection instead of counters, with the columns of `ss -ti`; with --json one object a line.
+        #[arg(long, conflicts_with = "watch")]
+        connections: bool,
+    },
+    /// Copy the frames of a port of the running server into a pcapng file.
+    ///
+    /// Frames are seen as the stack sees them: before the card cuts large segments and fills in checksums. The server does not
+    /// wait for the capture; frames that find no room are counted.
+    Capture {
+        /// The port: its device as in the configuration, such as net_tap0 or 0000:03:00.0, or its number, from 0.
+        port: String,
+        /// The file to write.
+        #[arg(long, value_name = "FILE.pcapng")]
+        out: PathBuf,
+        /// How long.
+        #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=i64::from(SECONDS_MAX)))]
+        seconds: u32,
+        /// Bytes of each frame.
+        #[arg(long, default_value = "262144", value_parser = clap::value_parser!(u32).range(64..=i64::from(SNAPLEN_MAX)))]
+        snaplen: u32,
+        /// Only TCP and UDP with this port on either side.
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        only_port: Option<u16>,
+        /// The server's stats_socket.
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_STATS_SOCKET)]
+        socket: PathBuf,
     },
     /// Put load on an NFS server, this one or another, and measure how it answers.
     Load(Box<Load>),
@@ -108,9 +137,21 @@ mod tests {
         assert_eq!(parse(&["nfsplice", "serve", "a.toml"]).ok(), Some(serve));
         let check = Command::CheckConfig { config: "a.toml".into(), elsewhere: true };
         assert_eq!(parse(&["nfsplice", "check-config", "--elsewhere", "a.toml"]).ok(), Some(check));
-        let stats = Command::Stats { socket: "/run/nfsplice.sock".into(), json: true, watch: Some(5) };
+        let stats = Command::Stats { socket: "/run/nfsplice.sock".into(), json: true, watch: Some(5), connections: false };
         assert_eq!(parse(&["nfsplice", "stats", "--json", "--watch", "5"]).ok(), Some(stats));
         assert!(parse(&["nfsplice", "stats", "--watch", "0"]).is_err());
+        assert!(parse(&["nfsplice", "stats", "--watch", "5", "--connections"]).is_err());
+        let capture = Command::Capture {
+            port: "net_tap0".into(),
+            out: "a.pcapng".into(),
+            seconds: 3,
+            snaplen: 128,
+            only_port: Some(2049),
+            socket: DEFAULT_STATS_SOCKET.into(),
+        };
+        let words =
+            ["nfsplice", "capture", "net_tap0", "--out", "a.pcapng", "--seconds", "3", "--snaplen", "128", "--only-port", "2049"];
+        assert_eq!(parse(&words).ok(), Some(capture));
         assert!(parse(&["nfsplice", "serve"]).is_err());
         let Ok(Command::Load(load)) = parse(&["nfsplice", "load", "10.0.0.2:/e", "--depth", "4", "--cores", "1,2"]) else {
             panic!("a run")

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config::{Config, Machine};
+use super::inquiry::Inquiries;
 use super::logging::{self, Target};
 use super::metrics::Board;
 use super::reload::{ExportRules, Reloader};
@@ -32,7 +33,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the stats socket is taken or cannot be bound, or a thread cannot be made.
-    pub fn start(config: &Config, file: &Path, machine: &Machine, board: Arc<Board>) -> io::Result<Self> {
+    pub fn start(config: &Config, file: &Path, machine: &Machine, board: Arc<Board>, inquiries: Inquiries) -> io::Result<Self> {
         let level = logging::start(config.server.log_level, Target::of_this_process());
         let rules = ExportRules::new(&config.exports);
         let stop = StopFlag::default();
@@ -45,7 +46,13 @@ impl ControlPlane {
         };
         signals::install(stop.clone(), Hangup::of_this_process(), on_stop, move || reloader.reload_and_log())?;
         let placement = Placement::off_engine(&config.cores.engine, &machine.cpus);
-        let stats = StatsServer::start(&config.server.stats_socket, &file.display().to_string(), Arc::clone(&board), placement)?;
+        let stats = StatsServer::start(
+            &config.server.stats_socket,
+            &file.display().to_string(),
+            Arc::clone(&board),
+            inquiries,
+            placement,
+        )?;
         Ok(Self { stop, rules, board, _stats: stats })
     }
 }

@@ -1,8 +1,12 @@
 //! The stats socket: a running server's counters for `nfsplice stats` and for monitoring systems.
 //!
-//! One exchange per connection: the client sends [`REQUEST`], the server answers with one JSON object ([`Report`]) and closes.
+//! One exchange per connection: the client sends a line, the server answers and closes.
+//! - [`REQUEST`]: one JSON object, [`Report`].
+//! - [`CONNECTIONS_REQUEST`]: a line of JSON for each TCP connection ([`Connection`](super::connections::Connection)), then an empty one.
+//! - `capture ...` ([`capture::Wanted`]): pcapng, on a thread of its own; one at a time.
+//!
 //! The socket's mode is 0600: who may read it may see the clients' habits. A peer that sends too much, too slowly or nothing, or does not
-//! read, is cut off after [`EXCHANGE_MS_MAX`]; peers are served one after the other.
+//! read, is cut off after [`EXCHANGE_MS_MAX`] (a list of connections may take longer as long as it goes on); peers are served one after the other.
 //!
 //! Deliberately not here: how the text form looks (`report.rs`), how values are collected (`metrics.rs`).
 
@@ -11,22 +15,29 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{RecvTimeoutError, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
+use super::capture;
+use super::inquiry::{Inquiries, Inquiry};
 use super::metrics::Board;
 use super::threads::{self, Placement};
 use crate::counters::Kind;
 
 /// What a client sends.
 pub const REQUEST: &[u8] = b"stats\n";
+/// What a client sends that wants to know the connections.
+pub const CONNECTIONS_REQUEST: &[u8] = b"connections\n";
+/// Pieces of a list that may wait for the client.
+const PIECES_MAX: usize = 16;
 /// Longest request that is read, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 64;
+pub const REQUEST_BYTES_MAX: usize = 128;
 /// Longest answer that a client takes, in bytes.
 pub const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Longest time for one exchange, in milliseconds.
@@ -88,12 +99,20 @@ impl StatsServer {
     ///
     /// # Errors
     /// When another server answers on `path`, or something that is not a socket is there.
-    pub fn start(path: &Path, config: &str, board: Arc<Board>, placement: Placement) -> io::Result<Self> {
+    pub fn start(path: &Path, config: &str, board: Arc<Board>, inquiries: Inquiries, placement: Placement) -> io::Result<Self> {
         let listener = bind(path)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let answering =
-            Answering { listener, board, config: config.to_owned(), started: Instant::now(), stop: Arc::clone(&stop) };
+        let answering = Answering {
+            listener,
+            board,
+            inquiries,
+            config: config.to_owned(),
+            started: Instant::now(),
+            stop: Arc::clone(&stop),
+            placement: placement.clone(),
+            capture: Mutex::new(None),
+        };
         let thread = threads::spawn("stats", placement, move || answering.run())?;
         Ok(Self { path: path.to_owned(), identity: identity(path), stop, thread: Some(thread) })
     }
@@ -148,9 +167,13 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 struct Answering {
     listener: UnixListener,
     board: Arc<Board>,
+    inquiries: Inquiries,
     config: String,
     started: Instant,
     stop: Arc<AtomicBool>,
+    placement: Placement,
+    /// The thread of the capture that runs, or ran last.
+    capture: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Answering {
@@ -165,6 +188,10 @@ impl Answering {
                 // A peer that misbehaves has only itself to blame; there is nobody to tell.
                 let _ = self.answer(peer);
             }
+        }
+        let mut capture = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = capture.take() {
+            let _ = thread.join();
         }
     }
 
@@ -183,18 +210,51 @@ impl Answering {
                 more => length += more,
             }
         }
-        if &request[..length] != REQUEST {
-            return Err(io::ErrorKind::InvalidData.into());
+        match &request[..length] {
+            REQUEST => write_within(&mut peer, &serde_json::to_vec(&self.report())?, &deadline),
+            CONNECTIONS_REQUEST => self.list_connections(&mut peer),
+            request if request.starts_with(b"capture ") => self.capture(peer, &String::from_utf8_lossy(request)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
-        let answer = serde_json::to_vec(&self.report())?;
-        let mut rest = answer.as_slice();
-        while !rest.is_empty() {
-            peer.set_write_timeout(Some(deadline.left()?))?;
-            match peer.write(rest)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => rest = &rest[written..],
+    }
+
+    /// The pieces as the cores tell them. A core that does not go on, or a client that does not read, ends it.
+    fn list_connections(&self, peer: &mut UnixStream) -> io::Result<()> {
+        let (sender, pieces) = bounded(PIECES_MAX);
+        if !self.inquiries.ask(&Inquiry::Connections(sender)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        loop {
+            let deadline = Deadline::start();
+            let mut lines = Vec::new();
+            match pieces.recv_timeout(deadline.left()?) {
+                Ok(piece) => {
+                    for connection in piece {
+                        serde_json::to_writer(&mut lines, &connection)?;
+                        lines.push(b'\n');
+                    }
+                    write_within(peer, &lines, &deadline)?;
+                }
+                // Every core has told all.
+                Err(RecvTimeoutError::Disconnected) => return write_within(peer, b"\n", &deadline),
+                Err(RecvTimeoutError::Timeout) => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
+    }
+
+    fn capture(&self, mut peer: UnixStream, request: &str) -> io::Result<()> {
+        let Some(wanted) = capture::Wanted::parse(request) else { return Err(io::ErrorKind::InvalidData.into()) };
+        peer.set_write_timeout(Some(Duration::from_millis(EXCHANGE_MS_MAX)))?;
+        let mut running = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return peer.write_all(b"another capture runs\n");
+        }
+        let (inquiries, stop) = (self.inquiries.clone(), Arc::clone(&self.stop));
+        *running = Some(threads::spawn("capture", self.placement.clone(), move || {
+            let mut out = io::BufWriter::new(peer);
+            // Whoever asked has gone: there is nobody to tell.
+            let _ = capture::serve(&mut out, &wanted, &inquiries, &stop);
+        })?);
         Ok(())
     }
 
@@ -231,6 +291,17 @@ fn core_time(board: &Board, core: usize) -> CoreTime {
     CoreTime { elapsed: value("cycles.elapsed"), busy: value("cycles.busy") }
 }
 
+fn write_within(peer: &mut UnixStream, mut rest: &[u8], deadline: &Deadline) -> io::Result<()> {
+    while !rest.is_empty() {
+        peer.set_write_timeout(Some(deadline.left()?))?;
+        match peer.write(rest)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => rest = &rest[written..],
+        }
+    }
+    Ok(())
+}
+
 /// The time one exchange may still take.
 struct Deadline(Instant);
 
@@ -245,35 +316,46 @@ impl Deadline {
     }
 }
 
-/// Asks the server at `path` for its report.
-pub fn fetch(path: &Path) -> io::Result<Report> {
-    let explain = |error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::NotFound => "no server has this stats_socket",
-            io::ErrorKind::ConnectionRefused => "its server is gone",
-            io::ErrorKind::PermissionDenied => "only the server's user and root may ask",
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer",
-            _ => "cannot ask the server",
-        };
-        io::Error::new(error.kind(), format!("{}: {hint} ({error})", path.display()))
-    };
+/// Sends `request` to the server at `path`; its answer may take `more` longer than usual.
+pub fn ask(path: &Path, request: &[u8], more: Duration) -> io::Result<UnixStream> {
     let exchange = || {
         // The server serves one peer after the other, so an answer may have to wait for others' exchanges.
-        let patience = Some(Duration::from_millis(3 * EXCHANGE_MS_MAX));
+        let patience = Duration::from_millis(3 * EXCHANGE_MS_MAX);
         let mut server = UnixStream::connect(path)?;
-        server.set_read_timeout(patience)?;
-        server.set_write_timeout(patience)?;
-        server.write_all(REQUEST)?;
+        server.set_read_timeout(Some(patience + more))?;
+        server.set_write_timeout(Some(patience))?;
+        server.write_all(request)?;
+        Ok(server)
+    };
+    exchange().map_err(|error| explain(path, error))
+}
+
+/// Asks the server at `path` for its report.
+pub fn fetch(path: &Path) -> io::Result<Report> {
+    let server = ask(path, REQUEST, Duration::ZERO)?;
+    let read = || {
         let mut answer = Vec::new();
         server.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(serde_json::from_slice(&answer)?)
     };
-    exchange().map_err(explain)
+    read().map_err(|error| explain(path, error))
+}
+
+fn explain(path: &Path, error: io::Error) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "no server has this stats_socket",
+        io::ErrorKind::ConnectionRefused => "its server is gone",
+        io::ErrorKind::PermissionDenied => "only the server's user and root may ask",
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer",
+        _ => "cannot ask the server",
+    };
+    io::Error::new(error.kind(), format!("{}: {hint} ({error})", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::connections::Connection;
     use crate::control::metrics::LayoutBuilder;
 
     crate::counters! {
@@ -312,7 +394,7 @@ mod tests {
         let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(1);
         board.publisher(0).unwrap().publish(&[&Tcp { segments_in: 7, connections_open: 2 }]);
         let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
-        StatsServer::start(path, "tap.toml", board, Placement::Any(cpus))
+        StatsServer::start(path, "tap.toml", board, Inquiries::new(0, Vec::new()).0, Placement::Any(cpus))
     }
 
     #[test]
@@ -376,12 +458,47 @@ mod tests {
         }
         let directory = Directory::new("deaf");
         let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
-        let _server = StatsServer::start(&directory.socket(), "tap.toml", layout.build(1), Placement::Any(cpus)).unwrap();
+        let _server = StatsServer::start(
+            &directory.socket(),
+            "tap.toml",
+            layout.build(1),
+            Inquiries::new(0, Vec::new()).0,
+            Placement::Any(cpus),
+        )
+        .unwrap();
         let mut deaf = UnixStream::connect(directory.socket()).unwrap();
         deaf.write_all(REQUEST).unwrap();
         assert_eq!(fetch(&directory.socket()).unwrap().counters.len(), 20_000);
         let mut cut = Vec::new();
         let _ = deaf.read_to_end(&mut cut);
         assert!(!cut.is_empty() && serde_json::from_slice::<Report>(&cut).is_err(), "{} bytes", cut.len());
+    }
+
+    #[test]
+    fn connections_come_from_every_core_and_the_end_is_told() {
+        let directory = Directory::new("connections");
+        let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(2);
+        let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
+        let (inquiries, mailboxes) = Inquiries::new(2, Vec::new());
+        let _server = StatsServer::start(&directory.socket(), "tap.toml", board, inquiries, Placement::Any(cpus)).unwrap();
+        let cores: Vec<_> = (mailboxes.into_iter().enumerate())
+            .map(|(core, mailbox)| {
+                std::thread::spawn(move || {
+                    let Ok(Inquiry::Connections(to)) = mailbox.recv() else { panic!("another question") };
+                    for peer in 0..3 {
+                        let row = Connection { core, peer: peer.to_string(), ..Connection::default() };
+                        to.send(vec![row; 2]).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut answer = String::new();
+        ask(&directory.socket(), CONNECTIONS_REQUEST, Duration::ZERO).unwrap().read_to_string(&mut answer).unwrap();
+        cores.into_iter().for_each(|core| core.join().unwrap());
+        let rows: Vec<Connection> =
+            answer.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows.iter().filter(|row| row.core == 1).count(), 6);
+        assert_eq!(rows.len(), 12);
+        assert!(answer.ends_with("}\n\n"), "{answer}");
     }
 }

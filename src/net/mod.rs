@@ -1,6 +1,7 @@
 //! Between a device and the transports.
 //!
 //! - `device`: the contract with what is below; `memory_link` (with `memory_offload`) and `dpdk_device` fulfil it.
+//! - `capture`: a device that shows its frames to somebody.
 //! - `interface`: one port's IP layer: addresses, ARP, IPv4, ICMP; frames in, transport packets out, and back.
 //! - `neighbour`: the table behind ARP.
 //! - `spread`: which queue of a port a connection belongs to.
@@ -8,6 +9,7 @@
 //!
 //! May import: `wire`, `buf`, `time`, `counters`.
 
+pub mod capture;
 pub mod device;
 #[cfg(feature = "dpdk")]
 pub mod dpdk_device;

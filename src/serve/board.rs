@@ -3,12 +3,11 @@
 use crate::buf::PagePool;
 use crate::control::metrics::{LayoutBuilder, Publisher};
 use crate::counters;
-use crate::net::dpdk_device::DpdkDevice;
 use crate::net::interface::InterfaceCounters;
 use crate::net::neighbour::NeighbourCounters;
 use crate::shard::Lane;
 
-use super::core::ServingShard;
+use super::core::{ServingDevice, ServingShard};
 use super::stores::Stores;
 
 counters! {
@@ -153,10 +152,11 @@ pub fn publish(
     publisher.publish(&layers);
 }
 
-fn port_counters(lane: &mut Lane<DpdkDevice>) -> PortCounters {
-    let rx = lane.device.rx().counters();
-    let tx = lane.device.tx().counters();
-    let (tx_headers, tx_pieces, tx_copies) = lane.device.tx().buffers_in_use();
+fn port_counters(lane: &mut Lane<ServingDevice>) -> PortCounters {
+    let device = lane.device.inner();
+    let rx = device.rx().counters();
+    let tx = device.tx().counters();
+    let (tx_headers, tx_pieces, tx_copies) = device.tx().buffers_in_use();
     PortCounters {
         rx_frames: rx.packets,
         rx_bursts: rx.bursts,
@@ -168,8 +168,8 @@ fn port_counters(lane: &mut Lane<DpdkDevice>) -> PortCounters {
         tx_refused: tx.refused_by_prepare + tx.refused_for_shape,
         tx_payload_bytes_referenced: tx.payload_bytes_referenced,
         tx_payload_bytes_copied: tx.payload_bytes_copied,
-        rx_headers_copied: lane.device.counters().headers_copied,
-        rx_buffers_in_use: lane.device.rx().buffers_in_use().into(),
+        rx_headers_copied: device.counters().headers_copied,
+        rx_buffers_in_use: device.rx().buffers_in_use().into(),
         tx_headers_in_use: tx_headers.into(),
         tx_pieces_in_use: tx_pieces.into(),
         tx_copies_in_use: tx_copies.into(),

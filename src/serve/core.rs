@@ -8,16 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, anyhow};
+use crossbeam::channel::Receiver;
 
 use super::board::{self, CoreCounters, PageCounters, Pools};
 use super::clock::Clock;
 use super::engine::Seed;
+use super::inquiries::Inquiries;
 use super::sleep::{NAP, SLEEP_MAX, Waker};
 use super::state::random;
 use super::{assemble, stores};
 use crate::buf::{FragmentArena, PagePool};
+use crate::control::inquiry::Inquiry;
 use crate::control::metrics::{PUBLISH_INTERVAL_MS, Publisher};
 use crate::control::signals::Stop;
+use crate::net::capture::Captured;
 use crate::net::dpdk_device::DpdkDevice;
 use crate::net::interface::InterfaceEvent;
 use crate::program::ProgramTable;
@@ -32,7 +36,10 @@ use crate::{rpc, tcp};
 /// Empty turns before a core thinks of sleeping: a few microseconds, in which the next frame of a busy client usually comes.
 const TURNS_BEFORE_SLEEP: u32 = 64;
 
-pub type ServingShard = Shard<DpdkDevice, ProgramTable>;
+/// A queue pair whose frames can be seen.
+pub type ServingDevice = Captured<DpdkDevice>;
+
+pub type ServingShard = Shard<ServingDevice, ProgramTable>;
 
 /// What all cores have in common.
 pub struct Common {
@@ -55,7 +62,7 @@ pub struct Common {
 pub struct Parts {
     pub index: usize,
     /// The queue pairs that are this core's.
-    pub lanes: Vec<Lane<DpdkDevice>>,
+    pub lanes: Vec<Lane<ServingDevice>>,
     /// The lane of each port, if the core shares it.
     pub lane_of_port: Vec<Option<usize>>,
     /// By number of the store.
@@ -63,6 +70,8 @@ pub struct Parts {
     /// Where there are other cores.
     pub steering: Option<Steering>,
     pub waker: Arc<Waker>,
+    /// What the control plane asks.
+    pub mailbox: Receiver<Inquiry>,
 }
 
 /// One core, ready to run on the thread that made it.
@@ -72,6 +81,7 @@ pub struct Core {
     shard: ServingShard,
     lane_of_port: Vec<Option<usize>>,
     waker: Arc<Waker>,
+    inquiries: Inquiries,
     publisher: Option<Publisher>,
     sleeps: u64,
     rules_seen: u64,
@@ -79,14 +89,24 @@ pub struct Core {
 
 impl Core {
     pub fn new(common: &Arc<Common>, parts: Parts) -> anyhow::Result<Core> {
-        let Parts { index, lanes, lane_of_port, stores, steering, waker } = parts;
+        let Parts { index, lanes, lane_of_port, stores, steering, waker, mailbox } = parts;
         let mut shard = build_shard(common, lanes, stores)?;
         shard.set_cycle_counter(dpdk::cycles);
         if let Some(steering) = steering {
             shard.set_steering(steering);
         }
-        // The rules that the shard was built with are the first ones.
-        Ok(Core { common: Arc::clone(common), index, shard, lane_of_port, waker, publisher: None, sleeps: 0, rules_seen: 1 })
+        Ok(Core {
+            common: Arc::clone(common),
+            index,
+            shard,
+            lane_of_port,
+            waker,
+            inquiries: Inquiries::new(index, mailbox),
+            publisher: None,
+            sleeps: 0,
+            // The rules that the shard was built with are the first ones.
+            rules_seen: 1,
+        })
     }
 
     pub fn shard(&self) -> &ServingShard {
@@ -109,7 +129,11 @@ impl Core {
                 publish_at = now + Duration::from_millis(PUBLISH_INTERVAL_MS);
                 self.housekeeping();
             }
-            if self.shard.turn(now) > 0 {
+            let listing = self.inquiries.is_listing();
+            if listing {
+                self.inquiries.step(&self.shard);
+            }
+            if self.shard.turn(now) > 0 || listing {
                 idle_turns = 0;
                 continue;
             }
@@ -123,9 +147,10 @@ impl Core {
         self.drain();
     }
 
-    /// What need not happen in every turn: counters, changed export rules, events for the log.
+    /// What need not happen in every turn: counters, questions, changed export rules, events for the log.
     fn housekeeping(&mut self) {
         self.publish();
+        self.inquiries.look(&mut self.shard, &self.lane_of_port);
         if let Some(exports) = self.common.seed.rules.changed(&mut self.rules_seen) {
             match stores::export_table(&exports) {
                 Ok(table) => self.shard.programs_mut().volumes_mut().set_exports(table),
@@ -145,7 +170,7 @@ impl Core {
         self.waker.prepare();
         let mut all_signal = true;
         for lane in self.shard.lanes_mut() {
-            all_signal &= lane.device.rx().arm_interrupt().is_ok();
+            all_signal &= lane.device.inner().rx().arm_interrupt().is_ok();
         }
         // Something may have come before the devices were armed.
         let now = self.common.clock.now();
@@ -156,13 +181,13 @@ impl Core {
             if !wait.is_zero() {
                 self.sleeps += 1;
                 let descriptors: smallvec::SmallVec<[BorrowedFd<'_>; 8]> =
-                    self.shard.lanes_mut().iter_mut().filter_map(|lane| lane.device.rx().event_fd()).collect();
+                    self.shard.lanes_mut().iter_mut().filter_map(|lane| lane.device.inner().rx().event_fd()).collect();
                 self.waker.sleep(&descriptors, wait);
             }
         }
         self.waker.cancel();
         for lane in self.shard.lanes_mut() {
-            lane.device.rx().disarm_interrupt();
+            lane.device.inner().rx().disarm_interrupt();
         }
     }
 
@@ -207,7 +232,7 @@ pub fn arena(fragments: &PagePool) -> anyhow::Result<FragmentArena> {
     FragmentArena::new(fragments.clone()).ok_or_else(|| anyhow!("memory.eal_mib is too small for reply heads"))
 }
 
-fn build_shard(common: &Common, lanes: Vec<Lane<DpdkDevice>>, stores: Vec<Box<dyn Store>>) -> anyhow::Result<ServingShard> {
+fn build_shard(common: &Common, lanes: Vec<Lane<ServingDevice>>, stores: Vec<Box<dyn Store>>) -> anyhow::Result<ServingShard> {
     let config = &common.seed.config;
     let fragments = &common.pools.fragments;
     let mut tcp = tcp::Endpoint::new(assemble::tcp_options(config, common.driver_buffers_max), random()?);

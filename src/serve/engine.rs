@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, anyhow};
+use crossbeam::channel::Receiver;
 use dpdk::{Eal, EalOptions, Port, ZoneSet};
 
 use super::board::{self, Pools};
@@ -20,6 +21,7 @@ use super::stores::Stores;
 use super::{assemble, clock};
 use crate::buf::{PagePool, Slice};
 use crate::control::config::{Bus, Config, LogLevel, Machine, Store as StoreConfig};
+use crate::control::inquiry::Inquiry;
 use crate::control::metrics::{Board, Publisher};
 use crate::control::reload::ExportRules;
 use crate::control::signals::StopFlag;
@@ -41,9 +43,9 @@ pub struct Seed {
 }
 
 /// Starts everything, tells how it went, and serves until asked to stop. Runs on the first core's thread.
-pub fn run(seed: Seed, started: &SyncSender<anyhow::Result<Arc<Board>>>) {
+pub fn run(seed: Seed, mailboxes: Vec<Receiver<Inquiry>>, started: &SyncSender<anyhow::Result<Arc<Board>>>) {
     let _alarm = Alarm(seed.stop.clone());
-    match Engine::start(seed) {
+    match Engine::start(seed, mailboxes) {
         Ok((mut engine, board)) => {
             // The receiver waits for exactly this message.
             let _ = started.send(Ok(board));
@@ -77,7 +79,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(seed: Seed) -> anyhow::Result<(Engine, Arc<Board>)> {
+    fn start(seed: Seed, mailboxes: Vec<Receiver<Inquiry>>) -> anyhow::Result<(Engine, Arc<Board>)> {
         let config = seed.config.clone();
         let eal = Eal::init(&eal_options(&config)).context("DPDK does not start")?;
         let pools = Pools {
@@ -98,7 +100,7 @@ impl Engine {
             opened.push(ports::open(&config, port, &eal, &pools.fragments, clock.now())?);
         }
         let common = common(seed, &opened, pools, clock)?;
-        let (ports, parts) = share_out(opened, &stores, &wakers);
+        let (ports, parts) = share_out(opened, &stores, &wakers, mailboxes);
         let (engine, board) = start_cores(&common, parts, stores, ports, eal)?;
         Ok((engine, board))
     }
@@ -137,16 +139,22 @@ fn common(seed: Seed, ports: &[OpenedPort], pools: Pools, clock: clock::Clock) -
 }
 
 /// Queue n of a port goes to core n.
-fn share_out(opened: Vec<OpenedPort>, stores: &Stores, wakers: &[Arc<Waker>]) -> (Vec<Port<Slice>>, Vec<Parts>) {
+fn share_out(
+    opened: Vec<OpenedPort>,
+    stores: &Stores,
+    wakers: &[Arc<Waker>],
+    mailboxes: Vec<Receiver<Inquiry>>,
+) -> (Vec<Port<Slice>>, Vec<Parts>) {
     let mut steered: Vec<Vec<_>> = wakers.iter().map(|_| Vec::new()).collect();
-    let mut parts: Vec<Parts> = (wakers.iter().enumerate())
-        .map(|(index, waker)| Parts {
+    let mut parts: Vec<Parts> = (wakers.iter().zip(mailboxes).enumerate())
+        .map(|(index, (waker, mailbox))| Parts {
             index,
             lanes: Vec::new(),
             lane_of_port: vec![None; opened.len()],
             stores: stores.handles(index, waker),
             steering: None,
             waker: Arc::clone(waker),
+            mailbox,
         })
         .collect();
     let mut ports = Vec::new();

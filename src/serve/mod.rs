@@ -1,7 +1,7 @@
 //! `nfsplice serve`: puts the layers together as the configuration says and runs them until asked to stop.
 //!
 //! - `engine`: DPDK, what all cores share, a thread for each. `ports`: queues for each core. `core`: one core's loop.
-//! - `board`: what the cores publish.
+//! - `board`: what the cores publish. `inquiries`: what they answer.
 //! - `assemble`: the configuration's words into each layer's `Options`.
 //! - `stores`: where the exports are kept. `state`: what outlives a restart.
 //! - `claim`: one server per network device.
@@ -22,6 +22,8 @@ mod core;
 #[cfg(feature = "dpdk")]
 mod engine;
 #[cfg(feature = "dpdk")]
+mod inquiries;
+#[cfg(feature = "dpdk")]
 mod ports;
 #[cfg(feature = "dpdk")]
 mod sleep;
@@ -40,6 +42,7 @@ use crate::control::config::{Config, Machine};
 /// What kept the server from starting, or made it stop.
 #[cfg(feature = "dpdk")]
 pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> {
+    use crate::control::inquiry::Inquiries;
     use crate::control::logging::{self, Target};
     use crate::control::reload::{ExportRules, Reloader};
     use crate::control::signals::{self, Hangup, Stop, StopFlag};
@@ -72,7 +75,9 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     let placement = Placement::Cpu(config.cores.engine[0] as usize);
     let off_engine = Placement::off_engine(&config.cores.engine, &machine.cpus);
     let seed = engine::Seed { config: config.clone(), machine, rules, state, stop: stop.clone() };
-    let engine = threads::spawn("engine-0", placement, move || engine::run(seed, &started))?;
+    let names = config.ports.iter().map(|port| port.device.name.clone()).collect();
+    let (inquiries, mailboxes) = Inquiries::new(config.cores.engine.len(), names);
+    let engine = threads::spawn("engine-0", placement, move || engine::run(seed, mailboxes, &started))?;
     let board = match start.recv() {
         Ok(Ok(board)) => board,
         Ok(Err(error)) => {
@@ -84,7 +89,7 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
             return Err(anyhow!("the engine ended before it had started"));
         }
     };
-    let stats = match StatsServer::start(&config.server.stats_socket, &file.display().to_string(), board, off_engine) {
+    let stats = match StatsServer::start(&config.server.stats_socket, &file.display().to_string(), board, inquiries, off_engine) {
         Ok(stats) => stats,
         Err(error) => {
             // Twice: at once.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use dpdk::{Eal, Port, PortOptions, RssSpread, Wanted};
 
 use super::assemble;
-use super::core::arena;
+use super::core::{ServingDevice, arena};
 use crate::buf::{PagePool, Slice};
 use crate::control::config::{Config, Port as PortConfig, Transmit, Tso};
 use crate::net::Interface;
@@ -26,7 +26,7 @@ const CACHED_BUFFERS: u32 = 768;
 pub struct OpenedPort {
     pub port: Port<Slice>,
     /// One for each core that shares it, from core 0 on.
-    pub lanes: Vec<Lane<DpdkDevice>>,
+    pub lanes: Vec<Lane<ServingDevice>>,
     pub spread: Arc<Spread>,
     /// The device itself sends each connection to the core that `spread` names.
     pub spread_by_device: bool,
@@ -89,7 +89,7 @@ pub fn open(config: &Config, port: &PortConfig, eal: &Eal, fragments: &PagePool,
             options.announcements = 0;
         }
         let interface = Interface::new(options, arena(fragments)?, now).with_context(|| format!("port {name}"))?;
-        lanes.push(Lane { device, interface });
+        lanes.push(Lane { device: ServingDevice::new(device), interface });
     }
     let by_device = capabilities.spread.as_ref().and_then(|spread| spread_of(spread, port.queues));
     let spread_by_device = by_device.is_some() || port.queues == 1;

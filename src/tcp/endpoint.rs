@@ -565,7 +565,16 @@ impl Endpoint {
         self.peek(id).map(|connection| connection.info(&self.shared.options))
     }
 
-    /// Every connection, for `stats --connections`.
+    /// Tells `each` the figures of the connections in `places_max` places of the table from `place` on, and where to go on; `None`
+    /// behind the last. A table of any size is looked through in bounded steps: a connection that lives all the while is told once.
+    pub fn visit_from(&self, place: usize, places_max: usize, mut each: impl FnMut(TcpInfo)) -> Option<usize> {
+        let slots = self.slots.get(place..)?;
+        let connections = slots.iter().take(places_max).filter_map(|slot| slot.connection.as_ref());
+        connections.for_each(|connection| each(connection.info(&self.shared.options)));
+        (slots.len() > places_max).then_some(place + places_max)
+    }
+
+    /// Every connection.
     pub fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.slots.iter().filter_map(|slot| slot.connection.as_ref()).map(|connection| connection.id)
     }

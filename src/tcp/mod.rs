@@ -143,11 +143,16 @@ pub struct TcpInfo {
     pub rto: Duration,
     /// Payload bytes of a full segment.
     pub mss: u16,
+    /// Bytes of the largest IP packet that the path is known to take; `None`: no smaller one than the link's was needed.
+    pub path_mtu: Option<u16>,
     /// Bytes.
     pub congestion_window: u64,
     /// Bytes; `u64::MAX` before the first loss.
     pub slow_start_threshold: u64,
+    /// Sent, not acknowledged and thought to be in the network (RFC 6675 pipe).
     pub in_flight_bytes: u64,
+    /// Sent and not acknowledged, whatever became of it.
+    pub outstanding_bytes: u64,
     pub sacked_bytes: u64,
     pub lost_bytes: u64,
     /// The peer's window, bytes.

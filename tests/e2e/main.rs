@@ -18,6 +18,7 @@ mod drain;
 mod hostile;
 mod kernel_client;
 mod libnfs;
+mod looking_in;
 mod net;
 mod process;
 mod qemu;
@@ -32,6 +33,7 @@ const GROUPS: &[Group] = &[
     Group { name: "hostile", run: hostile::run },
     Group { name: "config", run: config_errors::run },
     Group { name: "cores", run: cores::run },
+    Group { name: "looking_in", run: looking_in::run },
     Group { name: "drain", run: drain::run },
     Group { name: "crash", run: crash::run },
     Group { name: "kernel", run: kernel_client::run },
