@@ -124,11 +124,12 @@ profile() {
   calls=$(awk '{ print $2 }' "$out/figures")
   for inclusive in no yes; do
     echo "--- inclusive: $inclusive"
-    callgrind_annotate --auto=no --threshold=100 --inclusive=$inclusive "$out/profile" | awk -v calls="$calls" '
+    callgrind_annotate --auto=no --threshold=100 --inclusive=$inclusive "$out/profile" | awk -v calls="$calls" -v inclusive="$inclusive" '
       /^ *[0-9,]+ \(/ && !/PROGRAM/ {
         cost = $1; gsub(/,/, "", cost)
         sub(/^.*%\) +[^ ]*:/, ""); sub(/ \[[^[]*$/, "")
-        sum[$0] += cost
+        # With all they call, a function stands once for each file whose lines were inlined into it.
+        if (inclusive == "yes") { if (cost > sum[$0]) sum[$0] = cost } else sum[$0] += cost
       }
       END { for (name in sum) printf "%9.1f  %s\n", sum[name] / calls, name }' | sort -rn | head -60
   done

@@ -218,6 +218,13 @@ impl RxChain {
         Some(view)
     }
 
+    /// All bytes held.
+    pub fn all(&self) -> View<'_> {
+        let mut view = View { front: &[], behind: self.len, bufs: Some(&self.bufs), next: 0 };
+        view.refill();
+        view
+    }
+
     /// Calls `replace` on each buffer in turn and puts in its place what that returns (the copy-out of long-held buffers);
     /// `None` leaves the buffer as it is. A replacement must hold the same bytes.
     pub fn replace_each(&mut self, mut replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
@@ -419,7 +426,11 @@ impl<'a> View<'a> {
     }
 
     /// The big-endian word at `offset`; `None` if the view is too short.
+    #[inline]
     pub fn u32_at(&self, offset: usize) -> Option<u32> {
+        if let Some(word) = self.front.get(offset..offset.checked_add(4)?).and_then(<[u8]>::first_chunk) {
+            return Some(u32::from_be_bytes(*word));
+        }
         self.part(offset, 4)?.take_chunk().map(u32::from_be_bytes)
     }
 

@@ -99,19 +99,20 @@ impl<'t, T: Transport> Conversation<'t, T> {
     fn take_reply(&mut self, reader: &mut RecordReader) -> Result<Option<Vec<u8>>, ConversationError> {
         let malformed = ConversationError::Malformed(self.remote);
         let Some(chain) = self.transport.chain(self.stream) else { return Ok(None) };
-        match reader.poll(&LIMITS, chain) {
+        let received = chain.all();
+        match reader.poll(&LIMITS, &received) {
             RecordState::Incomplete => return Ok(None),
             RecordState::Bad(_) => return Err(malformed),
             RecordState::Complete => {}
         }
         let mut assembly = Vec::new();
-        let answer = match protocol::accepted(reader.record(chain, &mut assembly)) {
+        let answer = match protocol::accepted(reader.record(&received, &mut assembly)) {
             Ok((xid, results)) if xid == self.xid => Ok(Some(results.rest().to_vec())),
             Ok(_) => Ok(None),
             Err(Fault::Rejected { reply, stat }) => Err(ConversationError::Rejected(self.remote, reply, stat)),
             Err(_) => Err(malformed),
         };
-        reader.consume(chain);
+        chain.consume(reader.finish());
         self.transport.received(self.stream);
         answer
     }

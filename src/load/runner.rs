@@ -318,7 +318,8 @@ impl<T: Transport, S: Source> Runner<T, S> {
         let mut bad = false;
         while let Some(chain) = self.transport.chain(key) {
             let stream = &mut self.streams[number];
-            match stream.reader.poll(&self.limits, chain) {
+            let received = chain.all();
+            match stream.reader.poll(&self.limits, &received) {
                 RecordState::Incomplete => break,
                 RecordState::Bad(_) => {
                     bad = true;
@@ -326,7 +327,7 @@ impl<T: Transport, S: Source> Runner<T, S> {
                 }
                 RecordState::Complete => {}
             }
-            let reply = stream.reader.record(chain, &mut assembly);
+            let reply = stream.reader.record(&received, &mut assembly);
             let call = reply.u32_at(0).and_then(|xid| self.table.remove(xid, number as u32));
             match call {
                 None => self.sample.faults.unknown_xids += 1,
@@ -342,7 +343,7 @@ impl<T: Transport, S: Source> Runner<T, S> {
                     checks.finish(&call, reply, verifier, &mut self.sample);
                 }
             }
-            stream.reader.consume(chain);
+            chain.consume(stream.reader.finish());
         }
         self.assembly = assembly;
         self.transport.received(key);

@@ -114,7 +114,11 @@ impl Export {
         store::Credential {
             uid: if lost(caller.uid) { self.anon_uid } else { caller.uid },
             gid: gid(caller.gid),
-            groups: caller.groups.iter().map(|&group| gid(group)).collect(),
+            groups: {
+                let mut groups = smallvec::SmallVec::from_slice(&caller.groups);
+                groups.iter_mut().for_each(|group| *group = gid(*group));
+                groups
+            },
         }
     }
 }

@@ -44,8 +44,61 @@ impl FileHandle {
         &self.bytes[..usize::from(self.len)]
     }
 
+    /// Whether all bytes are the same; takes as long wherever they differ.
+    fn is_same(&self, other: &FileHandle) -> bool {
+        let pairs = self.bytes.iter().zip(&other.bytes);
+        pairs.fold(self.len ^ other.len, |difference, (a, b)| difference | (a ^ b)) == 0
+    }
+
     pub fn to_smallvec(self) -> SmallVec<[u8; FILE_HANDLE_MAX]> {
         SmallVec::from_slice(self.as_bytes())
+    }
+}
+
+/// Handles that were opened lately, so that the same bytes are not authenticated again.
+///
+/// Only what `HandleSeal::open` has accepted is in it, and a handle is found by all of its bytes, compared in a time that does not
+/// tell how many of them were right. Its place follows from its last byte, which is a part of the code: who does not know the key
+/// cannot choose it, and two good handles that meet there only push each other out.
+pub struct OpenedHandles {
+    places: Box<[OpenedHandle; OPENED_HANDLES]>,
+}
+
+#[derive(Clone, Copy)]
+struct OpenedHandle {
+    /// Empty: none; no handle that opens is.
+    handle: FileHandle,
+    export: u32,
+    object: ObjectId,
+}
+
+/// Places in `OpenedHandles`: as many as its index, one byte, can tell apart.
+const OPENED_HANDLES: usize = 1 << u8::BITS;
+
+impl OpenedHandles {
+    pub fn new() -> OpenedHandles {
+        let none = OpenedHandle {
+            handle: FileHandle { len: 0, bytes: [0; FILE_HANDLE_MAX] },
+            export: 0,
+            object: ObjectId::new(&[]).expect("nothing fits"),
+        };
+        OpenedHandles { places: Box::new([none; OPENED_HANDLES]) }
+    }
+
+    /// `seal.open(handle)`, remembered. Always asked with the same seal.
+    pub fn open(&mut self, seal: &HandleSeal, handle: &FileHandle) -> Option<(u32, ObjectId)> {
+        let place = &mut self.places[usize::from(*handle.as_bytes().last()?)];
+        if !place.handle.is_same(handle) {
+            let (export, object) = seal.open(handle)?;
+            *place = OpenedHandle { handle: *handle, export, object };
+        }
+        Some((place.export, place.object))
+    }
+}
+
+impl Default for OpenedHandles {
+    fn default() -> OpenedHandles {
+        OpenedHandles::new()
     }
 }
 
@@ -154,6 +207,28 @@ mod tests {
         }
         assert_eq!(seal().open(&FileHandle::new(&[good, &[0]].concat()).unwrap()), None);
         assert!(FileHandle::new(&[0; FILE_HANDLE_MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn a_handle_that_was_opened_makes_no_other_one_good() {
+        let mut opened = OpenedHandles::new();
+        let objects: Vec<ObjectId> = (0..2000u32).map(|n| ObjectId::new(&n.to_be_bytes()).unwrap()).collect();
+        for _ in 0..2 {
+            for object in &objects {
+                let handle = seal().seal(5, *object);
+                assert_eq!(opened.open(&seal(), &handle), Some((5, *object)), "also where two share a place");
+                assert_eq!(opened.open(&seal(), &handle), Some((5, *object)), "from memory");
+            }
+        }
+        let good = seal().seal(5, objects[0]);
+        assert!(opened.open(&seal(), &good).is_some());
+        for at in 0..good.as_bytes().len() {
+            let mut forged = good.as_bytes().to_vec();
+            forged[at] ^= 1;
+            assert_eq!(opened.open(&seal(), &FileHandle::new(&forged).unwrap()), None, "byte {at}");
+            assert_eq!(opened.open(&seal(), &FileHandle::new(&good.as_bytes()[..at]).unwrap()), None);
+        }
+        assert_eq!(opened.open(&seal(), &good), Some((5, objects[0])), "forgeries push nothing out");
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::exports::{Export, ExportTable, FILE_HANDLE_MAX};
-use super::handle::{FileHandle, HandleSeal};
+use super::handle::{FileHandle, HandleSeal, OpenedHandles};
 use super::mount::MountTree;
 use crate::buf::Slice;
 use crate::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, Status, Store, Token};
@@ -17,20 +17,15 @@ pub struct Volumes {
     exports: Arc<ExportTable>,
     stores: Vec<Box<dyn Store>>,
     seal: HandleSeal,
+    opened: OpenedHandles,
     /// The store to ask first for completions, so that a busy one does not starve the others.
     next_store: usize,
-}
-
-/// What a file handle led to.
-pub struct Opened<'a> {
-    pub export: &'a Export,
-    pub object: ObjectId,
 }
 
 impl Volumes {
     /// `stores` in the numbering of `Export::store`.
     pub fn new(exports: Arc<ExportTable>, stores: Vec<Box<dyn Store>>, seal: HandleSeal) -> Volumes {
-        Volumes { exports, stores, seal, next_store: 0 }
+        Volumes { exports, stores, seal, opened: OpenedHandles::new(), next_store: 0 }
     }
 
     /// Takes a new export table (the configuration changed). The stores stay; a new export must name one of them.
@@ -71,9 +66,13 @@ impl Volumes {
         None
     }
 
-    /// The export and the object behind a handle, for a client that may use it.
-    pub fn open(&self, handle: &FileHandle, client: IpAddr) -> Result<Opened<'_>, Status> {
-        let (export, object) = self.seal.open(handle).ok_or(Status::BadHandle)?;
+    /// The export and the object that a handle names, if it is one of ours.
+    pub fn open(&mut self, handle: &FileHandle) -> Result<(u32, ObjectId), Status> {
+        self.opened.open(&self.seal, handle).ok_or(Status::BadHandle)
+    }
+
+    /// The export of a handle, for a client that may use it.
+    pub fn admit(&self, export: u32, client: IpAddr) -> Result<&Export, Status> {
         // It was ours once: the export is gone (RFC 1813 section 2.6, NFS3ERR_STALE).
         let export = self.exports.find_by_id(export).ok_or(Status::Stale)?;
         if !export.allowed(client) {
@@ -82,7 +81,7 @@ impl Volumes {
         if export.store >= self.stores.len() {
             return Err(Status::Stale);
         }
-        Ok(Opened { export, object })
+        Ok(export)
     }
 }
 

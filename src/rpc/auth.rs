@@ -48,6 +48,47 @@ pub enum Credential {
     Sys(AuthSys),
 }
 
+/// Longest credential and verifier, as they stand in a call's header, that are remembered, bytes: AUTH_SYS with 16 groups and a
+/// machine name of 27 bytes.
+const REMEMBERED_MAX: usize = 128;
+
+/// The credential and verifier of a connection's last call, as they came and as what they mean: the same bytes are not parsed
+/// again (sunrpc's XPT_CACHE_AUTH). What a credential means depends on nothing but its bytes.
+pub struct LastCredential {
+    len: usize,
+    bytes: [u8; REMEMBERED_MAX],
+    credential: Credential,
+}
+
+impl Default for LastCredential {
+    fn default() -> LastCredential {
+        LastCredential { len: 0, bytes: [0; REMEMBERED_MAX], credential: Credential::None }
+    }
+}
+
+impl LastCredential {
+    /// `authenticate`, unless the bytes are those of the call before.
+    #[inline]
+    pub fn authenticate(&mut self, header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
+        if self.len > 0 && header.rest().peek(self.len) == Some(&self.bytes[..self.len]) && header.skip(self.len).is_ok() {
+            return Ok(self.credential.clone());
+        }
+        self.parse(header)
+    }
+
+    fn parse(&mut self, header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
+        let before = header.rest();
+        let credential = authenticate(header)?;
+        let len = before.len() - header.remaining();
+        if let (Some(bytes), Some(room)) = (before.peek(len), self.bytes.get_mut(..len)) {
+            room.copy_from_slice(bytes);
+            self.len = len;
+            self.credential = credential.clone();
+        }
+        Ok(credential)
+    }
+}
+
 /// Reads the credential and the verifier of a call and leaves `header` at the arguments.
 pub fn authenticate(header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
     let flavor = header.u32().map_err(|_| AuthStat::BadCredential)?;
@@ -130,6 +171,42 @@ mod tests {
         let expected = AuthSys { stamp: 5, uid: 1000, gid: 100, groups: groups.into() };
         assert_eq!(call_auth((AUTH_SYS, &body), NONE), Ok(Credential::Sys(expected)));
         assert!(call_auth((AUTH_SYS, &sys_body(&[b'n'; 255], &[], 0, &[])), NONE).is_ok());
+    }
+
+    #[test]
+    fn the_same_bytes_mean_the_same_and_no_others_do() {
+        let header = |name: &[u8], uid: u32, groups: &[u32]| {
+            let mut room = [0; 1024];
+            let mut encoder = Encoder::new(&mut room);
+            let mut body = sys_body(name, groups, groups.len() as u32, &[]);
+            let at = 8 + name.len().next_multiple_of(4);
+            body[at..at + 4].copy_from_slice(&uid.to_be_bytes());
+            encoder.u32(AUTH_SYS);
+            encoder.opaque(&body);
+            encoder.words([AUTH_NONE, 0, 77]);
+            encoder.written().to_vec()
+        };
+        let long = [7; 255];
+        let sixteen: Vec<u32> = (0..16).collect();
+        let calls = [header(b"c", 1, &[]), header(b"c", 2, &[]), header(b"c", 2, &sixteen), header(&long, 3, &sixteen)];
+        let mut last = LastCredential::default();
+        for at in [0, 0, 1, 1, 0, 2, 2, 2, 3, 3, 2, 0] {
+            let mut expected = Decoder::new(View::from(&calls[at][..]));
+            let mut header = expected;
+            assert_eq!(last.authenticate(&mut header), authenticate(&mut expected), "call {at}");
+            assert_eq!((header.remaining(), header.u32()), (4, Ok(77)));
+        }
+        let cut = &calls[0][..calls[0].len() - 8];
+        assert_eq!(
+            last.authenticate(&mut Decoder::new(View::from(cut))),
+            Err(AuthStat::BadCredential),
+            "its verifier is missing"
+        );
+        let mut bad_verifier = calls[0].clone();
+        let at = bad_verifier.len() - 9;
+        bad_verifier[at] = 1;
+        let mut header = Decoder::new(View::from(&bad_verifier[..]));
+        assert!(last.authenticate(&mut header).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Read first: RFC 5531 section 9. The order is sunrpc's `svc_process_common`: RPC version, credential (even for a program
 //! that does not exist), program, version, procedure. Decoding the arguments is the program's.
 
-use super::auth::{self, Credential};
+use super::auth::{Credential, LastCredential};
 use super::programs::{ProcedureInfo, Programs, Transport};
 use super::reply::Rejection;
 use super::xdr::{Decoder, XdrError};
@@ -41,17 +41,18 @@ pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
     Ok(if direction == CALL { Message::Call { xid, rest } } else { Message::NotACall })
 }
 
-/// Judges the header of a call from the RPC version on. `Err` if it ends before the credential: not even a rejection is due.
+/// Judges the header of a call from the RPC version on; `last` is of the same connection. `Err` if it ends before the credential: not even a rejection is due.
 pub fn admit<'a>(
     mut header: Decoder<'a>,
     transport: Transport,
+    last: &mut LastCredential,
     programs: &impl Programs,
 ) -> Result<Result<Admitted<'a>, Rejection>, XdrError> {
     let [rpc_version, program, version, procedure] = header.words()?;
     if rpc_version != RPC_VERSION {
         return Ok(Err(Rejection::RpcMismatch));
     }
-    let credential = match auth::authenticate(&mut header) {
+    let credential = match last.authenticate(&mut header) {
         Ok(credential) => credential,
         Err(stat) => return Ok(Err(Rejection::AuthError(stat))),
     };

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::auth::LastCredential;
 use super::options::Options;
 use super::programs::Peer;
 use super::record::RecordReader;
@@ -69,6 +70,7 @@ pub struct Connection {
     pub key: ConnectionKey,
     pub peer: Peer,
     pub reader: RecordReader,
+    pub last_credential: LastCredential,
     /// When the first byte of a record that is still incomplete was seen.
     pub record_since: Option<Instant>,
     /// Bytes of it that have come.
@@ -106,6 +108,7 @@ impl Connection {
             key,
             peer,
             reader: RecordReader::default(),
+            last_credential: LastCredential::default(),
             record_since: None,
             record_bytes: 0,
             last_active: now,

@@ -1,11 +1,11 @@
-//! Record marking, the receiving side, directly on the stream of received buffers.
+//! Record marking, the receiving side, directly on a view of the received stream.
 //!
 //! Read first: RFC 5531 section 11. A record of one fragment, which is what every client of today sends, is a view in
 //! place. A record of several fragments is assembled, once it is complete, with one copy into a buffer its core reuses; until
 //! then its bytes stay in the chain, so nothing is allocated for a length that only a marker claims. Deliberately not here:
 //! time (the server closes connections whose record stays incomplete) and the sending side (`xdr_buf`: always one fragment).
 
-use crate::buf::{RxChain, View};
+use crate::buf::View;
 
 /// Bytes of a fragment header.
 pub const MARKER_LEN: usize = 4;
@@ -56,17 +56,17 @@ pub struct RecordReader {
 }
 
 impl RecordReader {
-    /// Looks at the record at the front of `chain`.
-    pub fn poll(&mut self, limits: &RecordLimits, chain: &RxChain) -> RecordState {
+    /// Looks at the record at the front of `stream`, which is all that has come of it and of what follows it.
+    pub fn poll(&mut self, limits: &RecordLimits, stream: &View<'_>) -> RecordState {
         while !self.last_seen {
-            let Some(marker) = chain.view(self.scanned, MARKER_LEN).and_then(|view| view.u32_at(0)) else {
+            let Some(marker) = stream.u32_at(self.scanned) else {
                 return RecordState::Incomplete;
             };
             if let Err(bad) = self.read_marker(limits, marker) {
                 return RecordState::Bad(bad);
             }
         }
-        if chain.len() < self.scanned { RecordState::Incomplete } else { RecordState::Complete }
+        if stream.len() < self.scanned { RecordState::Incomplete } else { RecordState::Complete }
     }
 
     fn read_marker(&mut self, limits: &RecordLimits, marker: u32) -> Result<(), BadRecord> {
@@ -101,12 +101,12 @@ impl RecordReader {
     }
 
     /// The record that `poll` called complete: in place, or assembled in `assembly` if it has several fragments.
-    pub fn record<'c>(&self, chain: &'c RxChain, assembly: &'c mut Vec<u8>) -> View<'c> {
+    pub fn record<'s>(&self, stream: &View<'s>, assembly: &'s mut Vec<u8>) -> View<'s> {
         if self.fragments == 1 {
-            return chain.view(MARKER_LEN, self.payload).unwrap_or(View::from(&[][..]));
+            return stream.part(MARKER_LEN, self.payload).unwrap_or(View::from(&[][..]));
         }
         assembly.clear();
-        let mut rest = chain.view(0, self.scanned);
+        let mut rest = stream.part(0, self.scanned);
         while let Some((marker, behind)) = rest.and_then(|view| view.split_at(MARKER_LEN)) {
             let len = (marker.u32_at(0).unwrap_or(0) & !LAST_FRAGMENT) as usize;
             let Some((fragment, behind)) = behind.split_at(len) else { break };
@@ -118,17 +118,16 @@ impl RecordReader {
         View::from(&assembly[..])
     }
 
-    /// Gives the record's buffers back and starts on the next record.
-    pub fn consume(&mut self, chain: &mut RxChain) {
-        chain.consume(self.scanned);
-        *self = RecordReader::default();
+    /// Ends the record: its bytes, markers included, are to be taken off the stream, and the next record begins.
+    pub fn finish(&mut self) -> usize {
+        std::mem::take(self).scanned
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buf::RxBuf;
+    use crate::buf::{RxBuf, RxChain};
     use proptest::prelude::*;
 
     const LIMITS: RecordLimits = RecordLimits { record_bytes_max: 1000, fragments_max: 8, empty_fragments_max: 2 };
@@ -145,7 +144,7 @@ mod tests {
     fn poll_once(bytes: &[u8]) -> RecordState {
         let mut chain = RxChain::new();
         push(&mut chain, bytes);
-        RecordReader::default().poll(&LIMITS, &chain)
+        RecordReader::default().poll(&LIMITS, &chain.all())
     }
 
     #[test]
@@ -154,13 +153,13 @@ mod tests {
         push(&mut chain, &[fragment(b"12345678abc", true), fragment(b"next one", true)].concat());
         let mut reader = RecordReader::default();
         let mut assembly = Vec::new();
-        assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Complete);
+        assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Complete);
         let inside = chain.view(4, 11).unwrap().contiguous().unwrap();
-        let record = reader.record(&chain, &mut assembly).contiguous().unwrap();
+        let record = reader.record(&chain.all(), &mut assembly).contiguous().unwrap();
         assert!(std::ptr::eq(inside, record), "no copy");
-        reader.consume(&mut chain);
-        assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Complete);
-        assert_eq!(reader.record(&chain, &mut assembly).to_vec(), b"next one");
+        chain.consume(reader.finish());
+        assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Complete);
+        assert_eq!(reader.record(&chain.all(), &mut assembly).to_vec(), b"next one");
         assert_eq!(assembly.capacity(), 0);
     }
 
@@ -170,12 +169,12 @@ mod tests {
         let mut chain = RxChain::new();
         let mut reader = RecordReader::default();
         for (at, byte) in stream.iter().enumerate() {
-            assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Incomplete, "before byte {at}");
+            assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Incomplete, "before byte {at}");
             push(&mut chain, &[*byte]);
         }
-        assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Complete);
-        assert_eq!((reader.len(), reader.record(&chain, &mut Vec::new()).to_vec()), (9, b"123456789".to_vec()));
-        reader.consume(&mut chain);
+        assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Complete);
+        assert_eq!((reader.len(), reader.record(&chain.all(), &mut Vec::new()).to_vec()), (9, b"123456789".to_vec()));
+        chain.consume(reader.finish());
         assert!(chain.is_empty() && reader.is_empty());
     }
 
@@ -219,13 +218,13 @@ mod tests {
             let mut sizes = cuts.iter().cycle();
             let mut rest = &stream[..];
             while !rest.is_empty() {
-                prop_assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Incomplete);
+                prop_assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Incomplete);
                 let (now, later) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
                 push(&mut chain, now);
                 rest = later;
             }
-            prop_assert_eq!(reader.poll(&LIMITS, &chain), RecordState::Complete);
-            prop_assert_eq!(reader.record(&chain, &mut Vec::new()).to_vec(), record);
+            prop_assert_eq!(reader.poll(&LIMITS, &chain.all()), RecordState::Complete);
+            prop_assert_eq!(reader.record(&chain.all(), &mut Vec::new()).to_vec(), record);
         }
     }
 }

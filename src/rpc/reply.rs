@@ -34,27 +34,21 @@ pub enum Rejection {
     SystemError,
 }
 
-fn words(encoder: &mut Encoder<'_>, words: &[u32]) {
-    for word in words {
-        encoder.u32(*word);
-    }
-}
-
 /// Exactly `SUCCESS_LEN` bytes; the results follow.
 pub fn encode_success(encoder: &mut Encoder<'_>, xid: u32) {
-    words(encoder, &[xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, 0]);
+    encoder.words([xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, 0]);
 }
 
 /// A whole reply of at most `REJECTION_LEN_MAX` bytes.
 pub fn encode_rejection(encoder: &mut Encoder<'_>, xid: u32, rejection: Rejection) {
-    let accepted = |encoder: &mut Encoder<'_>, stat| words(encoder, &[xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, stat]);
+    let accepted = |encoder: &mut Encoder<'_>, stat| encoder.words([xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, stat]);
     match rejection {
-        Rejection::RpcMismatch => words(encoder, &[xid, REPLY, MSG_DENIED, 0, RPC_VERSION, RPC_VERSION]),
-        Rejection::AuthError(stat) => words(encoder, &[xid, REPLY, MSG_DENIED, 1, stat as u32]),
+        Rejection::RpcMismatch => encoder.words([xid, REPLY, MSG_DENIED, 0, RPC_VERSION, RPC_VERSION]),
+        Rejection::AuthError(stat) => encoder.words([xid, REPLY, MSG_DENIED, 1, stat as u32]),
         Rejection::ProgramUnavailable => accepted(encoder, 1),
         Rejection::ProgramMismatch { low, high } => {
             accepted(encoder, 2);
-            words(encoder, &[low, high]);
+            encoder.words([low, high]);
         }
         Rejection::ProcedureUnavailable => accepted(encoder, 3),
         Rejection::GarbageArguments => accepted(encoder, 4),

@@ -20,6 +20,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::auth::LastCredential;
 use super::connection::{ConnectionId, ConnectionKey, ConnectionTable, Stall};
 use super::drc::SharedDrc;
 use super::options::{Options, RpcCounters};
@@ -72,6 +73,16 @@ impl CloseReason {
 #[error("connections_max reached by authenticated peers, the server is draining, or the key is in use")]
 pub struct Refused;
 
+/// What became of the front of a stream.
+enum Front {
+    /// A record of so many bytes, markers included, was taken.
+    Taken(usize),
+    /// Nothing can be taken now.
+    Waits,
+    /// Nothing will be taken any more: what there is belongs to nobody.
+    Dead,
+}
+
 /// What to do after looking at one record.
 enum Step {
     Taken,
@@ -99,6 +110,7 @@ pub struct Server {
     /// The pieces of all queued replies, in order.
     pieces: VecDeque<Slice>,
     datagram_replies: u32,
+    datagram_credential: LastCredential,
     closes: VecDeque<(ConnectionKey, CloseReason)>,
     resumable: VecDeque<ConnectionId>,
     /// Connections that wait for room in their send queues.
@@ -139,6 +151,7 @@ impl Server {
             replies: VecDeque::new(),
             pieces: VecDeque::new(),
             datagram_replies: 0,
+            datagram_credential: LastCredential::default(),
             closes: VecDeque::new(),
             resumable: VecDeque::new(),
             backlogged: VecDeque::new(),
@@ -268,14 +281,22 @@ impl Server {
         };
         let mut assembly = std::mem::take(&mut self.assembly);
         let mut turns = self.options.calls_per_turn_max;
-        while self.take_record(now, id, chain, &mut assembly, programs) {
+        let arrived = chain.len();
+        let mut stream = chain.all();
+        let end = loop {
+            match self.take_record(now, id, &stream, &mut assembly, programs) {
+                Front::Taken(len) => _ = stream.take(len),
+                end => break end,
+            }
             turns = turns.saturating_sub(1);
             if turns == 0 {
                 // Others first.
                 self.push_resumable(id);
-                break;
+                break Front::Waits;
             }
-        }
+        };
+        let left = stream.len();
+        chain.consume(if matches!(end, Front::Dead) { arrived } else { arrived - left });
         self.assembly = assembly;
         self.close_if_finished(id);
     }
@@ -288,34 +309,28 @@ impl Server {
         self.handle_stream(now, key, chain, programs);
     }
 
-    /// Looks at the record at the front of the stream; whether it makes sense to look for another one at once.
+    /// Looks at the record at the front of the stream.
     fn take_record(
         &mut self,
         now: Instant,
         id: ConnectionId,
-        chain: &mut RxChain,
+        stream: &View<'_>,
         assembly: &mut Vec<u8>,
         programs: &mut impl Programs,
-    ) -> bool {
+    ) -> Front {
         let limits = self.options.connection();
-        let Some(connection) = self.connections.get(id) else {
-            chain.clear();
-            return false;
-        };
+        let Some(connection) = self.connections.get(id) else { return Front::Dead };
         let still_stalled = !matches!(connection.stalled, None | Some(Stall::Core)) && !connection.may_resume(&limits);
         if self.draining || still_stalled {
-            return false;
+            return Front::Waits;
         }
         connection.stalled = None;
         let peer = connection.peer;
-        let step = match connection.reader.poll(&self.options.record(), chain) {
-            RecordState::Incomplete => {
-                self.wait_for_more(now, id, chain);
-                return false;
-            }
+        let step = match connection.reader.poll(&self.options.record(), stream) {
+            RecordState::Incomplete => return self.wait_for_more(now, id, stream.len()),
             RecordState::Bad(bad) => Step::Close(CloseReason::BadRecord(bad)),
             RecordState::Complete => {
-                let record = connection.reader.record(chain, assembly);
+                let record = connection.reader.record(stream, assembly);
                 self.handle_message(now, Origin::Stream(id), peer, record, programs)
             }
         };
@@ -323,38 +338,38 @@ impl Server {
             Step::Taken => {
                 self.counters.netcnt += 1;
                 self.counters.nettcpcnt += 1;
-                if let Some(connection) = self.connections.get(id) {
-                    connection.reader.consume(chain);
-                    connection.record_since = None;
-                    connection.last_active = now;
-                }
-                true
+                let Some(connection) = self.connections.get(id) else { return Front::Dead };
+                connection.record_since = None;
+                connection.last_active = now;
+                Front::Taken(connection.reader.finish())
             }
             Step::Stall(stall) => {
                 self.stall(now, id, stall);
-                false
+                Front::Waits
             }
             Step::Close(reason) => {
                 self.count_bad_record(reason);
                 self.close(id, reason);
-                chain.clear();
-                false
+                Front::Dead
             }
         }
     }
 
-    fn wait_for_more(&mut self, now: Instant, id: ConnectionId, chain: &mut RxChain) {
-        let Some(connection) = self.connections.get(id) else { return };
+    /// A record has not come to its end: `waiting` bytes of it are there.
+    fn wait_for_more(&mut self, now: Instant, id: ConnectionId, waiting: usize) -> Front {
+        let Some(connection) = self.connections.get(id) else { return Front::Dead };
         if connection.finished {
             connection.drained = true;
-            self.counters.streams_truncated += u64::from(!chain.is_empty());
-            chain.clear();
-        } else if chain.is_empty() {
+            self.counters.streams_truncated += u64::from(waiting > 0);
+            return Front::Dead;
+        }
+        if waiting == 0 {
             connection.record_since = None;
         } else {
             connection.record_since.get_or_insert(now);
-            connection.record_bytes = chain.len() as u64;
+            connection.record_bytes = waiting as u64;
         }
+        Front::Waits
     }
 
     fn count_bad_record(&mut self, reason: CloseReason) {

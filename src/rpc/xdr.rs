@@ -195,6 +195,7 @@ impl<'a> Encoder<'a> {
         word.copy_from_slice(&value.to_be_bytes());
     }
 
+    #[inline]
     fn grow(&mut self, len: usize) -> Option<&mut [u8]> {
         if self.overflowed || len > self.room() {
             self.overflowed = true;
@@ -211,8 +212,19 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    #[inline]
     pub fn u32(&mut self, value: u32) {
         self.put(&value.to_be_bytes());
+    }
+
+    /// `N` words in a row: all of them or nothing.
+    #[inline]
+    pub fn words<const N: usize>(&mut self, words: [u32; N]) {
+        if let Some(into) = self.grow(4 * N) {
+            for (into, word) in into.chunks_exact_mut(4).zip(words) {
+                into.copy_from_slice(&word.to_be_bytes());
+            }
+        }
     }
 
     pub fn i32(&mut self, value: i32) {
@@ -277,6 +289,7 @@ mod tests {
         encoder.bool(true);
         encoder.opaque(b"hello");
         encoder.opaque_fixed(b"xyz");
+        encoder.words([1, 2]);
         let mut chain = RxChain::new();
         for byte in encoder.written() {
             chain.push(RxBuf::from_vec(vec![*byte]));
@@ -288,6 +301,7 @@ mod tests {
         assert_eq!(decoder.i64(), Ok(-1));
         assert_eq!(decoder.optional(|d| d.string(5)).unwrap().unwrap().to_vec(), b"hello");
         assert_eq!(decoder.opaque_fixed::<3>(), Ok(*b"xyz"));
+        assert_eq!((decoder.words::<3>(), decoder.words()), (Err(XdrError::Short), Ok([1, 2])), "all or none");
         assert_eq!((decoder.remaining(), decoder.u32()), (0, Err(XdrError::Short)));
     }
 
@@ -313,6 +327,9 @@ mod tests {
         assert!(encoder.overflowed());
         encoder.u32(2);
         assert_eq!(encoder.written(), [0, 0, 0, 1], "nothing after the overflow");
+        encoder.truncate(mark);
+        encoder.words([4, 5, 6]);
+        assert_eq!((encoder.overflowed(), encoder.position()), (true, mark));
         encoder.truncate(mark);
         encoder.u64(3);
         assert!(!encoder.overflowed() && encoder.room() == 0);

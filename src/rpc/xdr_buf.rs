@@ -75,8 +75,12 @@ impl<'a> XdrBuf<'a> {
             }
             out.push_back(head);
         }
-        out.extend(self.pages.drain(..));
-        out.extend(self.tail);
+        if !self.pages.is_empty() {
+            out.extend(self.pages.drain(..));
+        }
+        if let Some(tail) = self.tail {
+            out.push_back(tail);
+        }
         if framing == Framing::Stream { MARKER_LEN + self.len } else { self.len }
     }
 }

@@ -95,9 +95,8 @@ pub struct Listing {
 pub fn handle(d: &mut Decoder<'_>) -> Result<FileHandle, Refusal> {
     // A longer one is not an nfs_fh3 (RFC 1813 section 2.3.3).
     let view = d.opaque(FILE_HANDLE_MAX)?;
-    let mut bytes = [0; FILE_HANDLE_MAX];
-    let len = view.copy_to(&mut bytes);
-    FileHandle::new(&bytes[..len]).ok_or(Refusal::Garbage)
+    let mut scratch = [0; FILE_HANDLE_MAX];
+    view.contiguous_in(&mut scratch).and_then(FileHandle::new).ok_or(Refusal::Garbage)
 }
 
 /// A file name. The Linux server drops calls with odd names as garbage; here the client is told what is wrong with it.

@@ -61,27 +61,43 @@ fn ftype3(kind: ObjectKind) -> u32 {
     }
 }
 
+fn nfstime3(time: &Timestamp) -> [u32; 2] {
+    // It counts unsigned seconds: times before 1970 or after 2106 wrap, as they do in the Linux server.
+    [time.seconds as u32, time.nanoseconds]
+}
+
 pub fn time(e: &mut Encoder<'_>, time: &Timestamp) {
-    // nfstime3 counts unsigned seconds: times before 1970 or after 2106 wrap, as they do in the Linux server.
-    e.u32(time.seconds as u32);
-    e.u32(time.nanoseconds);
+    e.words(nfstime3(time));
 }
 
 pub fn fattr3(e: &mut Encoder<'_>, a: &Attributes) {
-    e.u32(ftype3(a.kind));
-    e.u32(a.mode);
-    e.u32(a.links);
-    e.u32(a.uid);
-    e.u32(a.gid);
-    e.u64(a.size);
-    e.u64(a.used);
-    e.u32(a.device.0);
-    e.u32(a.device.1);
-    e.u64(a.file_system);
-    e.u64(a.file_id);
-    time(e, &a.accessed);
-    time(e, &a.modified);
-    time(e, &a.changed);
+    let (high, low) = (|value: u64| (value >> 32) as u32, |value: u64| value as u32);
+    let [[accessed, accessed_ns], [modified, modified_ns], [changed, changed_ns]] =
+        [a.accessed, a.modified, a.changed].map(|at| nfstime3(&at));
+    // In one piece, because every reply but NULL's has it.
+    e.words([
+        ftype3(a.kind),
+        a.mode,
+        a.links,
+        a.uid,
+        a.gid,
+        high(a.size),
+        low(a.size),
+        high(a.used),
+        low(a.used),
+        a.device.0,
+        a.device.1,
+        high(a.file_system),
+        low(a.file_system),
+        high(a.file_id),
+        low(a.file_id),
+        accessed,
+        accessed_ns,
+        modified,
+        modified_ns,
+        changed,
+        changed_ns,
+    ]);
 }
 
 pub fn post_op_attr(e: &mut Encoder<'_>, attributes: Option<&Attributes>) {

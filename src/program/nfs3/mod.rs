@@ -116,18 +116,19 @@ impl Nfs3 {
         let Some(procedure) = procedure(call.procedure) else {
             return Disposition::Replied;
         };
+        // Looked at in place from here on: a request and an outcome are hundreds of bytes, and moving them costs more than what
+        // is done with them.
         let mut arguments = call.arguments;
-        let request = match (procedure.decode)(&mut arguments, &mut self.scratch) {
+        let mut decoded = (procedure.decode)(&mut arguments, &mut self.scratch);
+        let request = match &mut decoded {
             Ok(request) => request,
             Err(Refusal::Garbage) => {
                 self.counters.garbage_arguments += 1;
                 return Disposition::GarbageArgs;
             }
-            Err(Refusal::Status(status)) => {
-                return refuse(&mut self.counters, procedure, status, results);
-            }
+            Err(Refusal::Status(status)) => return refuse(&mut self.counters, procedure, *status, results),
         };
-        let prepared = match prepare(volumes, &self.options, call, request) {
+        let Prepared { export, store, credential, object, second } = match prepare(volumes, &self.options, call, request) {
             Ok(prepared) => prepared,
             Err(status) => return refuse(&mut self.counters, procedure, status, results),
         };
@@ -136,18 +137,19 @@ impl Nfs3 {
             self.counters.parked_full += 1;
             return refuse(&mut self.counters, procedure, Status::Delay, results);
         }
-        let Prepared { export, store, credential, object, second, request } = prepared;
         let operation = request.operation(object, second);
         let listing = if let Verb::ReadDirectory(listing) = request.verb { Some(listing) } else { None };
-        let parked = Parked { number: call.procedure, export, listing, result: None };
         let Some(store) = volumes.stores_mut().get_mut(store) else {
             return refuse(&mut self.counters, procedure, Status::Stale, results);
         };
-        match store.start(now, &credential, &operation, Token(ticket.0), results.pages) {
-            Start::Done(result) => self.reply(volumes, &parked, &result, results),
+        match &store.start(now, &credential, &operation, Token(ticket.0), results.pages) {
+            Start::Done(result) => {
+                let reply = Reply { seal: volumes.seal(), export, options: &self.options, listing };
+                write_reply(&mut self.counters, procedure, result, &reply, results)
+            }
             Start::Parked => {
                 results.expect_pages(if let Verb::Read { count, .. } = request.verb { count } else { 0 });
-                self.parked.insert(ticket, parked);
+                self.parked.insert(ticket, Parked { number: call.procedure, export, listing, result: None });
                 self.counters.parked = self.parked.len() as u64;
                 Disposition::Parked
             }
@@ -174,53 +176,52 @@ impl Nfs3 {
     pub fn complete(&mut self, volumes: &Volumes, ticket: Ticket, results: &mut Results<'_>) -> Disposition {
         let parked = self.parked.remove(&ticket);
         self.counters.parked = self.parked.len() as u64;
-        let Some(mut parked) = parked else { return Disposition::SystemError };
-        let Some(result) = parked.result.take() else { return Disposition::SystemError };
-        self.reply(volumes, &parked, &result, results)
+        let Some(Parked { number, export, listing, result: Some(result) }) = &parked else { return Disposition::SystemError };
+        let Some(procedure) = procedure(*number) else { return Disposition::SystemError };
+        let reply = Reply { seal: volumes.seal(), export: *export, options: &self.options, listing: *listing };
+        write_reply(&mut self.counters, procedure, result, &reply, results)
     }
+}
 
-    /// Encodes the answer to an operation.
-    fn reply(
-        &mut self,
-        volumes: &Volumes,
-        parked: &Parked,
-        result: &Result<Outcome, Failure>,
-        results: &mut Results<'_>,
-    ) -> Disposition {
-        let Some(procedure) = procedure(parked.number) else { return Disposition::SystemError };
-        let reply = Reply { seal: volumes.seal(), export: parked.export, options: &self.options, listing: parked.listing };
-        let start = results.head.position();
-        let encoded = match result {
-            Ok(outcome) => {
-                results.head.u32(encode::NFS3_OK);
-                (procedure.encode)(&mut results.head, outcome, &reply).map(|()| outcome)
-            }
-            Err(failure) => Err(*failure),
-        };
-        match encoded {
-            Ok(outcome) => {
-                self.count_data(outcome, results.pages);
-                self.counters.count_status(None);
-            }
-            Err(failure) => {
-                results.head.truncate(start);
-                results.pages.clear();
-                procedure.encode_failure(&mut results.head, &failure);
-                self.counters.count_status(Some(failure.status));
-            }
+/// Encodes the answer to an operation.
+fn write_reply(
+    counters: &mut Nfs3Counters,
+    procedure: &Procedure,
+    result: &Result<Outcome, Failure>,
+    reply: &Reply<'_>,
+    results: &mut Results<'_>,
+) -> Disposition {
+    let start = results.head.position();
+    let encoded = match result {
+        Ok(outcome) => {
+            results.head.u32(encode::NFS3_OK);
+            (procedure.encode)(&mut results.head, outcome, reply).map(|()| outcome)
         }
-        Disposition::Replied
+        Err(failure) => Err(*failure),
+    };
+    match encoded {
+        Ok(outcome) => {
+            count_data(counters, outcome, results.pages);
+            counters.count_status(None);
+        }
+        Err(failure) => {
+            results.head.truncate(start);
+            results.pages.clear();
+            procedure.encode_failure(&mut results.head, &failure);
+            counters.count_status(Some(failure.status));
+        }
     }
+    Disposition::Replied
+}
 
-    fn count_data(&mut self, outcome: &Outcome, pages: &[Slice]) {
-        match outcome {
-            Outcome::Data { count, .. } => {
-                debug_assert_eq!(gather_len(pages), *count as usize, "a store's pages and its count");
-                self.counters.read_bytes += u64::from(*count);
-            }
-            Outcome::Written { count, .. } => self.counters.write_bytes += u64::from(*count),
-            _ => {}
+fn count_data(counters: &mut Nfs3Counters, outcome: &Outcome, pages: &[Slice]) {
+    match outcome {
+        Outcome::Data { count, .. } => {
+            debug_assert_eq!(gather_len(pages), *count as usize, "a store's pages and its count");
+            counters.read_bytes += u64::from(*count);
         }
+        Outcome::Written { count, .. } => counters.write_bytes += u64::from(*count),
+        _ => {}
     }
 }
 
@@ -230,42 +231,37 @@ fn refuse(counters: &mut Nfs3Counters, procedure: &Procedure, status: Status, re
     Disposition::Replied
 }
 
-/// A request whose handles lead somewhere and whose export admits it.
-struct Prepared<'a> {
+/// Where the handles of a request lead, and as whom.
+struct Prepared {
     export: u32,
     store: usize,
     credential: crate::store::Credential,
     object: ObjectId,
     second: ObjectId,
-    request: Request<'a>,
 }
 
-fn prepare<'a>(volumes: &Volumes, options: &Options, call: &Call<'_>, mut request: Request<'a>) -> Result<Prepared<'a>, Status> {
-    let opened = volumes.open(&request.handle, call.peer.ip())?;
-    let export = opened.export;
+fn prepare(volumes: &mut Volumes, options: &Options, call: &Call<'_>, request: &mut Request<'_>) -> Result<Prepared, Status> {
+    let client = call.peer.ip();
+    let (export, object) = volumes.open(&request.handle)?;
     let second = match &request.second {
-        None => opened.object,
+        None => object,
         Some(handle) => {
-            let second = volumes.open(handle, call.peer.ip())?;
+            volumes.admit(export, client)?;
+            let (second_export, second) = volumes.open(handle)?;
+            volumes.admit(second_export, client)?;
             // RFC 1813 sections 3.3.14 and 3.3.15: both on one file system.
-            if second.export.id != export.id {
+            if second_export != export {
                 return Err(Status::CrossDevice);
             }
-            second.object
+            second
         }
     };
+    let export = volumes.admit(export, client)?;
     if export.read_only && request.modifies() {
         return Err(Status::ReadOnly);
     }
     clamp(&mut request.verb, options, export);
-    Ok(Prepared {
-        export: export.id,
-        store: export.store,
-        credential: export.squash(call.credential),
-        object: opened.object,
-        second,
-        request,
-    })
+    Ok(Prepared { export: export.id, store: export.store, credential: export.squash(call.credential), object, second })
 }
 
 /// Brings what the client asks for within the server's limits.

@@ -45,10 +45,14 @@ impl Server {
             Err(_) => return Step::Close(CloseReason::ShortCall),
         };
         let pending = Pending { origin, peer, xid, head_bytes_max: 0, drc: None, reserved: 0 };
-        match call::admit(header, peer.transport, programs) {
+        let last = match origin {
+            Origin::Stream(id) => self.connections.get(id).map(|connection| &mut connection.last_credential),
+            Origin::Datagram => None,
+        };
+        match call::admit(header, peer.transport, last.unwrap_or(&mut self.datagram_credential), programs) {
             Ok(Ok(admitted)) => self.execute(now, pending, admitted, programs),
             Ok(Err(rejection)) => match self.room(origin, REJECTION_LEN_MAX, 0) {
-                Ok(()) => {
+                Ok(_) => {
                     let bad_auth = matches!(rejection, Rejection::AuthError(_));
                     self.counters.rpcbadauth += u64::from(bad_auth);
                     self.counters.rpcbadfmt += u64::from(!bad_auth);
@@ -61,8 +65,8 @@ impl Server {
         }
     }
 
-    /// Whether a reply of `head` bytes of head and `pages` bytes of pages may be started.
-    fn room(&mut self, origin: Origin, head: usize, pages: u32) -> Result<(), Stall> {
+    /// Whether a reply of `head` bytes of head and `pages` bytes of pages may be started, and the ticket for it.
+    fn room(&mut self, origin: Origin, head: usize, pages: u32) -> Result<Ticket, Stall> {
         match origin {
             Origin::Stream(id) => {
                 let limits = self.options.connection();
@@ -77,8 +81,8 @@ impl Server {
                 }
             }
         }
-        let room = self.parked.next_ticket().is_some() && self.arena.reserve(MARKER_LEN + head).is_some();
-        if room { Ok(()) } else { Err(Stall::Core) }
+        let ticket = self.parked.next_ticket().ok_or(Stall::Core)?;
+        self.arena.reserve(MARKER_LEN + head).map(|_| ticket).ok_or(Stall::Core)
     }
 
     fn execute(&mut self, now: Instant, mut pending: Pending, admitted: Admitted<'_>, programs: &mut impl Programs) -> Step {
@@ -88,17 +92,17 @@ impl Server {
             // A procedure that announces more head than a page has can never be answered.
             self.counters.results_overflowed += 1;
             return match self.room(pending.origin, REJECTION_LEN_MAX, 0) {
-                Ok(()) => {
+                Ok(_) => {
                     self.reject(&pending, Rejection::SystemError);
                     Step::Taken
                 }
                 Err(stall) => Step::Stall(stall),
             };
         }
-        if let Err(stall) = self.room(pending.origin, head, info.pages_bytes_max) {
-            return Step::Stall(stall);
-        }
-        let Some(ticket) = self.parked.next_ticket() else { return Step::Stall(Stall::Core) };
+        let ticket = match self.room(pending.origin, head, info.pages_bytes_max) {
+            Ok(ticket) => ticket,
+            Err(stall) => return Step::Stall(stall),
+        };
         if !info.caches_reply {
             self.counters.rcnocache += 1;
         } else if self.is_duplicate(now, &mut pending, &admitted) {
@@ -291,15 +295,17 @@ impl Server {
 
     /// Seals the reply whose head stands at the front of the arena's spare and queues it, if its connection still lives.
     fn seal(&mut self, pending: &Pending, head: usize, pages: &mut Vec<Slice>) {
-        let framing = match pending.origin {
-            Origin::Stream(id) if self.connections.get(id).is_none() => {
-                self.counters.replies_orphaned += 1;
-                return;
-            }
-            Origin::Stream(_) => Framing::Stream,
-            Origin::Datagram => Framing::Datagram,
-        };
         let Some(fragment) = self.arena.reserve(MARKER_LEN + head) else { return };
+        let (framing, queued) = match pending.origin {
+            Origin::Stream(id) => {
+                let Some(connection) = self.connections.get(id) else {
+                    self.counters.replies_orphaned += 1;
+                    return;
+                };
+                (Framing::Stream, Some(&mut connection.queued))
+            }
+            Origin::Datagram => (Framing::Datagram, None),
+        };
         let before = self.pieces.len();
         let last = self.replies.back_mut().filter(|last| framing == Framing::Stream && last.origin == pending.origin);
         let bytes = XdrBuf::new(fragment, head, pages, &self.zeroes).seal(framing, last.is_some(), &mut self.pieces) as u64;
@@ -313,13 +319,9 @@ impl Server {
         }
         self.counters.replies += 1;
         self.counters.reply_bytes += bytes;
-        match pending.origin {
-            Origin::Stream(id) => {
-                if let Some(connection) = self.connections.get(id) {
-                    connection.queued += bytes;
-                }
-            }
-            Origin::Datagram => self.datagram_replies += 1,
+        match queued {
+            Some(queued) => *queued += bytes,
+            None => self.datagram_replies += 1,
         }
     }
 

@@ -97,7 +97,7 @@ impl Table {
         pages: &mut Vec<Slice>,
     ) -> Result<Outcome, Failure> {
         let index = self.find(object)?;
-        let attributes = self.attributes(index);
+        let mut attributes = self.attributes(index);
         if attributes.kind != ObjectKind::File {
             return Err(self.failure(not_a_file(attributes.kind), index));
         }
@@ -113,10 +113,10 @@ impl Table {
         }
         // As with the relatime mount option: one stamp after each change is all that anybody asks of it.
         if attributes.accessed <= attributes.modified && count > 0 {
-            let now = self.stamp();
-            self.inode_mut(index).accessed = now;
+            attributes.accessed = self.stamp();
+            self.inode_mut(index).accessed = attributes.accessed;
         }
-        Ok(Outcome::Data { count, end_of_file: u64::from(count) >= left, attributes: self.attributes(index) })
+        Ok(Outcome::Data { count, end_of_file: u64::from(count) >= left, attributes })
     }
 
     pub fn write(

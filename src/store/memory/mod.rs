@@ -139,10 +139,10 @@ impl Store for MemoryHandle {
     ) -> Start {
         let mut table = self.shared.lock();
         table.tick(now);
-        let result = perform(&mut table, caller, operation, pages, &mut self.counters);
+        let done = Start::Done(perform(&mut table, caller, operation, pages, &mut self.counters));
         self.counters.operations += 1;
-        self.counters.failures += u64::from(result.is_err());
-        Start::Done(result)
+        self.counters.failures += u64::from(matches!(done, Start::Done(Err(_))));
+        done
     }
 
     fn poll_completion(&mut self, _now: Instant, _pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)> {
