@@ -147,7 +147,8 @@ fn stress(handles: Vec<Box<dyn Store>>) {
     let how = || CreateHow::Unchecked(AttributeChanges { mode: Some(0o644), ..Default::default() });
     let files: Vec<ObjectId> = (0..FILES)
         .map(|nth| {
-            let create = Operation::Create { directory, name: name(nth).as_bytes(), how: how() };
+            let name = name(nth);
+            let create = Operation::Create { directory, name: name.as_bytes(), how: how() };
             let Ok(Outcome::Created { object, .. }) = cores[0].perform(&create, &mut pages) else { panic!("no file") };
             object
         })
@@ -160,7 +161,8 @@ fn stress(handles: Vec<Box<dyn Store>>) {
     });
     for nth in 0..FILES {
         // The other core than the one that made it.
-        let remove = Operation::Remove { directory, name: name(nth).as_bytes() };
+        let name = name(nth);
+        let remove = Operation::Remove { directory, name: name.as_bytes() };
         cores[1].perform(&remove, &mut pages).expect("a REMOVE");
     }
     assert!(cores.iter().all(|core| core.store.parked() == 0));
