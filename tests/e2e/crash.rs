@@ -1,9 +1,12 @@
 //! kill -9 in the middle of writes, again and again, on one configuration. What was acknowledged as stable (RFC 1813 section 3.3.7:
 //! a FILE_SYNC WRITE, or an UNSTABLE one followed by a COMMIT with the same verifier) has to be there after the restart under the same
 //! file handle; what was only sent may be there, in whole or in part, and nothing else may.
+//!
+//! The loop has to notice data that is lost: it is also run with a host that loses some between kill and restart, and has to fail.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,7 +28,81 @@ const BATCH: usize = 12;
 
 pub fn run(report: &mut Report) {
     let rounds = if full() { 50 } else { 5 };
-    report.case("kill_9_during_writes", || kill_loop(rounds));
+    report.case("kill_9_during_writes", || kill_loop(rounds, None));
+    for (name, loss, noticed) in LOSSES {
+        report.case(&format!("notices_{name}"), || match kill_loop(LOSSY_ROUNDS, Some(loss)) {
+            Ok(()) => bail!("the host lost data {LOSSY_ROUNDS} times and nobody noticed"),
+            Err(error) if format!("{error:#}").contains(noticed) => Ok(()),
+            Err(error) => Err(error.context(format!("failed, but not with \"{noticed}\""))),
+        });
+    }
+}
+
+/// Kills in which nothing may have been acknowledged that can be lost, before the loss has to be noticed.
+const LOSSY_ROUNDS: u32 = 3;
+
+/// What the host loses between the kill and the restart.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// One block that was made durable in this round has the bytes from before: an fsync that was none.
+    Write,
+    /// The same for its last 8 bytes only.
+    Tail,
+    /// A file ends where its last block began.
+    Length,
+    /// A file that was created in this round.
+    Name,
+    /// A file is another one with the same bytes: its handle is not the client's.
+    Identity,
+}
+
+/// With what the loop has to fail.
+const LOSSES: [(&str, Loss, &str); 5] = [
+    ("a_lost_write", Loss::Write, "after the restart: over NFS: block"),
+    ("a_lost_tail", Loss::Tail, "after the restart: over NFS: block"),
+    ("a_lost_length", Loss::Length, "after the restart: over NFS: block"),
+    ("a_lost_name", Loss::Name, "after kill"),
+    ("a_lost_identity", Loss::Identity, "READ with the handle from before the kill"),
+];
+
+impl Loss {
+    /// `before`: the files and what was durable when the round began.
+    fn strike(self, bed: &Bed, model: &Model, before: &Snapshot, created: &str) -> Result<()> {
+        let newer = |block: &usize| model.blocks[*block].durable > before.durable[*block];
+        let path = |file: usize| bed.export().join(format!("f{file}"));
+        match self {
+            Loss::Write | Loss::Tail => {
+                let Some(block) = (0..model.blocks.len()).find(newer) else { return Ok(()) };
+                let (at, file) = (offset_of(block) as usize, block / BLOCKS);
+                let lost =
+                    if matches!(self, Loss::Write) { at..at + BLOCK_BYTES } else { at + BLOCK_BYTES - 8..at + BLOCK_BYTES };
+                let host = fs::OpenOptions::new().write(true).open(path(file))?;
+                host.write_all_at(&before.files[file][lost.clone()], lost.start as u64)?;
+            }
+            Loss::Length => {
+                fs::OpenOptions::new().write(true).open(path(0))?.set_len(offset_of(BLOCKS - 1))?;
+            }
+            Loss::Name => fs::remove_file(bed.export().join(created))?,
+            Loss::Identity => {
+                fs::copy(path(0), bed.export().join("copy"))?;
+                fs::rename(bed.export().join("copy"), path(0))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The host's files and the durable generations at one time.
+struct Snapshot {
+    files: Vec<Vec<u8>>,
+    durable: Vec<u32>,
+}
+
+impl Snapshot {
+    fn take(bed: &Bed, model: &Model) -> Result<Snapshot> {
+        let files = (0..FILES).map(|file| fs::read(bed.export().join(format!("f{file}")))).collect::<Result<_, _>>()?;
+        Ok(Snapshot { files, durable: model.blocks.iter().map(|block| block.durable).collect() })
+    }
 }
 
 /// What one block may hold. A generation is one WRITE of it; every 8-byte word of the block names it.
@@ -206,7 +283,7 @@ impl Model {
     }
 }
 
-fn kill_loop(rounds: u32) -> Result<()> {
+fn kill_loop(rounds: u32, loss: Option<Loss>) -> Result<()> {
     let mut bed = Bed::new(Setup::default())?;
     let root = export_root(&bed)?;
     let mut rpc = bed.rpc()?;
@@ -231,10 +308,14 @@ fn kill_loop(rounds: u32) -> Result<()> {
     for round in 0..rounds {
         let name = format!("created in round {round}");
         created.push((name.clone(), rpc.create(&root, name.as_bytes())?));
+        let before = Snapshot::take(&bed, &model)?;
         let end = Instant::now() + Duration::from_millis(50 + model.random.next() % 250);
         model.write_until(&mut rpc, end).with_context(|| format!("round {round}, writing"))?;
         bed.kill();
         drop(rpc);
+        if let Some(loss) = loss {
+            loss.strike(&bed, &model, &before, &name)?;
+        }
         bed.start().with_context(|| format!("restart of round {round}"))?;
         rpc = bed.rpc()?;
         model.check(&mut rpc).with_context(|| format!("round {round}, after the restart"))?;
