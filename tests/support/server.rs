@@ -13,6 +13,7 @@ use nfsplice::program::nfs3::{self, Nfs3};
 use nfsplice::program::rpcbind::Rpcbind;
 use nfsplice::program::volumes::Volumes;
 use nfsplice::shard::{Lane, Shard};
+use nfsplice::store::local::{LocalOptions, LocalStore};
 use nfsplice::store::memory::{self, MemoryHandle, MemoryStore};
 use nfsplice::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, Store, Timestamp, Token};
 use nfsplice::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub struct Setup {
     pub fragments: Option<PagePool>,
     /// Operations park now and then and complete in another order, as this seed says.
     pub parking: Option<u64>,
+    /// The export is this directory of the host instead of memory. Its I/O threads live outside the virtual clock.
+    pub directory: Option<std::path::PathBuf>,
     pub tcp: tcp::Options,
     pub rpc: rpc::Options,
     pub nfs3: nfs3::Options,
@@ -52,6 +55,7 @@ impl Default for Setup {
             cache: None,
             fragments: None,
             parking: None,
+            directory: None,
             // The relation that `serve` keeps: what the RPC server has taken on always fits.
             tcp: tcp::Options { send_queue_bytes_max: 2 * rpc.send_queue_bytes_max as usize, ..tcp::Options::default() },
             rpc,
@@ -83,6 +87,8 @@ pub struct Server<D> {
     /// The export's root handle.
     pub root: Vec<u8>,
     at_rest: (usize, usize),
+    /// Goes last: handles on it are in the shard.
+    _local: Option<LocalStore>,
 }
 
 pub fn arena(pool: &PagePool) -> FragmentArena {
@@ -95,8 +101,27 @@ pub fn memory(cache: &PagePool) -> MemoryStore {
     MemoryStore::new(memory::Options::new(cache.clone()), Instant::ZERO, wall).unwrap()
 }
 
-/// One core's view of the one export.
+/// Everything that is looked up once stays known, whatever the virtual clock says.
+fn open_local(setup: &Setup, cache: &PagePool) -> Option<LocalStore> {
+    let path = setup.directory.as_ref()?;
+    let options = LocalOptions {
+        attribute_cache_ms: 1 << 40,
+        metadata_threads: 1,
+        ..LocalOptions::new(path, EXPORT.into(), cache.clone(), [1; 8])
+    };
+    Some(LocalStore::open(options).unwrap())
+}
+
+/// One core's view of the one export, kept in `store`.
 pub fn volumes(setup: &Setup, store: &MemoryStore) -> Volumes {
+    let inner = store.handle();
+    match setup.parking {
+        None => exported(setup, Box::new(inner)),
+        Some(seed) => exported(setup, Box::new(Parking { inner, random: Random::new(seed), done: Vec::new() })),
+    }
+}
+
+fn exported(setup: &Setup, store: Box<dyn Store>) -> Volumes {
     let export = Export {
         id: EXPORT,
         name: "/export".to_owned(),
@@ -107,11 +132,6 @@ pub fn volumes(setup: &Setup, store: &MemoryStore) -> Volumes {
         clients: vec!["10.77.0.0/24".parse().unwrap()],
         store: 0,
     };
-    let inner = store.handle();
-    let store: Box<dyn Store> = match setup.parking {
-        None => Box::new(inner),
-        Some(seed) => Box::new(Parking { inner, random: Random::new(seed), done: Vec::new() }),
-    };
     Volumes::new(Arc::new(ExportTable::new(vec![export]).unwrap()), vec![store], HandleSeal::new([7; 16]))
 }
 
@@ -119,7 +139,11 @@ impl<D: Device> Server<D> {
     pub fn new(setup: &Setup, device: D) -> Server<D> {
         let cache = setup.cache.clone().unwrap_or_else(|| PagePool::anonymous(setup.cache_blocks, setup.block_bytes).unwrap());
         let fragments = setup.fragments.clone().unwrap_or_else(|| PagePool::anonymous(256, 64 << 10).unwrap());
-        let volumes = volumes(setup, &memory(&cache));
+        let local = open_local(setup, &cache);
+        let volumes = match &local {
+            Some(local) => exported(setup, Box::new(local.handle_for_core(0, None))),
+            None => volumes(setup, &memory(&cache)),
+        };
         let root = volumes.seal().seal(EXPORT, volumes.stores()[0].root()).as_bytes().to_vec();
         let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
         tcp.set_copy_out(arena(&fragments));
@@ -132,7 +156,7 @@ impl<D: Device> Server<D> {
             ProgramTable::new(volumes, Rpcbind::new(Vec::new(), Duration::ZERO).unwrap(), mount, Nfs3::new(setup.nfs3));
         let shard = Shard::new(vec![Lane { device, interface }], tcp, rpc, programs, Vec::new());
         let at_rest = (cache.outstanding(), fragments.outstanding());
-        Server { shard, cache, fragments, root, at_rest }
+        Server { shard, cache, fragments, root, at_rest, _local: local }
     }
 
     pub fn device(&mut self) -> &mut D {
