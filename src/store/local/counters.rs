@@ -65,6 +65,8 @@ local_counters! {
     inode_evictions,
     /// Descriptors closed to stay below `open_files_max`.
     file_evictions,
+    /// Descriptors of files removed on the host that were closed because it had no space left.
+    removed_files_closed,
     /// Handles of objects that are gone.
     stale_handles,
     /// Changes made on the host, past the server, that cost a file its cached blocks.

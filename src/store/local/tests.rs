@@ -360,6 +360,29 @@ fn handles_survive_restarts_and_renames_and_die_with_their_object() {
 }
 
 #[test]
+fn a_file_removed_on_the_host_gives_its_space_back_when_there_is_none_left() {
+    let mut rig = Rig::new(|_| {});
+    let (root, caller) = (rig.root(), root_user());
+    let how = || CreateHow::Unchecked(AttributeChanges::default());
+    for name in ["removed", "kept"] {
+        let file = rig.create(&caller, root, name.as_bytes(), how()).unwrap().0;
+        rig.write(file, 0, b"data", Stability::Unstable).unwrap();
+    }
+    rig.quiet();
+    assert_eq!(rig.store().shared.close_removed(), 0);
+    std::fs::remove_file(rig.scratch.path("removed")).unwrap();
+    let open_and_removed = || {
+        let link = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+        let removed = format!("{} (deleted)", rig.scratch.path("removed").display());
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(link).filter(|path| path.as_os_str() == removed.as_str()).count()
+    };
+    assert_eq!(open_and_removed(), 1);
+    assert_eq!(rig.store().shared.close_removed(), 1);
+    assert_eq!((open_and_removed(), rig.store().counters().removed_files_closed), (0, 1));
+    rig.end();
+}
+
+#[test]
 fn changes_made_on_the_host_are_seen_in_time() {
     let mut rig = Rig::new(|_| {});
     let path = rig.scratch.path("f");

@@ -220,6 +220,28 @@ impl Shared {
         }
     }
 
+    /// Closes files that were removed on the host, past the server: their space is free only then. Returns how many. For when the
+    /// host has no space left.
+    pub(super) fn close_removed(&self) -> usize {
+        let open: Vec<_> = lock(&self.open_files).iter().filter_map(std::sync::Weak::upgrade).collect();
+        let mut closed = 0;
+        for inode in open {
+            // A file in use is closed by who uses it.
+            let Ok(mut state) = inode.state.try_lock() else { continue };
+            let idle = !state.writing && !state.syncing;
+            let removed = |fd: &Arc<OwnedFd>| {
+                Arc::strong_count(fd) == 1 && rustix::fs::fstat(&**fd).is_ok_and(|attributes| attributes.st_nlink == 0)
+            };
+            if idle && state.fd.as_ref().is_some_and(removed) {
+                // Nobody can reach what was written to it any more.
+                (state.fd, state.dirty) = (None, false);
+                count(&self.counts.removed_files_closed);
+                closed += 1;
+            }
+        }
+        closed
+    }
+
     /// Before a file with unstable data is closed it is synced: an error of its write-back would otherwise be lost with it.
     pub(super) fn close(&self, fd: &OwnedFd, dirty: bool) {
         if dirty && rustix::fs::fsync(fd).is_err() {

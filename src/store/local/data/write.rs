@@ -329,6 +329,10 @@ impl DataThread {
             let offset = offset + written as u64;
             return self.push(fd, offset, Buffers::Write(pieces), Pending::Write { batch: id, index, offset });
         }
+        if matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOSPC)) && shared.close_removed() > 0 {
+            let fd = batch.fd.clone();
+            return self.push(fd, offset, Buffers::Write(pieces), Pending::Write { batch: id, index, offset });
+        }
         if let Some(running) = batch.writes.get_mut(index) {
             running.failed = match result {
                 Ok(written) if written == wanted => None,
