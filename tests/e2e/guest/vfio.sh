@@ -9,7 +9,8 @@ mount_host() {
     mount -t overlay -o lowerdir=/lower,upperdir=/over/upper,workdir=/over/work overlay /new &&
     mount --bind /proc /new/proc && mount --bind /sys /new/sys && mount --bind /dev /new/dev && mount -t tmpfs tmpfs /new/run &&
     mkdir -p "/new$t_folder" "/new/lib/modules/$(uname -r)" /new/dev/hugepages &&
-    mount --bind "/new$t_project/target/guest/kernel/lib/modules/$(uname -r)" "/new/lib/modules/$(uname -r)" &&
+    modules=$(on_host readlink -f "$t_project/target/guest/kernel/lib/modules/$(uname -r)") &&
+    mount --bind "/new$modules" "/new/lib/modules/$(uname -r)" &&
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none shared "/new$t_folder"
 }
 on_host() { chroot /new /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"; }
