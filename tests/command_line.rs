@@ -73,6 +73,34 @@ fn stats_without_a_server_fails_with_1() {
 }
 
 #[test]
+fn load_refuses_what_makes_no_sense_with_2_and_says_what_is_allowed() {
+    let (code, out, err) = told(&nfsplice(&["load", "--transport", "kernel", "127.0.0.1:/e", "--depth", "0"]));
+    assert_eq!((code, out.as_str(), err.as_str()), (2, "", "nfsplice load: --depth: found 0, allowed 1..=4096\n"));
+    let (code, _, err) = told(&nfsplice(&["load", "127.0.0.1:/e", "--workload", "reed"]));
+    assert!(code == 2 && err.contains("--workload: found \"reed\", allowed one of null, getattr"), "{err}");
+    let file = File::new("load", "[[port]]\ndevice = 'net_null0'\naddress = '10.77.0.1/24'\ncors = [0]\n");
+    let (code, _, err) = told(&nfsplice(&["load", "--config", file.path(), "127.0.0.1:/e"]));
+    assert_eq!(code, 2);
+    let expected =
+        format!("{}:4:1: port[0].cors: found an unknown key, allowed one of this table's keys; did you mean cores?", file.path());
+    assert!(err.contains(&expected), "{err}");
+    let script = File::new("script", "null\nread 99 0 4k\n");
+    let (code, _, err) = told(&nfsplice(&["load", "--transport", "kernel", "127.0.0.1:/e", "--script", script.path()]));
+    assert_eq!(code, 2);
+    assert!(err.contains(&format!("{}:2: found \"read 99 0 4k\", allowed a file below 16", script.path())), "{err}");
+    let (code, _, err) = told(&nfsplice(&["load", "compare", "/nonexistent/a.json", "/nonexistent/b.json"]));
+    assert!(code == 2 && err.starts_with("nfsplice load compare: /nonexistent/a.json: "), "{err}");
+}
+
+#[test]
+fn load_without_a_server_fails_with_1() {
+    let words = ["load", "--transport", "kernel", "--timeout", "2s", "--nfs-port", "1", "--mount-port", "1", "127.0.0.1:/e"];
+    let (code, out, err) = told(&nfsplice(&words));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("nfsplice load: MOUNT: 127.0.0.1:1 refused or closed the connection"), "{err}");
+}
+
+#[test]
 fn help_and_version_are_on_stdout_and_wrong_usage_is_2() {
     let (code, out, _) = told(&nfsplice(&["--help"]));
     assert_eq!(code, 0);

@@ -3,17 +3,17 @@
 //! EAL runs on the thread that starts it and does no work there; every core's thread makes itself known with [`register`]. What is
 //! made first goes last: the transports, the port, the pools, EAL.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, anyhow, bail};
 use dpdk::{Eal, EalOptions, Port, PortOptions, ZoneSet};
 
-use super::options;
 use super::pattern::Pattern;
 use super::stack::Stack;
+use super::steering::Steering;
 use super::transport::{Figure, StreamEvent, StreamKey, Transport, TransportError};
 use crate::buf::{FragmentArena, PagePool, RxChain, Slice};
-use crate::control::config::Bus;
+use crate::control::config::{Bus, LoadConfig, LoadPort};
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
 use crate::net::{Interface, InterfaceOptions};
 use crate::tcp;
@@ -33,7 +33,7 @@ const RECEIVE_WINDOW_MAX: usize = 64 << 20;
 /// What the transports stand on.
 pub struct Ground {
     // In the order in which they must go.
-    _port: Port<Slice>,
+    _ports: Vec<Port<Slice>>,
     _pools: (PagePool, PagePool),
     _eal: Eal,
 }
@@ -42,6 +42,8 @@ pub struct Ground {
 pub struct DpdkTransport {
     stack: Stack<DpdkDevice>,
     origin: std::time::Instant,
+    /// The server's address through this port, if it is another than the run's.
+    server: Option<IpAddr>,
     pools: (PagePool, PagePool),
 }
 
@@ -50,19 +52,45 @@ pub fn register() -> anyhow::Result<dpdk::eal::RegisteredThread> {
     dpdk::register_thread().context("DPDK does not take the thread")
 }
 
-/// Starts EAL on the calling thread, opens the port and makes one transport for each core. `queued` are the bytes one connection may
-/// have to send, `expected` those it may have outstanding in replies.
+/// What one connection needs of TCP, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamBytes {
+    /// To send, before the first acknowledgement.
+    pub queued: usize,
+    /// Outstanding in replies.
+    pub expected: usize,
+}
+
+/// Starts EAL on the calling thread, opens the ports and makes one transport for each of their cores, in order.
 pub fn start(
-    port: &options::Port,
-    cores: &[u32],
+    config: &LoadConfig,
     origin: std::time::Instant,
-    queued: usize,
-    expected: usize,
+    bytes: StreamBytes,
 ) -> anyhow::Result<(Ground, Vec<DpdkTransport>)> {
-    let eal = Eal::init(&eal_options(port, cores)).context("DPDK does not start")?;
-    let calls = reserve(&eal, "calls", ((port.memory_mib as usize) << 20) / CALL_SHARE, CALL_BLOCK)?;
-    let data = reserve(&eal, "pattern", cores.len() * Pattern::BLOCK, Pattern::BLOCK)?;
-    let queues = u16::try_from(cores.len()).context("too many cores")?;
+    let cores: usize = config.ports.iter().map(|port| port.cores.len()).sum();
+    let eal = Eal::init(&eal_options(config, cores)).context("DPDK does not start")?;
+    let calls = reserve(&eal, "calls", ((config.mib as usize) << 20) / CALL_SHARE, CALL_BLOCK)?;
+    let data = reserve(&eal, "pattern", cores * Pattern::BLOCK, Pattern::BLOCK)?;
+    let pools = (calls, data);
+    let mut ports = Vec::new();
+    let mut transports = Vec::new();
+    for port in &config.ports {
+        let (opened, of_port) = open(&eal, port, origin, bytes, &pools).with_context(|| format!("port {}", port.device.name))?;
+        ports.push(opened);
+        transports.extend(of_port);
+    }
+    ports.iter().try_for_each(wait_for_link)?;
+    Ok((Ground { _ports: ports, _pools: pools, _eal: eal }, transports))
+}
+
+fn open(
+    eal: &Eal,
+    port: &LoadPort,
+    origin: std::time::Instant,
+    bytes: StreamBytes,
+    pools: &(PagePool, PagePool),
+) -> anyhow::Result<(Port<Slice>, Vec<DpdkTransport>)> {
+    let queues = u16::try_from(port.cores.len()).context("too many cores")?;
     let options = PortOptions {
         mtu: port.mtu,
         mac: port.mac.map(|mac| mac.0),
@@ -70,68 +98,65 @@ pub fn start(
         tx_queues: queues,
         ..PortOptions::default()
     };
-    let name = &port.device.name;
-    let mut opened = Port::<Slice>::open(&eal, name, &options).with_context(|| format!("port {name} does not start"))?;
+    let mut opened = Port::<Slice>::open(eal, &port.device.name, &options)?;
+    let capabilities = opened.capabilities().clone();
+    let own = port.address.address;
+    let first_port: [u8; 2] = random()?;
+    let mut steering = Steering::for_cores(port.cores.len(), u16::from_ne_bytes(first_port)).into_iter();
     let mut transports = Vec::new();
     for queue in 0..queues {
-        let capabilities = opened.capabilities().clone();
         let (Some(rx), Some(tx)) = (opened.take_rx_queue(queue), opened.take_tx_queue(queue)) else {
-            bail!("port {name} has no queue {queue}");
+            bail!("no queue {queue}");
         };
         let device = DpdkDevice::new(&capabilities, rx, tx, TransmitMode::Splice);
-        let mtu = port.mtu.min(capabilities.mtu);
-        let arena = || FragmentArena::new(calls.clone()).ok_or_else(|| anyhow!("--memory-mib is too small"));
+        let arena = || FragmentArena::new(pools.0.clone()).ok_or_else(|| anyhow!("too little memory for calls"));
         let interface_options = InterfaceOptions {
             gateway: port.gateway,
-            ..InterfaceOptions::new(capabilities.mac, mtu, port.address.address, port.address.prefix_length)
+            ..InterfaceOptions::new(capabilities.mac, port.mtu.min(capabilities.mtu), own, port.address.prefix_length)
         };
-        let interface = Interface::new(interface_options, arena()?, Instant::ZERO).with_context(|| format!("port {name}"))?;
-        let mut endpoint = tcp::Endpoint::new(tcp_options(&options, queued, expected), secret()?);
+        let interface = Interface::new(interface_options, arena()?, Instant::ZERO)?;
+        let mut endpoint = tcp::Endpoint::new(tcp_options(&options, bytes), random()?);
         endpoint.set_copy_out(arena()?);
-        let stack = Stack::new(device, interface, endpoint, port.address.address);
-        transports.push(DpdkTransport { stack, origin, pools: (calls.clone(), data.clone()) });
+        let stack = Stack::new(device, interface, endpoint, own, steering.next().filter(|_| queues > 1));
+        transports.push(DpdkTransport { stack, origin, server: port.server, pools: pools.clone() });
     }
-    wait_for_link(&opened)?;
-    Ok((Ground { _port: opened, _pools: (calls, data), _eal: eal }, transports))
+    Ok((opened, transports))
 }
 
-fn secret() -> anyhow::Result<[u8; 16]> {
-    let mut secret = [0; 16];
-    getrandom::fill(&mut secret).context("the operating system gives no random bytes")?;
-    Ok(secret)
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).context("the operating system gives no random bytes")?;
+    Ok(bytes)
 }
 
-fn tcp_options(port: &PortOptions, queued: usize, expected: usize) -> tcp::Options {
+fn tcp_options(port: &PortOptions, bytes: StreamBytes) -> tcp::Options {
     let defaults = tcp::Options::default();
     tcp::Options {
-        receive_window_max: expected.clamp(defaults.receive_window_max as usize, RECEIVE_WINDOW_MAX) as u32,
+        receive_window_max: bytes.expected.clamp(defaults.receive_window_max as usize, RECEIVE_WINDOW_MAX) as u32,
         driver_buffers_max: port.rx_pool_mbufs as usize - RX_BUFFERS_BOUND,
         receive_buffers_max: port.rx_pool_mbufs as usize / 2,
         // A connection's whole depth is queued at once.
-        send_queue_bytes_max: queued.max(defaults.send_queue_bytes_max),
+        send_queue_bytes_max: bytes.queued.max(defaults.send_queue_bytes_max),
         // The next run must not find this one's ports taken.
         time_wait: Duration::from_secs(1),
         ..defaults
     }
 }
 
-fn eal_options(port: &options::Port, cores: &[u32]) -> EalOptions {
-    let device = port.device.to_string();
-    let (vdevs, allow) = match port.device.bus {
-        Bus::Vdev => (vec![device], Vec::new()),
-        Bus::Pci => (Vec::new(), vec![device]),
-    };
+fn eal_options(config: &LoadConfig, cores: usize) -> EalOptions {
+    let of_bus = |bus: Bus| config.ports.iter().filter(move |port| port.device.bus == bus).map(|port| port.device.to_string());
+    let first = config.ports.first().and_then(|port| port.cores.first()).copied().unwrap_or(0);
     EalOptions {
-        lcores: vec![cores[0] as u16],
-        hugepages: port.hugepages,
+        lcores: vec![first as u16],
+        hugepages: config.hugepages,
         // The pattern's blocks, with what aligning them costs.
-        memory_mib: port.memory_mib + 4 + 2 * cores.len() as u32,
+        memory_mib: config.mib + 4 + 2 * cores as u32,
         file_prefix: format!("nfsplice-load-{}", std::process::id()),
-        vdevs,
-        allow,
-        log_level: Some("error".to_owned()),
+        vdevs: of_bus(Bus::Vdev).collect(),
+        allow: of_bus(Bus::Pci).collect(),
+        log_level: Some("critical".to_owned()),
         pin_calling_thread: false,
-        extra_arguments: if port.hugepages { vec!["--huge-unlink=always".to_owned()] } else { Vec::new() },
+        extra_arguments: if config.hugepages { vec!["--huge-unlink=always".to_owned()] } else { Vec::new() },
         ..EalOptions::default()
     }
 }
@@ -169,7 +194,8 @@ impl Transport for DpdkTransport {
     }
 
     fn connect(&mut self, remote: SocketAddr) -> Result<StreamKey, TransportError> {
-        self.stack.connect(self.now(), 0, remote)
+        let remote = SocketAddr::new(self.server.unwrap_or(remote.ip()), remote.port());
+        self.stack.connect(self.now(), remote)
     }
 
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain> {

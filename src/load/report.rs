@@ -48,7 +48,10 @@ impl From<&Options> for Configuration {
     fn from(o: &Options) -> Configuration {
         let (transport, device) = match &o.transport {
             TransportOptions::Kernel => ("kernel", None),
-            TransportOptions::Dpdk(port) => ("dpdk", Some(port.device.to_string())),
+            TransportOptions::Dpdk(config) => {
+                let devices: Vec<String> = config.ports.iter().map(|port| port.device.to_string()).collect();
+                ("dpdk", Some(devices.join(" ")))
+            }
         };
         let stable = ["unstable", "data-sync", "file-sync"];
         Configuration {
@@ -57,7 +60,7 @@ impl From<&Options> for Configuration {
             transport: transport.into(),
             device,
             cores: o.cores.clone(),
-            workload: o.mix.to_text(),
+            workload: o.work.to_text(),
             size: o.shape.io_bytes,
             files: o.shape.files,
             file_size: o.shape.file_bytes,
@@ -159,8 +162,8 @@ impl Interval {
 /// How the generator itself did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
-    /// Share of the loop's turns that found work: near 1, the generator is the bottleneck.
-    pub busy_turns: f64,
+    /// Share of the time that went into turns which found work: near 1, the generator is the bottleneck.
+    pub busy: f64,
     /// CPU time of the cores' threads while measuring, s.
     pub cpu_s: f64,
     /// What the transport counted while measuring.
@@ -250,7 +253,7 @@ impl Report {
             retransmissions: measured.retransmissions,
             verified_bytes: whole.verified_bytes,
             generator: Generator {
-                busy_turns: within.turns_busy as f64 / within.turns.max(1) as f64,
+                busy: within.busy_ns as f64 / 1e9 / (measured.seconds * options.cores.len() as f64).max(1e-9),
                 cpu_s: measured.cpu_s,
                 figures: measured.figures.clone(),
             },
@@ -301,9 +304,9 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "retransmissions: {}; generator: {:.0} % of its turns busy, {:.2} s of CPU",
+            "retransmissions: {}; generator: {:.0} % busy, {:.2} s of CPU",
             self.retransmissions,
-            100.0 * self.generator.busy_turns,
+            100.0 * self.generator.busy,
             self.generator.cpu_s
         );
         for (name, count) in self.faults.iter().filter(|(_, count)| **count > 0) {

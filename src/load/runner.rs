@@ -82,6 +82,8 @@ struct Stream {
     reader: RecordReader,
     outstanding: usize,
     open: bool,
+    /// The source has no more calls for it.
+    finished: bool,
     /// In `self.hungry`.
     hungry: bool,
     verifier: Option<u64>,
@@ -130,8 +132,15 @@ impl<T: Transport, S: Source> Runner<T, S> {
             let key = transport.connect(job.server)?;
             by_key.resize(by_key.len().max(key.0 as usize + 1), u32::MAX);
             by_key[key.0 as usize] = number as u32;
-            let stream =
-                Stream { key, reader: RecordReader::default(), outstanding: 0, open: false, hungry: false, verifier: None };
+            let stream = Stream {
+                key,
+                reader: RecordReader::default(),
+                outstanding: 0,
+                open: false,
+                finished: false,
+                hungry: false,
+                verifier: None,
+            };
             streams.push(stream);
         }
         let arena = FragmentArena::new(transport.pools().0).ok_or(TransportError::Full)?;
@@ -228,8 +237,9 @@ impl<T: Transport, S: Source> Runner<T, S> {
 
     /// One turn; how many things it found to do.
     pub fn turn(&mut self) -> usize {
+        let begin = self.transport.now();
         let mut work = self.transport.receive();
-        let now = self.transport.now();
+        let now = if work > 0 { self.transport.now() } else { begin };
         while let Some(event) = self.transport.poll_event() {
             self.handle_event(now, event);
             work += 1;
@@ -243,8 +253,9 @@ impl<T: Transport, S: Source> Runner<T, S> {
             self.next_timeout_check = now + TIMEOUT_CHECK;
             self.expire(now);
         }
-        self.sample.turns += 1;
-        self.sample.turns_busy += u64::from(work > 0);
+        if work > 0 {
+            self.sample.busy_ns += self.transport.now().since(begin).as_nanos() as u64;
+        }
         work
     }
 
@@ -374,7 +385,7 @@ impl<T: Transport, S: Source> Runner<T, S> {
     fn mark_hungry(&mut self, number: usize) {
         let depth = self.job.depth;
         let stream = &mut self.streams[number];
-        if stream.open && !stream.hungry && stream.outstanding < depth {
+        if stream.open && !stream.finished && !stream.hungry && stream.outstanding < depth {
             stream.hungry = true;
             self.hungry.push_back(number);
         }
@@ -403,7 +414,7 @@ impl<T: Transport, S: Source> Runner<T, S> {
             issued += sent;
             self.mark_hungry(number);
             if open_loop {
-                if sent == 0 {
+                if sent == 0 && !self.streams[number].finished {
                     break;
                 }
                 left = self.hungry.len();
@@ -451,7 +462,8 @@ impl<T: Transport, S: Source> Runner<T, S> {
             }
             let Some(intended) = self.pacing.as_mut().and_then(|pacing| pacing.take(due_by)) else { break };
             let Some(operation) = self.source.next(number) else {
-                self.exhausted = true;
+                self.streams[number].finished = true;
+                self.exhausted = self.streams.iter().all(|stream| stream.finished || !stream.open);
                 break;
             };
             let call = Outstanding { operation, stream: number as u32, intended, sent: now };

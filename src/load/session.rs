@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -14,20 +15,22 @@ use std::time::SystemTime;
 use anyhow::{Context as _, anyhow, bail};
 use crossbeam::queue::ArrayQueue;
 
+use super::compare;
 use super::kernel::KernelTransport;
-use super::options::{Options, TransportOptions};
+use super::options::{Options, TransportOptions, Work};
 use super::pacing::Pace;
 use super::pattern::Pattern;
 use super::prepare::{self, Target, Wanted, WantedFiles};
 use super::protocol::FileSet;
 use super::report::{Interval, Measured, Report, time};
 use super::runner::{Job, Runner, Schedule};
+use super::script::Replay;
 use super::statistics::Sample;
 use super::transport::{Figure, Transport};
 use super::workload::{CommitAll, Fill, Shape, Source, Workload};
 use crate::control::cli::Exit;
-use crate::control::config::Machine;
-use crate::control::load_cli::Load;
+use crate::control::config::{LoadConfig, Machine};
+use crate::control::load_cli::{Load, LoadAction, LoadArguments};
 use crate::control::signals::{self, Hangup, Stop, StopFlag};
 use crate::control::threads::{self, Placement};
 use crate::time::{Duration, Instant};
@@ -43,14 +46,9 @@ const TURNS_PER_LOOK: u32 = 16;
 /// `nfsplice load`.
 pub fn run(load: &Load) -> Exit {
     match &load.action {
-        Some(_) => {
-            eprintln!("nfsplice: compare is not built yet");
-            Exit::Usage
-        }
+        Some(LoadAction::Compare { a, b }) => compare(a, b),
         None => {
-            // Before EAL starts: it pins threads.
-            let machine = Machine::this();
-            let options = match Options::new(&load.run, &machine.cpus) {
+            let options = match options_of(&load.run) {
                 Ok(options) => options,
                 Err(wrong) => {
                     eprintln!("nfsplice load: {wrong}");
@@ -66,6 +64,28 @@ pub fn run(load: &Load) -> Exit {
                 }
             }
         }
+    }
+}
+
+fn options_of(arguments: &LoadArguments) -> Result<Options, String> {
+    let file = arguments.config.as_deref().map(LoadConfig::load).transpose().map_err(|problems| problems.to_string())?;
+    // Before EAL starts: it pins threads.
+    Options::new(arguments, file.as_ref(), &Machine::this().cpus)
+}
+
+/// Shows two results. One that is not clean makes the comparison a failure, so that no script takes it for a result.
+fn compare(a: &Path, b: &Path) -> Exit {
+    let (a_report, b_report) = match (Report::load(a), Report::load(b)) {
+        (Ok(a), Ok(b)) => (a, b),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("nfsplice load compare: {error}");
+            return Exit::Usage;
+        }
+    };
+    let text = compare::to_text(&a_report, &b_report, [&a.display().to_string(), &b.display().to_string()]);
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) if a_report.clean && b_report.clean => Exit::Success,
+        _ => Exit::Failure,
     }
 }
 
@@ -90,13 +110,14 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
             Session::new(options, origin, stop).run(transports, || Ok(()))
         }
         #[cfg(feature = "dpdk")]
-        TransportOptions::Dpdk(port) => {
+        TransportOptions::Dpdk(config) => {
             let call = super::protocol::CALL_BYTES_MAX + options.shape.io_bytes as usize;
             let depth = options.depth as usize;
             let queued = 2 * call * depth.max(FILL_DEPTH);
             let expected = 2 * (options.shape.io_bytes as usize + 512) * depth + (2 << 20);
             let fill = 2 * FILL_DEPTH * (FILL_IO_BYTES_MAX as usize + 1024);
-            let (ground, transports) = super::dpdk::start(port, &options.cores, origin, queued.max(fill), expected)?;
+            let bytes = super::dpdk::StreamBytes { queued: queued.max(fill), expected };
+            let (ground, transports) = super::dpdk::start(config, origin, bytes)?;
             let measured = Session::new(options, origin, stop).run(transports, super::dpdk::register);
             drop(ground);
             measured
@@ -372,11 +393,19 @@ impl Core<'_> {
         self.check_sizes(&target)?;
         let (first, count) = self.share();
         let o = &self.common.options;
-        let source = Workload::new(o.mix.clone(), o.shape, o.seed, first, count, o.connections as usize);
         let job = Job { connections: count, ..self.job(target.nfs) };
         let set = Arc::new(target.set.clone());
-        let runner = Runner::new(transport, source, job, set, pattern)?;
-        self.measure(runner)
+        match &o.work {
+            Work::Mix(mix) => {
+                let source = Workload::new(mix.clone(), o.shape, o.seed, first, count, o.connections as usize);
+                self.measure(Runner::new(transport, source, job, set, pattern)?)
+            }
+            Work::Script(_, calls) => {
+                let once = o.duration.is_none() && o.count.is_none();
+                let source = Replay::new(Arc::clone(calls), count, once);
+                self.measure(Runner::new(transport, source, job, set, pattern)?)
+            }
+        }
     }
 
     /// The connections of this core: number of the first, and how many.
@@ -416,7 +445,7 @@ impl Core<'_> {
 
     fn check_sizes(&self, target: &Target) -> anyhow::Result<()> {
         let o = &self.common.options;
-        let needs_files = o.mix.needs_files();
+        let needs_files = o.work.needs_files();
         let most = target.read_max.min(target.write_max);
         if needs_files && o.shape.io_bytes > most {
             bail!("--size: found {}, allowed at most {most}, the rtmax or wtmax of the server's FSINFO", o.shape.io_bytes);
@@ -436,7 +465,7 @@ impl Core<'_> {
             mount_port: o.mount_port,
             caller: o.caller.clone(),
             timeout: o.timeout,
-            files: o.mix.needs_files().then_some(files),
+            files: o.work.needs_files().then_some(files),
         };
         let target = prepare::prepare(&mut transport, &wanted)?;
         let unfilled: Vec<u32> = match o.refill {

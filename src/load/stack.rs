@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::steering::Steering;
 use super::transport::{Figure, StreamEvent, StreamKey, TransportError, append_figures};
 use crate::buf::{RxChain, Slice};
 use crate::net::interface::IcmpErrorKind;
@@ -39,6 +40,8 @@ pub struct Stack<D> {
     streams: Vec<ConnectionId>,
     /// A connection's slot in TCP to its number here.
     by_slot: Vec<u32>,
+    /// With several cores on the port.
+    steering: Option<Steering>,
     counters: StackCounters,
     // Reused from turn to turn.
     frames: Vec<RxFrame>,
@@ -54,7 +57,7 @@ fn slot(id: ConnectionId) -> usize {
 
 impl<D: Device> Stack<D> {
     /// `address` is the interface's own.
-    pub fn new(device: D, interface: Interface, tcp: tcp::Endpoint, address: IpAddr) -> Stack<D> {
+    pub fn new(device: D, interface: Interface, tcp: tcp::Endpoint, address: IpAddr, steering: Option<Steering>) -> Stack<D> {
         let capabilities = *device.capabilities();
         Stack {
             limits: TransmitLimits {
@@ -69,6 +72,7 @@ impl<D: Device> Stack<D> {
             address,
             streams: Vec::new(),
             by_slot: Vec::new(),
+            steering,
             counters: StackCounters::default(),
             frames: Vec::new(),
             transmit: Transmit::default(),
@@ -79,7 +83,11 @@ impl<D: Device> Stack<D> {
     /// One burst of frames, and the timers that are due.
     pub fn receive(&mut self, now: Instant) -> usize {
         let mut frames = std::mem::take(&mut self.frames);
-        let mut work = self.device.receive(&mut frames);
+        self.device.receive(&mut frames);
+        if let Some(steering) = &mut self.steering {
+            steering.steer(&mut frames);
+        }
+        let mut work = frames.len();
         self.counters.frames_in += work as u64;
         for frame in frames.drain(..) {
             match self.interface.handle_frame(now, frame) {
@@ -130,9 +138,11 @@ impl<D: Device> Stack<D> {
         }
     }
 
-    /// From `local_port`, or from one of TCP's choice.
-    pub fn connect(&mut self, now: Instant, local_port: u16, remote: SocketAddr) -> Result<StreamKey, TransportError> {
-        let local = SocketAddr::new(self.address, local_port);
+    /// From a port that belongs to this core.
+    pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> Result<StreamKey, TransportError> {
+        // Alone on the device, any port does: TCP chooses.
+        let port = self.steering.as_mut().map_or(0, |steering| steering.port_for(self.address, remote));
+        let local = SocketAddr::new(self.address, port);
         let id = self.tcp.connect(now, local, remote).map_err(|error| TransportError::Connect(remote, error.to_string()))?;
         let stream = self.streams.len() as u32;
         self.streams.push(id);
@@ -231,6 +241,9 @@ impl<D: Device> Stack<D> {
 
     pub fn figures(&self, out: &mut Vec<Figure>) {
         append_figures(&self.counters, out);
+        if let Some(steering) = &self.steering {
+            append_figures(&steering.counters, out);
+        }
         append_figures(self.tcp.counters(), out);
     }
 

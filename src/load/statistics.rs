@@ -119,9 +119,8 @@ pub struct Sample {
     pub statuses: BTreeMap<u32, u64>,
     /// Bytes compared with the pattern.
     pub verified_bytes: u64,
-    /// Loop turns in which something happened, and all.
-    pub turns_busy: u64,
-    pub turns: u64,
+    /// Time of the loop's turns in which something happened.
+    pub busy_ns: u64,
 }
 
 impl Sample {
@@ -151,8 +150,7 @@ impl Sample {
             *self.statuses.entry(*status).or_default() += count;
         }
         self.verified_bytes += other.verified_bytes;
-        self.turns_busy += other.turns_busy;
-        self.turns += other.turns;
+        self.busy_ns += other.busy_ns;
     }
 
     /// Empties the sample, keeping its memory.
@@ -163,7 +161,7 @@ impl Sample {
         }
         self.faults = Faults::default();
         self.statuses.clear();
-        (self.verified_bytes, self.turns_busy, self.turns) = (0, 0, 0);
+        (self.verified_bytes, self.busy_ns) = (0, 0);
     }
 
     /// The kinds of calls that were made.

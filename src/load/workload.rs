@@ -125,7 +125,7 @@ struct Walk {
 
 /// What comes next.
 pub trait Source {
-    /// The next call of connection `stream`; `None`: there is none any more.
+    /// The next call of connection `stream`; `None`: it has none any more.
     fn next(&mut self, stream: usize) -> Option<Operation>;
 }
 

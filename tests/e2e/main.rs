@@ -18,6 +18,7 @@ mod drain;
 mod hostile;
 mod kernel_client;
 mod libnfs;
+mod load;
 mod looking_in;
 mod net;
 mod process;
@@ -36,6 +37,7 @@ const GROUPS: &[Group] = &[
     Group { name: "looking_in", run: looking_in::run },
     Group { name: "drain", run: drain::run },
     Group { name: "crash", run: crash::run },
+    Group { name: "load", run: load::run },
     Group { name: "kernel", run: kernel_client::run },
     Group { name: "bare_metal", run: bare_metal::run },
 ];

@@ -46,7 +46,7 @@ impl RigTransport {
             now: Instant::ZERO,
             link,
             server: Server::new(setup, server),
-            stack: Stack::new(client, interface, Endpoint::new(setup.client_tcp.clone(), [1; 16]), CLIENT_ADDRESS.into()),
+            stack: Stack::new(client, interface, Endpoint::new(setup.client_tcp.clone(), [1; 16]), CLIENT_ADDRESS.into(), None),
             pools: (calls, PagePool::anonymous(1, Pattern::BLOCK).unwrap()),
             stall: None,
         }
@@ -80,7 +80,7 @@ impl Transport for RigTransport {
     }
 
     fn connect(&mut self, remote: SocketAddr) -> Result<StreamKey, TransportError> {
-        self.stack.connect(self.now, 0, remote)
+        self.stack.connect(self.now, remote)
     }
 
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain> {

@@ -5,11 +5,12 @@
 //! writes the effective configuration, all defaults filled in, such that it parses back to the same value.
 //!
 //! Inside: `source` (positions, problems, unknown keys), `value` (types and rules of single values), `limits` (`[limits]`),
-//! `check` (rules across keys, and against the machine). The annotated list of all keys is `config/appliance.toml`.
+//! `check` (rules across keys, and against the machine), `load` (the load generator's file). The annotated list of all keys is `config/appliance.toml`.
 //! Not here: the `Options` of the layers. They do not know this file; the wiring translates.
 
 mod check;
 mod limits;
+mod load;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use check::Machine;
 pub use limits::Limits;
+pub use load::{LoadConfig, LoadPort};
 pub use source::{Problem, Problems};
 pub use value::{Bus, Cidr, Device, MacAddress};
 
