@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::peers;
+use crate::{peers, process};
 
 const NR_HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 
@@ -78,6 +78,7 @@ impl Hugepages {
     pub fn reserve(pages: u64) -> Option<Hugepages> {
         let read = || fs::read_to_string(NR_HUGEPAGES).ok()?.trim().parse::<u64>().ok();
         let before = read()?;
+        process::remember_setting(Path::new(NR_HUGEPAGES), &format!("{before}\n"));
         if !Path::new("/dev/hugepages").is_dir() || fs::write(NR_HUGEPAGES, format!("{}\n", before + pages)).is_err() {
             return None;
         }

@@ -119,6 +119,7 @@ fn bench(options: &Options) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     let files = root.join("files");
     std::fs::create_dir_all(&files)?;
+    process::remember_folder(&files);
     let hugepages = if options.hugepages { Hugepages::reserve(HUGEPAGES) } else { None };
     let hz = machine::measure_tsc_hz();
     let bed = Bed {

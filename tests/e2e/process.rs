@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(10);
 static LIVE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static NAMESPACES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Files of /proc/sys and what has to stand in them again.
+static SETTINGS: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
 
 pub fn clean_up_on_interrupt() {
     let outcome = ctrlc::set_handler(|| {
@@ -28,6 +30,9 @@ pub fn clean_up_on_interrupt() {
         }
         for folder in FOLDERS.lock().expect("no holder panics").iter() {
             let _ = std::fs::remove_dir_all(folder);
+        }
+        for (file, text) in SETTINGS.lock().expect("no holder panics").iter() {
+            let _ = std::fs::write(file, text);
         }
         std::process::exit(130);
     });
@@ -106,6 +111,18 @@ impl Drop for Daemon {
         self.kill();
         LIVE.lock().expect("no holder panics").retain(|pid| *pid != self.child.id());
     }
+}
+
+/// A folder that goes on Ctrl-C.
+#[allow(dead_code, reason = "the benchmark needs it, which shares this file")]
+pub fn remember_folder(folder: &Path) {
+    FOLDERS.lock().expect("no holder panics").push(folder.to_owned());
+}
+
+/// A setting of the kernel that is put back on Ctrl-C.
+#[allow(dead_code, reason = "as above")]
+pub fn remember_setting(file: &Path, text: &str) {
+    SETTINGS.lock().expect("no holder panics").push((file.to_owned(), text.to_owned()));
 }
 
 /// Keeps a child that its owner waits for among those that end with this process.
