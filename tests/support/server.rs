@@ -116,12 +116,12 @@ fn open_local(setup: &Setup, cache: &PagePool) -> Option<LocalStore> {
 pub fn volumes(setup: &Setup, store: &MemoryStore) -> Volumes {
     let inner = store.handle();
     match setup.parking {
-        None => exported(setup, Box::new(inner)),
-        Some(seed) => exported(setup, Box::new(Parking { inner, random: Random::new(seed), done: Vec::new() })),
+        None => exported(Box::new(inner)),
+        Some(seed) => exported(Box::new(Parking { inner, random: Random::new(seed), done: Vec::new() })),
     }
 }
 
-fn exported(setup: &Setup, store: Box<dyn Store>) -> Volumes {
+fn exported(store: Box<dyn Store>) -> Volumes {
     let export = Export {
         id: EXPORT,
         name: "/export".to_owned(),
@@ -141,7 +141,7 @@ impl<D: Device> Server<D> {
         let fragments = setup.fragments.clone().unwrap_or_else(|| PagePool::anonymous(256, 64 << 10).unwrap());
         let local = open_local(setup, &cache);
         let volumes = match &local {
-            Some(local) => exported(setup, Box::new(local.handle_for_core(0, None))),
+            Some(local) => exported(Box::new(local.handle_for_core(0, None))),
             None => volumes(setup, &memory(&cache)),
         };
         let root = volumes.seal().seal(EXPORT, volumes.stores()[0].root()).as_bytes().to_vec();
