@@ -32,7 +32,7 @@ fn nfsplice(bed: &Bed, words: &[&str], limit: Duration) -> Result<String> {
 
 fn list() -> Result<()> {
     standin::only_nfsplice()?;
-    let mut bed = Bed::new(Setup { engine: "0, 1", ..Setup::default() })?;
+    let bed = Bed::new(Setup { engine: "0, 1", ..Setup::default() })?;
     let root = export_root(&bed)?;
     let mut clients = (0..CLIENTS).map(|_| bed.rpc()).collect::<Result<Vec<_>>>()?;
     for rpc in &mut clients {
