@@ -96,6 +96,7 @@ fn row_of(info: &TcpInfo, core: usize) -> Connection {
     let mut options = Vec::new();
     options.extend(info.timestamps.then(|| "ts".to_owned()));
     options.extend(info.sack.then(|| "sack".to_owned()));
+    options.extend(info.ecn.then(|| "ecn".to_owned()));
     options.extend(info.window_scale.map(|(theirs, ours)| format!("wscale:{theirs},{ours}")));
     Connection {
         state: state_name(info.state).to_owned(),
@@ -125,8 +126,7 @@ fn row_of(info: &TcpInfo, core: usize) -> Connection {
         snd_wnd: info.send_window,
         rcv_wnd: info.receive_window,
         rcv_ooo: info.out_of_order_bytes as u64,
-        // Nothing is paced yet.
-        pacing_rate: None,
+        pacing_rate: info.pacing_rate.map(|bytes| bytes.saturating_mul(8)),
     }
 }
 

@@ -171,4 +171,6 @@ pub struct TcpInfo {
     pub timestamps: bool,
     pub sack: bool,
     pub ecn: bool,
+    /// Bytes a second at which sending is spread in time; `None`: it is not.
+    pub pacing_rate: Option<u64>,
 }

@@ -378,6 +378,7 @@ impl Connection {
             timestamps: self.timestamps,
             sack: self.sack,
             ecn: self.ecn.on,
+            pacing_rate: options.pacing.then(|| self.pacing_rate()).flatten(),
         }
     }
 }

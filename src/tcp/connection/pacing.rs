@@ -23,7 +23,7 @@ impl Connection {
     }
 
     /// Bytes each second; nothing is known before the first round trip.
-    fn pacing_rate(&self) -> Option<u64> {
+    pub(super) fn pacing_rate(&self) -> Option<u64> {
         let rtt = self.rtt.smoothed()?.as_nanos().max(1);
         let window = self.congestion.window();
         // As Linux does, slow start counts as over when the window is near its threshold.
