@@ -81,15 +81,26 @@ impl Pacing {
         self.poll_timeout().map_or(Duration::ZERO, |next| now.since(next))
     }
 
+    /// From `next` to the arrival behind it: until the rate, which grows in proportion to the time while the ramp lasts, has added
+    /// up to one call (or, for Poisson arrivals, to as much as the exponential distribution gives).
     fn gap(&mut self) -> Duration {
         let Pace::Open { rate, arrival } = self.pace else { return Duration::ZERO };
-        // Not less than a thousandth of the rate: the first gap of a ramp would never end.
-        let rate = rate * self.level(self.next).max(0.001);
-        let mean = 1.0 / rate.max(1e-6);
-        let gap = match arrival {
-            Arrival::Uniform => mean,
+        let rate = rate.max(1e-6);
+        let calls = match arrival {
+            Arrival::Uniform => 1.0,
             // Inverse transform; 53 random bits, never 0.
-            Arrival::Poisson => -mean * (((self.random.draw() >> 11) + 1) as f64 / (1u64 << 53) as f64).ln(),
+            Arrival::Poisson => -(((self.random.draw() >> 11) + 1) as f64 / (1u64 << 53) as f64).ln(),
+        };
+        let (since, ramp) = (self.next.since(self.start).as_secs_f64(), self.ramp.as_secs_f64());
+        let gap = if since < ramp {
+            // The calls of the ramp's first t seconds are rate * t^2 / (2 * ramp).
+            let left_in_ramp = rate * (ramp * ramp - since * since) / (2.0 * ramp);
+            match calls < left_in_ramp {
+                true => (since * since + 2.0 * ramp * calls / rate).sqrt() - since,
+                false => ramp - since + (calls - left_in_ramp) / rate,
+            }
+        } else {
+            calls / rate
         };
         // A nanosecond at least: arrivals must not stand still.
         Duration::from_secs_f64(gap.clamp(1e-9, 1e6))
@@ -136,6 +147,14 @@ mod tests {
         let mut pacing = open(1e5, Arrival::Uniform, Duration::from_secs(1));
         let ramped = std::iter::from_fn(|| pacing.take(at(1_000_000))).count();
         assert!((49_000..51_000).contains(&ramped), "{ramped}");
+    }
+
+    #[test]
+    fn a_ramp_that_is_short_beside_the_gaps_does_not_hold_up_the_first_call() {
+        let mut pacing = open(200.0, Arrival::Uniform, Duration::from_millis(100));
+        let due: Vec<u64> = std::iter::from_fn(|| pacing.take(at(500_000))).map(|due| due.nanos() / 1_000_000).collect();
+        // sqrt(2 * 0.1 s / 200) = 31.6 ms; ten calls in the ramp, then one every 5 ms.
+        assert_eq!((due[0], due[9], due.len()), (31, 100, 90));
     }
 
     #[test]
