@@ -11,8 +11,7 @@ use nfsplice::buf::{PagePool, Slice, View};
 use nfsplice::store::local::{LocalOptions, LocalStore};
 use nfsplice::store::memory::{self, MemoryStore};
 use nfsplice::store::{
-    AttributeChanges, CreateHow, Credential, Failure, ObjectId, Operation, Outcome, Stability, Start, Status, Store, Timestamp,
-    Token,
+    AttributeChanges, CreateHow, Credential, ObjectId, Operation, Outcome, Stability, Start, Status, Store, Timestamp, Token,
 };
 use nfsplice::time::{Duration, Instant};
 
@@ -45,30 +44,30 @@ impl Core {
         Instant::from_nanos(self.origin.elapsed().as_nanos() as u64) + Duration::from_millis(1)
     }
 
-    fn perform(&mut self, operation: &Operation<'_>, pages: &mut Vec<Slice>) -> Result<Outcome, Failure> {
+    fn perform(&mut self, operation: &Operation<'_>, pages: &mut Vec<Slice>) -> Result<Outcome, Status> {
         loop {
             pages.clear();
             self.token += 1;
             let now = self.now();
             let result = match self.store.start(now, &root(), operation, Token(self.token), pages) {
-                Start::Done(result) => result,
+                Start::Done(result) => result.map_err(|failure| failure.status),
                 Start::Parked => self.wait(pages),
             };
             // A queue that is full asks to come again, as a client would.
             match result {
-                Err(Failure { status: Status::Delay, .. }) => thread::yield_now(),
+                Err(Status::Delay) => thread::yield_now(),
                 result => return result,
             }
         }
     }
 
-    fn wait(&mut self, pages: &mut Vec<Slice>) -> Result<Outcome, Failure> {
+    fn wait(&mut self, pages: &mut Vec<Slice>) -> Result<Outcome, Status> {
         let started = std::time::Instant::now();
         loop {
             let now = self.now();
             if let Some((token, result)) = self.store.poll_completion(now, pages) {
                 assert_eq!(token, Token(self.token), "another core's completion");
-                return result;
+                return result.map_err(|failure| failure.status);
             }
             assert!(started.elapsed() < LOST, "an operation was lost");
             thread::yield_now();

@@ -40,6 +40,9 @@ static SYMMETRIC_KEY: [u8; 128] = {
 };
 const RSS_KEY_BYTES_USUAL: u8 = 40;
 
+/// The receive pool and the transmit pools of each queue pair.
+type QueuePools = (Vec<Pool>, Vec<TxPools>);
+
 /// A port being set up.
 pub(crate) struct Setup<'a> {
     id: u16,
@@ -184,7 +187,7 @@ impl<'a> Setup<'a> {
     }
 
     /// Some drivers fail to start with interrupts they do not have, some with an RSS key that is not their own.
-    fn configure_with_what_works(&mut self) -> Result<(bool, (Vec<Pool>, Vec<TxPools>)), Error> {
+    fn configure_with_what_works(&mut self) -> Result<(bool, QueuePools), Error> {
         let interrupts: &[bool] = if self.options.rx_interrupts == Wanted::Off { &[false] } else { &[true, false] };
         let keys: &[bool] = if self.rss { &[true, false] } else { &[true] };
         let mut first_error = None;
@@ -201,7 +204,7 @@ impl<'a> Setup<'a> {
     }
 
     /// Configures and starts the device; on failure it can be configured again.
-    fn configure(&mut self, interrupts: bool) -> Result<(Vec<Pool>, Vec<TxPools>), Error> {
+    fn configure(&mut self, interrupts: bool) -> Result<QueuePools, Error> {
         let (id, name, options) = (self.id, self.name, self.options);
         let mut conf = sys::rte_eth_conf::default();
         let claimed = if self.tap_jumbo() { TAP_MTU_CLAIMED } else { options.mtu };
