@@ -115,6 +115,7 @@ impl Core {
         let limits = TransmitLimits {
             mtu: MTU,
             tso_bytes_max: capabilities.tso_bytes_max,
+            tso_ipv6_bytes_max: 0,
             segments_per_packet_max: capabilities.segments_per_packet_max,
             segments_tso_max: capabilities.segments_tso_max,
         };

@@ -159,6 +159,31 @@ fn raw_frames(input: &[u8]) -> Vec<u8> {
     ops
 }
 
+/// The same session over IPv6: addresses used at once; looked for first, from routers, in a VLAN.
+fn packet_ipv6_seeds(messages: &[Vec<u8>], write: &dyn Fn(&str, &str, &[u8])) {
+    // A router's advertisement of a prefix: flags and lifetime, times, then the option.
+    let mut advertisement = vec![0xbd, 1, 8, 64, 0, 7, 8, 40, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 2, 88];
+    advertisement.extend([0, 0, 0, 0, 0xfd, 0x4e, 0x66, 0x73, 0, 1]);
+    advertisement.extend([0; 10]);
+    for (at, part) in messages.chunks(12).enumerate() {
+        for (how, start) in [(0, &[][..]), (7, &[12, 12, 12, 12, 12][..]), (8, &[12][..])] {
+            let mut ops = vec![if how == 8 { 0x38 } else { 0 }, 0x8d, how];
+            ops.extend(start);
+            ops.extend(&advertisement);
+            ops.extend([0x9d, 0, 1]);
+            ops.extend(&packet_ops(part)[2..]);
+            write("packet", &format!("ipv6-{at}-{how:02x}"), &ops);
+        }
+    }
+    // Discovery, echo, a datagram, "packet too big", extension headers, another VLAN.
+    let mut ops = vec![0, 0x8d, 0, 12, 0xbd, 2, 4, 0, 0, 0, 0, 8, 1, 1, 2, 0, 0, 0, 0, 1];
+    ops.extend([0xad, 0, 12, 128, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4]);
+    ops.extend([&[0xed, messages[0].len() as u8][..], &messages[0]].concat());
+    ops.extend([0xcd, 2, 0, 5, 0, 0xad, 6, 16, 6, 0, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    ops.extend([0xdd, 1, 0xad, 0, 8, 128, 0, 0, 0, 0, 1, 0, 1, 12, 12]);
+    write("packet", "ipv6-no-connection", &ops);
+}
+
 fn packet_seeds(messages: &[Vec<u8>], write: &dyn Fn(&str, &str, &[u8])) {
     for (at, part) in messages.chunks(12).enumerate() {
         for how in [0, 1, 0x38, 0x58] {
@@ -166,6 +191,7 @@ fn packet_seeds(messages: &[Vec<u8>], write: &dyn Fn(&str, &str, &[u8])) {
         }
         write("packet", &format!("frames-{at}"), &raw_frames(&[&[0][..], &packet_ops(part)].concat()));
     }
+    packet_ipv6_seeds(messages, write);
     // UDP to rpcbind and mountd, to a closed port; ARP; an echo request; an ICMP error about the last answer.
     let datagram = |op: u8, message: &[u8]| [&[op, message.len() as u8][..], message].concat();
     let mut ops = vec![0];

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Builds nfsplice and serves ./export inside a network namespace of its own, over a TAP port.
 #
-# The namespace is named nfsplice. In it, the kernel's end of the TAP (nfs0) has 10.77.0.1/24, and the server, which has its own
-# TCP/IP stack, answers at 10.77.0.2 behind it. The machine's own network is not touched. Ctrl-C drains, stops and removes the namespace.
+# The namespace is named nfsplice. In it, the kernel's end of the TAP (nfs0) has 10.77.0.1/24 and fd4e:6673::1/64, and the server,
+# which has its own TCP/IP stack, answers at 10.77.0.2 and fd4e:6673::2 behind it. The machine's own network is not touched. Ctrl-C drains, stops and removes the namespace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 namespace=nfsplice
 tap=nfs0
 host_address=10.77.0.1/24
+host_address6=fd4e:6673::1/64
 server_address=10.77.0.2
+server_address6=fd4e:6673::2
 config=${1:-config/tap.toml}
 stop_wait_ms=2000
 
@@ -62,6 +64,8 @@ ip -n $namespace link set lo up
 # The device outlives the driver that opens it, so its address stays across restarts of the server.
 ip -n $namespace tuntap add dev $tap mode tap multi_queue
 ip -n $namespace addr add $host_address dev $tap
+# Not looked for first: until the line below the kernel's end has the server's own hardware address.
+ip -n $namespace -6 addr add $host_address6 dev $tap nodad
 
 # A session of its own, so that Ctrl-C reaches this script alone and the server gets one signal.
 setsid ip netns exec $namespace target/release/nfsplice serve "$config" &
@@ -83,6 +87,7 @@ Ready. ./export is served at nfs://$server_address/export. In another terminal:
   ip netns exec $namespace nfs-ls nfs://$server_address/export
   ip netns exec $namespace nfs-cat nfs://$server_address/export/hello.txt
   ip netns exec $namespace nfs-cp /etc/hostname nfs://$server_address/export/written.txt
+  ip netns exec $namespace nfs-ls nfs://$server_address6/export
 
 Ctrl-C stops the server and removes the namespace.
 EOF

@@ -92,6 +92,7 @@ fn common_limits<D: Device>(lanes: &[Lane<D>]) -> TransmitLimits {
         TransmitLimits {
             mtu: lane.interface.mtu().min(device.mtu),
             tso_bytes_max: device.tso_bytes_max,
+            tso_ipv6_bytes_max: if device.tso_ipv6 { device.tso_bytes_max } else { 0 },
             segments_per_packet_max: device.segments_per_packet_max,
             segments_tso_max: device.segments_tso_max,
         }
@@ -99,6 +100,7 @@ fn common_limits<D: Device>(lanes: &[Lane<D>]) -> TransmitLimits {
     let narrower = |a: TransmitLimits, b: TransmitLimits| TransmitLimits {
         mtu: a.mtu.min(b.mtu),
         tso_bytes_max: a.tso_bytes_max.min(b.tso_bytes_max),
+        tso_ipv6_bytes_max: a.tso_ipv6_bytes_max.min(b.tso_ipv6_bytes_max),
         segments_per_packet_max: a.segments_per_packet_max.min(b.segments_per_packet_max),
         segments_tso_max: a.segments_tso_max.min(b.segments_tso_max),
     };

@@ -1,7 +1,7 @@
 //! The whole server under seeded faults of the link, against a model of what is in its files.
 //!
 //! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a line per event.
-//! A seed decides everything: faults, devices, limits, what clients ask. What must hold in each:
+//! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, what clients ask. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
 //! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
@@ -167,11 +167,23 @@ fn setup(random: &mut Random) -> (Setup, bool) {
     (setup, !small)
 }
 
+/// Half the seeds run over IPv6, a quarter in a VLAN.
+fn network(seed: u64, setup: &mut Setup) {
+    // Random numbers of its own: the rest of a seed stays what it is.
+    let mut random = Random::new(!seed);
+    setup.ipv6 = random.chance(500_000);
+    setup.vlan = random.chance(250_000).then_some(42);
+    if setup.ipv6 {
+        setup.mtu = setup.mtu.max(1280);
+    }
+}
+
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut random = Random::new(seed);
         let faults = [impairments(&mut random), impairments(&mut random)];
-        let (setup, may_abort) = setup(&mut random);
+        let (mut setup, may_abort) = setup(&mut random);
+        network(seed, &mut setup);
         let mut end = |mac| match random.chance(500_000) {
             true => EndOptions::offloading(mac, setup.mtu),
             false => EndOptions::plain(mac, setup.mtu),
@@ -182,7 +194,7 @@ impl Simulation {
         rig.cable.set_filter(SERVER, Some(Witness::default().filter(|_, _| true)));
         let trace = std::env::var_os("SIM_TRACE").is_some();
         if trace {
-            eprintln!("seed {seed}: mtu {} {faults:?}", setup.mtu);
+            eprintln!("seed {seed}: mtu {} IPv6 {} VLAN {:?} {faults:?}", setup.mtu, setup.ipv6, setup.vlan);
         }
         let (clients, files) = (Vec::new(), Vec::new());
         let (waiting, repeated) = (BTreeMap::new(), HashSet::new());
@@ -387,7 +399,10 @@ impl Simulation {
         self.prepare();
         let end = self.rig.now + DEADLINE;
         while self.made < CALLS || !self.waiting.is_empty() {
-            assert!(self.rig.now < end, "{} calls are not answered: {:?}", self.waiting.len(), self.waiting.keys());
+            if self.rig.now >= end {
+                let ends: Vec<String> = self.clients.iter().map(|client| self.rig.describe(client.stream)).collect();
+                panic!("{} calls are not answered: {:?}\n{}", self.waiting.len(), self.waiting.keys(), ends.join("\n"));
+            }
             self.act();
             let pause = Duration::from_micros(self.random.below(pick(&mut self.random.clone(), &[50, 3_000, 100_000])));
             let until = self.rig.now + pause;

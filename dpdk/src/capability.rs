@@ -14,6 +14,8 @@ pub struct PortCapabilities {
     pub mtu: u16,
     /// `tso_mss` may be set.
     pub tso: bool,
+    /// It may be set for IPv6 too.
+    pub tso_ipv6: bool,
     /// The device offers TSO, whether or not it is switched on.
     pub tso_offered: bool,
     /// `ip_checksum` may be set.
@@ -97,6 +99,8 @@ pub(crate) struct TxLimits {
     pub tso_frame_within_mtu: bool,
     /// TSO in this driver is software of its own; the stack's own segmentation is as good and has no such limits.
     pub tso_in_software: bool,
+    /// The driver cuts IPv6 too. DPDK's offload flag is one for both.
+    pub tso_ipv6: bool,
 }
 
 const ANY: usize = usize::MAX;
@@ -119,6 +123,7 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         tso_bytes: IP_PACKET_BYTES_MAX,
         tso_frame_within_mtu: false,
         tso_in_software: false,
+        tso_ipv6: true,
     };
     let mut segments = |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
     match driver {
@@ -147,6 +152,8 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
             limits.tso_frames = 64;
             limits.tso_frame_within_mtu = true;
             limits.tso_in_software = true;
+            // It cuts with rte_gso, which knows only IPv4.
+            limits.tso_ipv6 = false;
         }
         _ => {}
     }

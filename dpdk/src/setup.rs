@@ -13,8 +13,7 @@ use crate::{
     tx::MAX_QUEUED_CHAINS,
 };
 
-/// Bytes of an Ethernet header, and with a VLAN tag.
-const ETHERNET_BYTES: u32 = 14;
+/// Bytes of an Ethernet header with a VLAN tag.
 const ETHERNET_VLAN_BYTES: u32 = 18;
 /// Ethernet header, VLAN tag and check sequence, the most a driver may want room for.
 const FRAME_OVERHEAD_BYTES: u32 = 22;
@@ -370,11 +369,12 @@ impl<'a> Setup<'a> {
         let tx = |bit: u32| self.tx_offloads & u64::from(bit) != 0;
         let rx = |bit: u32| self.rx_offloads & u64::from(bit) != 0;
         let wire = u32::from(mtu) + ETHERNET_VLAN_BYTES;
-        let tso_frame = if limits.tso_frame_within_mtu { 0 } else { ETHERNET_BYTES };
+        let tso_frame = if limits.tso_frame_within_mtu { 0 } else { ETHERNET_VLAN_BYTES };
         Ok(PortCapabilities {
             mac: self.unfiltered_mac.unwrap_or(mac.addr_bytes),
             mtu,
             tso: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) && limits.chains,
+            tso_ipv6: limits.tso_ipv6,
             tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0,
             tx_ip_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_IPV4_CKSUM),
             tx_tcp_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_CKSUM),

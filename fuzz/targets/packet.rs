@@ -1,12 +1,15 @@
 //! Frames into a whole core: interface, TCP, RPC, programs and store, over a device that is a queue.
 //!
+//! A core begins with IPv4 alone. Operation 0x8d gives it an interface with addresses of both families, in a VLAN or not, with or
+//! without routers; the next six are what can come over IPv6.
+//!
 //! The input is a list of frames, each with how much of it is put in order (addresses, lengths, checksums, numbers of one of a
 //! few connections), so that mutations get past the first check.
 //!
 //! Oracles: no panic; the device's limits and offers are kept to; a core comes to rest; limits hold; no page is lost.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
 use nfsplice::net::device::{Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
@@ -16,6 +19,7 @@ use nfsplice::shard::{Lane, Shard};
 use nfsplice::tcp;
 use nfsplice::time::{Duration, Instant};
 use nfsplice::wire::checksum::{Sum, udp_field};
+use nfsplice::wire::ipv6;
 use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber};
 
 use super::input::Input;
@@ -26,6 +30,10 @@ const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SERVER: [u8; 4] = [10, 77, 0, 2];
 const CLIENT: [u8; 4] = [10, 77, 0, 1];
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd4e, 0x6673, 0, 0, 0, 0, 0, 2);
+const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd4e, 0x6673, 0, 0, 0, 0, 0, 1);
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+const VLAN: u16 = 42;
 const STREAM_PORTS: [u16; 3] = [111, 2049, 20048];
 const DATAGRAM_PORTS: [u16; 2] = [111, 20048];
 const MTU: u16 = 1500;
@@ -73,11 +81,12 @@ impl Device for Wire {
         let segments = payload.len() + 1;
         match offload.tso_mss {
             None => {
-                assert!(header.len() + len <= 14 + usize::from(offers.mtu), "a packet longer than the MTU");
+                assert!(header.len() + len <= link_len(header) + usize::from(offers.mtu), "a packet longer than the MTU");
                 assert!(segments <= usize::from(offers.segments_per_packet_max), "{segments} buffers");
             }
             Some(mss) => {
                 assert!(mss > 0 && len <= offers.tso_bytes_max as usize, "TSO of {len} bytes");
+                assert!(offers.tso_ipv6 || !offload.ipv6, "TSO over IPv6");
                 assert!(segments <= usize::from(offers.segments_tso_max), "{segments} buffers");
             }
         }
@@ -95,6 +104,11 @@ impl Device for Wire {
     }
 }
 
+/// Bytes of a frame's Ethernet header.
+fn link_len(frame: &[u8]) -> usize {
+    if frame[12..14] == [0x81, 0] { 18 } else { 14 }
+}
+
 fn wire(how: u8) -> Wire {
     let offload = how & 8 != 0;
     let capabilities = DeviceCapabilities {
@@ -104,6 +118,7 @@ fn wire(how: u8) -> Wire {
         tcp_checksum: offload,
         udp_checksum: offload,
         tso_bytes_max: if how & 16 != 0 { 20_000 } else { 0 },
+        tso_ipv6: how & 24 == 24,
         segments_per_packet_max: if how & 32 != 0 { 2 } else { 32 },
         segments_tso_max: if how & 32 != 0 { 4 } else { 32 },
     };
@@ -136,6 +151,7 @@ struct Client {
     port: u16,
     next: SeqNumber,
     expected: SeqNumber,
+    ipv6: bool,
 }
 
 struct Core {
@@ -145,8 +161,10 @@ struct Core {
     clients: [Client; CLIENTS],
     /// The last IP packet the server sent, for ICMP errors to quote.
     seen: Vec<u8>,
-    /// The client's host answers ARP.
+    /// The client's host answers ARP and neighbour solicitations.
     answers_arp: bool,
+    /// Frames to the server carry this tag.
+    tag: Option<u16>,
     log: Option<Vec<Vec<u8>>>,
 }
 
@@ -165,15 +183,33 @@ impl Core {
         }
         let lanes = vec![Lane { device: wire(how), interface }];
         let shard = Shard::new(lanes, tcp, rpc, programs, DATAGRAM_PORTS.to_vec());
-        let client = Client { port: 2049, next: SeqNumber(1_000), expected: SeqNumber(0) };
+        let client = Client { port: 2049, next: SeqNumber(1_000), expected: SeqNumber(0), ipv6: false };
         let pools = [fragments, blocks, pool];
         let clients = [client; CLIENTS];
-        let mut core = Core { shard, pools, now, clients, seen: Vec::new(), answers_arp: how & 128 == 0, log: None };
+        let mut core = Core { shard, pools, now, clients, seen: Vec::new(), answers_arp: how & 128 == 0, tag: None, log: None };
         core.settle();
         core
     }
 
-    fn arrive(&mut self, frame: Vec<u8>) {
+    /// An interface with both families in the place of the one there is, as after a change of the configuration.
+    fn reconfigure(&mut self, how: u8) {
+        let arena = FragmentArena::new(self.pools[2].clone()).expect("pages");
+        let mut options = InterfaceOptions::new(SERVER_MAC, MTU, Ipv4Addr::from(SERVER).into(), 24);
+        options.addresses.push((SERVER_V6.into(), 64));
+        options.vlan = (how & 1 != 0).then_some(VLAN);
+        options.ipv6.slaac = how & 2 != 0;
+        options.ipv6.duplicate_detections = u32::from(how & 4 != 0);
+        options.ipv6.gateway = (how & 8 != 0).then_some(ROUTER);
+        options.ipv6.neighbours.neighbours_max = 16;
+        self.tag = options.vlan;
+        self.shard.lanes_mut()[0].interface = Interface::new(options, arena, self.now).expect("good options");
+    }
+
+    fn arrive(&mut self, mut frame: Vec<u8>) {
+        if let Some(tag) = self.tag.filter(|_| frame.len() >= 14) {
+            let [high, low] = tag.to_be_bytes();
+            frame.splice(12..12, [0x81, 0, high, low]);
+        }
         if let Some(log) = &mut self.log {
             log.push(frame.clone());
         }
@@ -198,32 +234,63 @@ impl Core {
     fn notice(&mut self, sent: &Sent) -> bool {
         let header = &sent.header;
         assert!(header.len() >= 14);
-        if header[12..14] == [8, 6] {
-            return self.notice_arp(header);
+        let link_len = link_len(header);
+        let header = &header[link_len..];
+        match sent.header[link_len - 2..link_len] {
+            [8, 6] => return self.notice_arp(header),
+            [8, 0] => {}
+            [0x86, 0xdd] => return self.notice_ipv6(sent, link_len),
+            _ => panic!("a frame of type {:x?}", &sent.header[link_len - 2..link_len]),
         }
         self.seen.clear();
-        self.seen.extend(&header[14..]);
+        self.seen.extend(header);
         let len: usize = sent.payload.iter().map(|slice| slice.len()).sum();
-        let (ip, transport) = header[14..].split_at(20);
+        let (ip, transport) = header.split_at(20);
         let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-        assert!(sent.tso || total == header.len() - 14 + len, "IPv4 length {total}");
-        if ip[9] != 6 {
-            return false;
-        }
-        let (repr, header_len) = Repr::parse(transport).expect("a TCP header");
-        assert_eq!(header_len, transport.len());
-        let Some(client) = usize::from(repr.dst_port).checked_sub(900).and_then(|at| self.clients.get_mut(at)) else {
-            return false;
-        };
-        let control = u32::from(repr.flags.contains(Flags::SYN)) + u32::from(repr.flags.contains(Flags::FIN));
-        if repr.src_port == client.port && !repr.flags.contains(Flags::RST) {
-            client.expected = repr.seq + (len as u32 + control);
+        assert!(sent.tso || total == header.len() + len, "IPv4 length {total}");
+        if ip[9] == 6 {
+            self.notice_segment(transport, len, false);
         }
         false
     }
 
-    fn notice_arp(&mut self, header: &[u8]) -> bool {
-        let asks_for_client = header.len() >= 42 && header[20..22] == [0, 1] && header[38..42] == CLIENT;
+    /// The same for IPv6: a question for the client's MAC address is answered.
+    fn notice_ipv6(&mut self, sent: &Sent, link_len: usize) -> bool {
+        let header = &sent.header[link_len..];
+        let len: usize = sent.payload.iter().map(|slice| slice.len()).sum();
+        let packet = ipv6::Packet::new(header, header.len() + len).expect("an IPv6 packet");
+        assert!(sent.tso || packet.total_len() == header.len() + len, "IPv6 length {}", packet.payload_len());
+        let chain = packet.chain().expect("good extension headers");
+        self.seen.clear();
+        self.seen.extend(header);
+        let transport = &header[chain.offset..];
+        match chain.protocol {
+            6 => self.notice_segment(transport, len, true),
+            58 if transport[0] == 135 && transport.get(8..24) == Some(&CLIENT_V6.octets()) && self.answers_arp => {
+                let target = transport[8..24].to_vec();
+                let answer = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &target, &[2, 1], &CLIENT_MAC].concat();
+                self.arrive(ipv6_frame(CLIENT_V6, packet.src(), 58, 255, &answer, true));
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn notice_segment(&mut self, transport: &[u8], len: usize, ipv6: bool) {
+        let (repr, header_len) = Repr::parse(transport).expect("a TCP header");
+        assert_eq!(header_len, transport.len());
+        let Some(client) = usize::from(repr.dst_port).checked_sub(900).and_then(|at| self.clients.get_mut(at)) else {
+            return;
+        };
+        let control = u32::from(repr.flags.contains(Flags::SYN)) + u32::from(repr.flags.contains(Flags::FIN));
+        if repr.src_port == client.port && client.ipv6 == ipv6 && !repr.flags.contains(Flags::RST) {
+            client.expected = repr.seq + (len as u32 + control);
+        }
+    }
+
+    fn notice_arp(&mut self, packet: &[u8]) -> bool {
+        let asks_for_client = packet.len() >= 28 && packet[6..8] == [0, 1] && packet[24..28] == CLIENT;
         if asks_for_client && self.answers_arp {
             let arp = arp(2, CLIENT_MAC, CLIENT, SERVER_MAC, SERVER);
             self.arrive(ethernet(0x0806, &arp));
@@ -242,7 +309,7 @@ impl Core {
 
     /// A segment of one of the clients. Offsets of 0 mean what TCP would send next.
     fn segment(&mut self, which: usize, flags: Flags, offsets: (u16, u16), window: u16, payload: &[u8]) {
-        let Client { port, next, expected } = self.clients[which];
+        let Client { port, next, expected, ipv6 } = self.clients[which];
         let by = |offset: u16| offset as i16 as i32 as u32;
         let repr = Repr {
             src_port: 900 + which as u16,
@@ -259,7 +326,11 @@ impl Core {
             let control = u32::from(flags.contains(Flags::SYN)) + u32::from(flags.contains(Flags::FIN));
             self.clients[which].next = next + (payload.len() as u32 + control);
         }
-        self.arrive(ipv4(6, &[&header[..len], payload].concat(), true));
+        let segment = [&header[..len], payload].concat();
+        self.arrive(match ipv6 {
+            false => ipv4(6, &segment, true),
+            true => ipv6_frame(CLIENT_V6, SERVER_V6, 6, 64, &segment, true),
+        });
     }
 
     fn handshake(&mut self, which: usize, port: u16) {
@@ -340,6 +411,7 @@ impl Core {
                 }
             }
             13 if op == 0xfd => self.shard.drain(),
+            13 if op & 128 != 0 => self.step_ipv6(op, input),
             13 => self.answers_arp = op & 16 == 0,
             // An acknowledgement of everything.
             _ => self.segment(which, Flags::ACK, (0, 0), u16::MAX, &[]),
@@ -347,6 +419,61 @@ impl Core {
         // Several frames may come in one burst.
         if op & 15 > 4 || op & 128 == 0 {
             self.settle();
+        }
+    }
+
+    /// Operations 0x8d, 0x9d, .. 0xed.
+    fn step_ipv6(&mut self, op: u8, input: &mut Input<'_>) {
+        match op >> 4 {
+            8 => {
+                let how = input.byte();
+                self.reconfigure(how);
+            }
+            9 => {
+                let which = usize::from(input.byte()) % CLIENTS;
+                self.clients[which].ipv6 ^= true;
+                let port = STREAM_PORTS[usize::from(input.byte()) % 3];
+                self.handshake(which, port);
+            }
+            // Any packet: extension headers, datagrams, ICMP, to whomever.
+            10 => {
+                let how = input.byte();
+                let protocol = [58, 17, 6, 0, 43, 44, 60, input.byte()][usize::from(how & 7)];
+                let len = usize::from(input.byte());
+                let payload = input.bytes(len);
+                let dst = [SERVER_V6, ipv6::ALL_NODES, ipv6::solicited_node(SERVER_V6), CLIENT_V6][usize::from(how >> 3 & 3)];
+                let src = [CLIENT_V6, ROUTER, Ipv6Addr::UNSPECIFIED, SERVER_V6][usize::from(how >> 5 & 3)];
+                let hop_limit = if how & 128 == 0 { 255 } else { 1 };
+                self.arrive(ipv6_frame(src, dst, protocol, hop_limit, payload, true));
+            }
+            // Neighbour discovery with whatever follows the target.
+            11 => {
+                let (kind, how) = (133 + input.byte() % 5, input.byte());
+                let mut message = vec![kind, 0, 0, 0];
+                message.extend(input.bytes(4));
+                message.resize(8, 0);
+                if kind > 134 {
+                    let target = [SERVER_V6, CLIENT_V6, ROUTER, Ipv6Addr::UNSPECIFIED][usize::from(how & 3)];
+                    message.extend(target.octets());
+                }
+                let len = usize::from(input.byte());
+                message.extend(input.bytes(len));
+                let dst = if how & 4 == 0 { ipv6::ALL_NODES } else { ipv6::solicited_node(SERVER_V6) };
+                let src = [CLIENT_V6, ROUTER, Ipv6Addr::UNSPECIFIED, ROUTER][usize::from(how >> 3 & 3)];
+                self.arrive(ipv6_frame(src, dst, 58, 255, &message, true));
+            }
+            // An error about what the server sent last.
+            12 => {
+                let mut message = vec![input.byte() & 7, input.byte(), 0, 0];
+                message.extend(u32::from(input.u16()).to_be_bytes());
+                message.extend(&self.seen[..self.seen.len().min(68)]);
+                self.arrive(ipv6_frame(CLIENT_V6, SERVER_V6, 58, 64, &message, true));
+            }
+            13 => self.tag = [None, Some(VLAN), Some(0), Some(input.u16())][usize::from(input.byte() & 3)],
+            _ => {
+                let len = usize::from(input.byte());
+                self.arrive(ipv6_frame(CLIENT_V6, SERVER_V6, 17, 64, &udp(111, input.bytes(len)), true));
+            }
         }
     }
 
@@ -394,6 +521,28 @@ fn ipv4(protocol: u8, payload: &[u8], transport_checksum: bool) -> Vec<u8> {
     let sum = inet_checksum(&header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
     ethernet(0x0800, &[&header[..], &payload].concat())
+}
+
+/// An IPv6 packet in a frame; with `transport_checksum`, that of TCP, UDP and ICMPv6 is filled in.
+fn ipv6_frame(src: Ipv6Addr, dst: Ipv6Addr, next_header: u8, hop_limit: u8, payload: &[u8], transport_checksum: bool) -> Vec<u8> {
+    let mut payload = payload.to_vec();
+    let at = match next_header {
+        6 => 16,
+        17 => 6,
+        58 => 2,
+        _ => usize::MAX - 2,
+    };
+    if transport_checksum && payload.len() >= at + 2 {
+        payload[at..at + 2].fill(0);
+        let mut sum = Sum::pseudo_header(src.into(), dst.into(), next_header, payload.len());
+        sum.add(&payload);
+        let field = if next_header == 17 { udp_field(&sum) } else { sum.finish() };
+        payload[at..at + 2].copy_from_slice(&field.to_be_bytes());
+    }
+    let payload_len = payload.len() as u16;
+    let header = ipv6::Repr { src, dst, next_header, traffic_class: 0, flow_label: 0, hop_limit, payload_len }.emit();
+    let mac = if dst.is_multicast() { ipv6::multicast_mac(dst).0 } else { SERVER_MAC };
+    [&mac[..], &CLIENT_MAC, &[0x86, 0xdd], &header, &payload].concat()
 }
 
 fn udp(port: u16, payload: &[u8]) -> Vec<u8> {

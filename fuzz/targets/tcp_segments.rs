@@ -440,6 +440,7 @@ impl Conversation {
                 self.limits = TransmitLimits {
                     mtu: mtu.clamp(576, 9000),
                     tso_bytes_max: if how & 1 != 0 { 65_000 } else { 0 },
+                    tso_ipv6_bytes_max: 0,
                     segments_per_packet_max: if how & 2 != 0 { 2 } else { 32 },
                     segments_tso_max: if how & 4 != 0 { 3 } else { 32 },
                 };

@@ -15,6 +15,7 @@ use super::transport::{Figure, StreamEvent, StreamKey, Transport, TransportError
 use crate::buf::{FragmentArena, PagePool, RxChain, Slice};
 use crate::control::config::{Bus, LoadConfig, LoadPort};
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
+use crate::net::interface::Ipv6Options;
 use crate::net::{Interface, InterfaceOptions};
 use crate::tcp;
 use crate::time::{Duration, Instant};
@@ -96,6 +97,7 @@ fn open(
         mac: port.mac.map(|mac| mac.0),
         rx_queues: queues,
         tx_queues: queues,
+        all_multicast: port.address.address.is_ipv6(),
         ..PortOptions::default()
     };
     let mut opened = Port::<Slice>::open(eal, &port.device.name, &options)?;
@@ -110,8 +112,15 @@ fn open(
         };
         let device = DpdkDevice::new(&capabilities, rx, tx, TransmitMode::Splice);
         let arena = || FragmentArena::new(pools.0.clone()).ok_or_else(|| anyhow!("too little memory for calls"));
+        let (gateway, gateway_ipv6) = match port.gateway {
+            Some(IpAddr::V4(gateway)) => (Some(gateway), None),
+            Some(IpAddr::V6(gateway)) => (None, Some(gateway)),
+            None => (None, None),
+        };
         let interface_options = InterfaceOptions {
-            gateway: port.gateway,
+            gateway,
+            // A generator is there for a moment, on a network made for it: it does not wait to see who else has its address.
+            ipv6: Ipv6Options { gateway: gateway_ipv6, secret: random()?, duplicate_detections: 0, ..Ipv6Options::default() },
             ..InterfaceOptions::new(capabilities.mac, port.mtu.min(capabilities.mtu), own, port.address.prefix_length)
         };
         let interface = Interface::new(interface_options, arena()?, Instant::ZERO)?;

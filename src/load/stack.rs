@@ -63,6 +63,7 @@ impl<D: Device> Stack<D> {
             limits: TransmitLimits {
                 mtu: interface.mtu().min(capabilities.mtu),
                 tso_bytes_max: capabilities.tso_bytes_max,
+                tso_ipv6_bytes_max: if capabilities.tso_ipv6 { capabilities.tso_bytes_max } else { 0 },
                 segments_per_packet_max: capabilities.segments_per_packet_max,
                 segments_tso_max: capabilities.segments_tso_max,
             },

@@ -49,6 +49,8 @@ pub struct DeviceCapabilities {
     /// such frames, and the IPv4 checksums of what it cuts them into: from 0 if `ip_checksum` is asked for, otherwise from the
     /// right checksum of the whole frame.
     pub tso_bytes_max: u32,
+    /// TSO is for IPv6 too.
+    pub tso_ipv6: bool,
     /// Buffers (header included) one non-TSO frame, or the bytes of one MSS of a TSO frame, may be made of.
     pub segments_per_packet_max: u16,
     /// Buffers (header included) a TSO frame may be made of.

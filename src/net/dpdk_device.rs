@@ -102,11 +102,11 @@ fn capabilities_of(port: &PortCapabilities, mode: TransmitMode) -> DeviceCapabil
         true => port.max_tso_bytes.saturating_sub(TSO_HEADERS_MAX).min(u32::from(port.max_tso_frames).saturating_mul(MSS_MIN)),
         false => 0,
     };
-    // A driver that counts the Ethernet header into the MTU when it cuts (net_tap): the MSS follows from the MTU we report.
+    // A driver that counts the Ethernet header (with a tag, if there is one) into the MTU when it cuts (net_tap): the MSS follows
+    // from the MTU we report.
     let mtu = match port.tso {
-        true => {
-            u16::try_from(port.max_tso_frame_bytes.saturating_sub(crate::wire::ethernet::HEADER_LEN as u32)).unwrap_or(u16::MAX)
-        }
+        true => u16::try_from(port.max_tso_frame_bytes.saturating_sub(crate::wire::ethernet::TAGGED_HEADER_LEN as u32))
+            .unwrap_or(u16::MAX),
         false => u16::MAX,
     };
     // When copying, pieces are not segments; what is left is how many pieces the queue looks at.
@@ -121,6 +121,7 @@ fn capabilities_of(port: &PortCapabilities, mode: TransmitMode) -> DeviceCapabil
         tcp_checksum: port.tx_tcp_checksum,
         udp_checksum: port.tx_udp_checksum,
         tso_bytes_max,
+        tso_ipv6: port.tso && port.tso_ipv6,
         segments_per_packet_max: pieces(port.max_segments_per_packet),
         segments_tso_max: pieces(port.max_segments_tso),
     }
@@ -210,6 +211,7 @@ mod tests {
             mtu: 1500,
             tso: true,
             tso_offered: true,
+            tso_ipv6: true,
             tx_ip_checksum: true,
             tx_tcp_checksum: true,
             tx_udp_checksum: false,
@@ -221,7 +223,7 @@ mod tests {
             max_frame_bytes: 1518,
             max_tso_bytes: 65_535,
             max_tso_frames: u16::MAX,
-            max_tso_frame_bytes: 1514,
+            max_tso_frame_bytes: 1518,
             accepts_chains: true,
             rx_interrupts: false,
             driver_name: "net_vmxnet3".to_owned(),
@@ -251,6 +253,6 @@ mod tests {
     fn the_limits_of_net_taps_segmentation_become_a_shorter_packet_and_a_smaller_mtu() {
         let tap = PortCapabilities { max_tso_frames: 64, max_tso_frame_bytes: 1500, ..port() };
         let can = capabilities_of(&tap, TransmitMode::Splice);
-        assert_eq!((can.mtu, can.tso_bytes_max), (1486, 64 * 536));
+        assert_eq!((can.mtu, can.tso_bytes_max), (1482, 64 * 536));
     }
 }

@@ -92,6 +92,7 @@ impl EndOptions {
             tcp_checksum: false,
             udp_checksum: false,
             tso_bytes_max: 0,
+            tso_ipv6: false,
             segments_per_packet_max: 64,
             segments_tso_max: 64,
         };
@@ -107,6 +108,7 @@ impl EndOptions {
         capabilities.tcp_checksum = true;
         capabilities.udp_checksum = true;
         capabilities.tso_bytes_max = 65_000;
+        capabilities.tso_ipv6 = true;
         capabilities.segments_tso_max = 256;
         options
     }
@@ -385,7 +387,9 @@ impl MemoryEnd {
         let octets: usize = payload.iter().map(|slice| slice.len()).sum();
         match offload.tso_mss {
             None => {
-                if header.len() + octets > ethernet::HEADER_LEN + usize::from(capabilities.mtu) {
+                // A tag does not count into the MTU (IEEE 802.3-2018 section 3.2.7).
+                let link_len = ethernet::Frame::new(header).map_or(ethernet::HEADER_LEN, |frame| frame.header_len());
+                if header.len() + octets > link_len + usize::from(capabilities.mtu) {
                     return Err(TxRefused::TooLong);
                 }
                 if 1 + payload.len() > usize::from(capabilities.segments_per_packet_max) {

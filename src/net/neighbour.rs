@@ -341,6 +341,11 @@ impl<P> NeighbourTable<P> {
         self.entries.get(&address)?.state.mac()
     }
 
+    /// Whether it did not answer a moment ago.
+    pub fn is_failed(&self, now: Instant, address: IpAddr) -> bool {
+        matches!(self.entries.get(&address).map(|entry| &entry.state), Some(State::Failed { until }) if now < *until)
+    }
+
     /// The next request to send.
     pub fn poll_solicitation(&mut self) -> Option<Solicitation> {
         self.solicitations.pop_front()

@@ -2,17 +2,18 @@
 //!
 //! Read first: RFC 768; RFC 8085 section 3.2 (do not send what must be fragmented).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::device::Device;
 use super::interface::{Interface, OutgoingPacket, SendRefused};
 use crate::buf::{Slice, gather_len};
 use crate::time::Instant;
-use crate::wire::{ipv4, protocol, udp};
+use crate::wire::{ipv4, ipv6, protocol, udp};
 
-/// The largest payload of a datagram on a link with this MTU, bytes.
-pub fn payload_max(mtu: u16) -> usize {
-    usize::from(mtu).saturating_sub(ipv4::HEADER_LEN + udp::HEADER_LEN)
+/// The largest payload of a datagram to this address on a link with this MTU, bytes.
+pub fn payload_max(mtu: u16, to: IpAddr) -> usize {
+    let ip_len = if to.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    usize::from(mtu).saturating_sub(ip_len + udp::HEADER_LEN)
 }
 
 /// Why a datagram was not sent. Nothing of it is kept.
@@ -36,7 +37,7 @@ impl Interface {
         payload: &[Slice],
     ) -> Result<(), UdpRefused> {
         let octets = gather_len(payload);
-        let octets_max = payload_max(self.mtu().min(device.capabilities().mtu));
+        let octets_max = payload_max(self.mtu().min(device.capabilities().mtu), dst.ip());
         if octets > octets_max {
             self.count_udp_too_long();
             return Err(UdpRefused::TooLong { octets, octets_max });

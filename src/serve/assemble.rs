@@ -1,6 +1,7 @@
 //! The configuration's words into each layer's `Options`. No decision is taken here that is not a default of the layer, a key of
 //! the configuration, or a relation between two layers' limits that neither can know; each of those says why.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use super::clock::Clock;
 use super::stores;
 use crate::control::config::{Config, Export as ExportConfig, Port, Squash as SquashConfig};
 use crate::net::InterfaceOptions;
+use crate::net::interface::Ipv6Options;
 use crate::net::neighbour::NeighbourOptions;
 use crate::program::ProgramTable;
 use crate::program::exports::{Export, Network, Squash};
@@ -88,7 +90,12 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
         calls_in_flight_total_max: limits.calls_in_flight_per_core_max,
         send_queue_bytes_max: limits.send_queue_bytes_max.into(),
         // A datagram is never fragmented on its way out: it must fit the narrowest port.
-        datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),
+        datagram_bytes_max: config
+            .ports
+            .iter()
+            .map(|port| u32::from(port.mtu) - if port.has_ipv6() { 48 } else { 28 })
+            .min()
+            .unwrap_or(1472),
         drc: rpc::drc::DrcOptions {
             entries: limits.duplicate_request_cache_entries,
             expiry: seconds(limits.duplicate_request_cache_s),
@@ -99,15 +106,25 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
     }
 }
 
-pub fn interface_options(config: &Config, port: &Port, mac: [u8; 6], mtu: u16) -> InterfaceOptions {
+/// `secret`: what the identifiers of IPv6 addresses are made from.
+pub fn interface_options(config: &Config, port: &Port, mac: [u8; 6], mtu: u16, secret: [u8; 16]) -> InterfaceOptions {
+    let limits = &config.limits;
+    // One limit for each family's table.
+    let neighbours_max = limits.arp_entries_max as usize;
     InterfaceOptions {
+        vlan: port.vlan,
+        addresses: port.addresses.iter().map(|cidr| (cidr.address, cidr.prefix_length)).collect(),
         gateway: port.gateway,
-        neighbours: NeighbourOptions {
-            neighbours_max: config.limits.arp_entries_max as usize,
-            reachable: seconds(config.limits.arp_age_s),
-            ..NeighbourOptions::default()
+        neighbours: NeighbourOptions { neighbours_max, reachable: seconds(limits.arp_age_s), ..NeighbourOptions::default() },
+        ipv6: Ipv6Options {
+            slaac: port.slaac,
+            gateway: port.gateway_ipv6,
+            secret,
+            interface_name: port.device.name.clone(),
+            neighbours: NeighbourOptions { neighbours_max, ..NeighbourOptions::discovery() },
+            ..Ipv6Options::default()
         },
-        ..InterfaceOptions::new(mac, mtu, port.address.address, port.address.prefix_length)
+        ..InterfaceOptions::new(mac, mtu, Ipv4Addr::UNSPECIFIED.into(), 0)
     }
 }
 

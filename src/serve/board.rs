@@ -116,6 +116,9 @@ pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
             .per_core(&format!("port{at}"), &PortCounters::default())
             .per_core(&format!("port{at}.ip"), lane.interface.counters())
             .per_core(&format!("port{at}.arp"), lane.interface.neighbour_counters());
+        if let (Some(ipv6), Some(neighbours)) = (lane.interface.ipv6_counters(), lane.interface.ipv6_neighbour_counters()) {
+            layout = layout.per_core(&format!("port{at}.ip6"), ipv6).per_core(&format!("port{at}.nd"), neighbours);
+        }
     }
     stores.add_to(layout)
 }
@@ -144,8 +147,11 @@ pub fn publish(
     for lane in lanes {
         match lane.and_then(|lane| Some((ports.get(lane)?, shard.lanes().get(lane)?))) {
             Some((port, lane)) => {
-                layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()])
+                layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
+                layers.extend(lane.interface.ipv6_counters().map(|counters| counters as &dyn counters::Counters));
+                layers.extend(lane.interface.ipv6_neighbour_counters().map(|counters| counters as &dyn counters::Counters));
             }
+            // Where there is IPv6, there is one core, which has a lane of every port.
             None => layers.extend([&none.0 as &dyn counters::Counters, &none.1, &none.2]),
         }
     }

@@ -159,8 +159,8 @@ impl Core {
             }
         }
         for lane in self.shard.lanes_mut() {
-            while let Some(InterfaceEvent::AddressConflict { address, mac }) = lane.interface.poll_event() {
-                tracing::error!(%address, ?mac, "another station uses this server's address");
+            while let Some(event) = lane.interface.poll_event() {
+                log(event);
             }
         }
     }
@@ -224,6 +224,21 @@ impl Core {
             let core = CoreCounters { sleeps: self.sleeps };
             let pages = if self.index == 0 { self.common.pools.counters() } else { PageCounters::default() };
             board::publish(publisher, &mut self.shard, &self.lane_of_port, &core, &pages);
+        }
+    }
+}
+
+fn log(event: InterfaceEvent) {
+    match event {
+        InterfaceEvent::AddressConflict { address, mac } => {
+            tracing::error!(%address, ?mac, "another station uses this server's address");
+        }
+        InterfaceEvent::AddressDuplicate { address, mac } => {
+            tracing::error!(%address, ?mac, "another station had this address first: it is not used");
+        }
+        InterfaceEvent::AddressAssigned { address } => tracing::info!(%address, "address in use"),
+        InterfaceEvent::AddressExpired { address } => {
+            tracing::warn!(%address, "address no longer in use: no router tells its prefix")
         }
     }
 }

@@ -96,8 +96,9 @@ impl Engine {
         let wakers = (0..cores).map(|_| Waker::new()).collect::<Result<Vec<_>, _>>().context("no event descriptor")?;
         let stores = Stores::open(&config, &seed.machine, &eal, &pools.cache, &clock)?;
         let mut opened = Vec::new();
+        let address_key = seed.state.address_key()?;
         for port in &config.ports {
-            opened.push(ports::open(&config, port, &eal, &pools.fragments, clock.now())?);
+            opened.push(ports::open(&config, port, &eal, &pools.fragments, address_key, clock.now())?);
         }
         let common = common(seed, &opened, pools, clock)?;
         let (ports, parts) = share_out(opened, &stores, &wakers, mailboxes);

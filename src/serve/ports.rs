@@ -51,12 +51,22 @@ pub fn driver_buffers_max(cores: usize, spread_by_devices: bool) -> usize {
     if spread_by_devices { free } else { free / cores }
 }
 
-pub fn open(config: &Config, port: &PortConfig, eal: &Eal, fragments: &PagePool, now: Instant) -> anyhow::Result<OpenedPort> {
+/// `address_key`: what the identifiers of IPv6 addresses are made from.
+pub fn open(
+    config: &Config,
+    port: &PortConfig,
+    eal: &Eal,
+    fragments: &PagePool,
+    address_key: [u8; 16],
+    now: Instant,
+) -> anyhow::Result<OpenedPort> {
     let name = &port.device.name;
     let cores = config.cores.engine.len();
     let options = PortOptions {
         mtu: port.mtu,
         mac: port.mac.map(|mac| mac.0),
+        // Neighbour discovery goes to groups; which of them are ours, the interface knows.
+        all_multicast: port.has_ipv6(),
         tso: match port.tso {
             Tso::Auto => Wanted::Auto,
             Tso::On => Wanted::On,
@@ -83,7 +93,7 @@ pub fn open(config: &Config, port: &PortConfig, eal: &Eal, fragments: &PagePool,
         if device.mode() != mode && queue == 0 {
             tracing::warn!(port = %name, driver = %capabilities.driver_name, "the driver takes no chains of buffers: payload is copied");
         }
-        let mut options = assemble::interface_options(config, port, capabilities.mac, mtu);
+        let mut options = assemble::interface_options(config, port, capabilities.mac, mtu, address_key);
         if queue > 0 {
             // One core speaks for the port; the others learn what it hears.
             options.announcements = 0;
@@ -93,8 +103,9 @@ pub fn open(config: &Config, port: &PortConfig, eal: &Eal, fragments: &PagePool,
     }
     let by_device = capabilities.spread.as_ref().and_then(|spread| spread_of(spread, port.queues));
     let spread_by_device = by_device.is_some() || port.queues == 1;
+    let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
     tracing::info!(
-        port = %name, driver = %capabilities.driver_name, address = %port.address, mtu, tso = capabilities.tso,
+        port = %name, driver = %capabilities.driver_name, addresses = addresses.join(" "), vlan = port.vlan, mtu, tso = capabilities.tso,
         checksums = capabilities.tx_tcp_checksum, segments = capabilities.max_segments_per_packet, queues = port.queues,
         rss = by_device.is_some(), "port started"
     );

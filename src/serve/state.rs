@@ -1,6 +1,7 @@
-//! What outlives a restart: the key of the file handles. And what must not: the write verifier.
+//! What outlives a restart: the keys of the file handles and of the addresses. And what must not: the write verifier.
 //!
-//! Layout of the state directory: `handle.key`, 16 random bytes, mode 0600, written once; `lock`, held by the running server.
+//! Layout of the state directory: `handle.key` and `address.key`, 16 random bytes each, mode 0600, written once; `lock`, held by the
+//! running server.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -46,12 +47,23 @@ impl StateDirectory {
     /// The key that seals file handles: made at the first start, the same ever after. Losing it makes every handle that
     /// clients hold a bad one.
     pub fn handle_key(&self) -> anyhow::Result<[u8; KEY_LEN]> {
-        let path = self.path.join("handle.key");
+        self.key("handle.key", "let clients mount again")
+    }
+
+    /// The key that the identifiers of IPv6 addresses are made from (RFC 7217), kept in the same way. Losing it changes those
+    /// addresses.
+    pub fn address_key(&self) -> anyhow::Result<[u8; KEY_LEN]> {
+        self.key("address.key", "expect other addresses")
+    }
+
+    /// `else_what`: what to do where there is no backup.
+    fn key(&self, name: &str, else_what: &str) -> anyhow::Result<[u8; KEY_LEN]> {
+        let path = self.path.join(name);
         match fs::read(&path) {
             Ok(bytes) => match bytes.as_slice().try_into() {
                 Ok(key) => Ok(key),
                 Err(_) => bail!(
-                    "{}: {} bytes, expected {KEY_LEN}; restore it from a backup, or remove it and let clients mount again",
+                    "{}: {} bytes, expected {KEY_LEN}; restore it from a backup, or remove it and {else_what}",
                     path.display(),
                     bytes.len()
                 ),
@@ -100,6 +112,9 @@ mod tests {
         let again = StateDirectory::open(&path).unwrap().handle_key().unwrap();
         assert_eq!(first, again);
         assert_ne!(first, [0; KEY_LEN]);
+        let addresses = StateDirectory::open(&path).unwrap().address_key().unwrap();
+        assert_eq!(addresses, StateDirectory::open(&path).unwrap().address_key().unwrap());
+        assert_ne!(addresses, first);
         fs::remove_dir_all(&path).unwrap();
     }
 

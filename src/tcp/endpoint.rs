@@ -105,6 +105,8 @@ pub struct TransmitLimits {
     pub mtu: u16,
     /// Largest TCP payload of one chain to be cut by the device, bytes; 0: no TSO.
     pub tso_bytes_max: u32,
+    /// The same over IPv6, which not every device with TSO can cut.
+    pub tso_ipv6_bytes_max: u32,
     /// Buffers (header included) one packet, or the bytes of one MSS of a chain, may be made of.
     pub segments_per_packet_max: u16,
     /// Buffers (header included) a chain may be made of.
@@ -113,7 +115,7 @@ pub struct TransmitLimits {
 
 impl Default for TransmitLimits {
     fn default() -> TransmitLimits {
-        TransmitLimits { mtu: 1500, tso_bytes_max: 0, segments_per_packet_max: 32, segments_tso_max: 32 }
+        TransmitLimits { mtu: 1500, tso_bytes_max: 0, tso_ipv6_bytes_max: 0, segments_per_packet_max: 32, segments_tso_max: 32 }
     }
 }
 

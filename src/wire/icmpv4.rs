@@ -23,6 +23,8 @@ pub mod unreachable {
     pub const PROTOCOL: u8 = 2;
     pub const PORT: u8 = 3;
     pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Administratively prohibited.
+    pub const HOST_PROHIBITED: u8 = 10;
 }
 
 /// A view of a message's header. Getters never panic: `new` has checked the length.

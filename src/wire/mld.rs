@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use crate::wire::icmpv6::{fill_checksum, kind};
 use crate::wire::{Malformed, array_at, u16_at};
 
-/// Groups in one report; a host in more sends several.
-pub const REPORT_GROUPS_MAX: usize = 32;
+/// Groups in one report; a host in more sends several. The whole packet is then below 256 bytes, which fits one header buffer.
+pub const REPORT_GROUPS_MAX: usize = 8;
 
 const QUERY_V1_LEN: usize = 24;
 const QUERY_V2_LEN: usize = 28;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::client::Rpc;
 use crate::net::Netns;
 use crate::process::{Daemon, TempDir};
-use crate::server::{self, CLIENT_ADDRESS, DEVICE, NFS_PORT, SERVER_ADDRESS, Setup};
+use crate::server::{self, CLIENT_ADDRESS, CLIENT_ADDRESS_V6, DEVICE, NFS_PORT, SERVER_ADDRESS, Setup};
 use crate::standin;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -45,15 +45,25 @@ impl Bed {
         }
         let bed = Bed { server: None, far, net, setup, dir };
         if bed.has_device() {
-            let mut addressed = DEVICE;
+            let mut addressed = DEVICE.to_owned();
+            if let Some(vlan) = bed.setup.vlan {
+                addressed = format!("{DEVICE}.{vlan}");
+                bed.net.ip(&format!("link add link {DEVICE} name {addressed} address {CLIENT_MAC} type vlan id {vlan}"))?;
+            }
             if bed.setup.bridge {
                 bed.net.ip(&format!("link add {BRIDGE} address 02:00:0a:4d:00:fe type bridge"))?;
                 bed.net.ip(&format!("link set {DEVICE} master {BRIDGE}"))?;
                 bed.net.ip(&format!("link set {BRIDGE} up"))?;
-                addressed = BRIDGE;
+                addressed = BRIDGE.to_owned();
             }
             bed.net.ip(&format!("addr add {CLIENT_ADDRESS}/24 dev {addressed}"))?;
             bed.net.ip(&format!("link set {DEVICE} up"))?;
+            bed.net.ip(&format!("link set {addressed} up"))?;
+            if bed.setup.ipv6 {
+                // While the driver lends the kernel's end the server's own MAC address, the kernel would take the server for a
+                // duplicate of itself.
+                bed.net.ip(&format!("-6 addr add {CLIENT_ADDRESS_V6}/64 dev {addressed} nodad"))?;
+            }
         }
         Ok(bed)
     }

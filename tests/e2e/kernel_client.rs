@@ -1,4 +1,4 @@
-//! Debian's stock kernel, in QEMU, mounts the export and works on it: over a bridge to the TAP, and over vhost-user.
+//! Debian's stock kernel, in QEMU, mounts the export and works on it: over a bridge to the TAP (IPv4 and IPv6), and over vhost-user.
 //! What it wrote is compared with the exported folder on the host too.
 
 use std::process::Command;
@@ -9,11 +9,12 @@ use anyhow::{Context, Result};
 use crate::bed::Bed;
 use crate::process;
 use crate::qemu;
-use crate::report::{Report, full};
-use crate::server::{CLIENT_ADDRESS, SERVER_ADDRESS, Setup};
+use crate::report::{Report, full, skip};
+use crate::server::{CLIENT_ADDRESS, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup};
 use crate::standin;
 
 const GUEST_ADDRESS: &str = "10.77.0.3";
+const GUEST_ADDRESS_V6: &str = "fd4e:6673::3";
 const SCRIPT: &str = include_str!("guest/nfs.sh");
 const MODULES: &[&str] = &["virtio_pci", "virtio_net", "nfsv3"];
 const LIMIT: Duration = Duration::from_secs(420);
@@ -23,6 +24,7 @@ pub fn run(report: &mut Report) {
     report.case("over_a_bridge_tcp_mountproto", || {
         over_a_bridge("vers=3,nolock,proto=tcp,mountproto=tcp,rsize=65536,wsize=65536", many_files())
     });
+    report.case("over_ipv6", over_ipv6);
     report.case("over_vhost_user", over_vhost_user);
 }
 
@@ -38,8 +40,22 @@ fn many_files() -> u32 {
 }
 
 fn over_a_bridge(options: &str, files: u32) -> Result<()> {
+    on_the_bridge(Setup { bridge: true, ..Setup::default() }, &words(GUEST_ADDRESS, options, files))
+}
+
+fn over_ipv6() -> Result<()> {
+    if standin::chosen() {
+        return skip("the stand-in's network is IPv4");
+    }
+    let options = "vers=3,nolock,proto=tcp6,mountproto=tcp6";
+    let words =
+        format!("{} t_server6={SERVER_ADDRESS_V6} t_address6={GUEST_ADDRESS_V6}", words(GUEST_ADDRESS, options, many_files()));
+    on_the_bridge(Setup { bridge: true, ipv6: true, ..Setup::default() }, &words)
+}
+
+fn on_the_bridge(setup: Setup, words: &str) -> Result<()> {
     let kernel = qemu::kernel()?;
-    let bed = Bed::new(Setup { bridge: true, ..Setup::default() })?;
+    let bed = Bed::new(setup)?;
     bed.net.ip("tuntap add dev guest0 mode tap")?;
     bed.net.ip("link set guest0 master br0")?;
     bed.net.ip("link set guest0 up")?;
@@ -52,7 +68,7 @@ fn over_a_bridge(options: &str, files: u32) -> Result<()> {
         "-device",
         "virtio-net-pci,netdev=n0,romfile=,mac=02:00:0a:4d:00:03",
     ];
-    let mut guest = qemu::boot(&bed.net, bed.folder(), &kernel, &initrd, &devices, &words(GUEST_ADDRESS, options, files))?;
+    let mut guest = qemu::boot(&bed.net, bed.folder(), &kernel, &initrd, &devices, words)?;
     guest.finish(LIMIT, SCRIPT)?;
     compare_on_host(&bed)?;
     bed.finish()

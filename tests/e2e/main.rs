@@ -16,6 +16,7 @@ mod cores;
 mod crash;
 mod drain;
 mod hostile;
+mod ipv6;
 mod kernel_client;
 mod libnfs;
 mod load;
@@ -31,6 +32,7 @@ use report::{Group, Report};
 
 const GROUPS: &[Group] = &[
     Group { name: "libnfs", run: libnfs::run },
+    Group { name: "ipv6", run: ipv6::run },
     Group { name: "hostile", run: hostile::run },
     Group { name: "config", run: config_errors::run },
     Group { name: "cores", run: cores::run },

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,9 +64,24 @@ impl Netns {
     }
 
     pub fn udp(&self, to: SocketAddr) -> Result<UdpSocket> {
-        let socket = self.inside(|| UdpSocket::bind("0.0.0.0:0"))??;
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = self.inside(|| UdpSocket::bind(any))??;
         socket.connect(to)?;
         Ok(socket)
+    }
+
+    /// The number of a device inside.
+    pub fn index(&self, device: &str) -> Result<u32> {
+        let listing = process::run_words(&format!("ip -n {} -o link show {device}", self.name))?;
+        let text = listing.text();
+        text.split(':').next().and_then(|number| number.trim().parse().ok()).with_context(|| format!("no number in {text}"))
+    }
+
+    /// Whether the kernel has this address inside.
+    pub fn has_address(&self, address: Ipv6Addr) -> Result<bool> {
+        Ok(process::run_words(&format!("ip -n {} -6 -o addr show to {address}", self.name))?
+            .text()
+            .contains(&address.to_string()))
     }
 
     /// Drops `percent` % of the packets in each direction on `device`, at random.

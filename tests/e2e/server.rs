@@ -13,6 +13,8 @@ use crate::process::{self, Daemon};
 
 pub const SERVER_ADDRESS: &str = "10.77.0.2";
 pub const CLIENT_ADDRESS: &str = "10.77.0.1";
+pub const SERVER_ADDRESS_V6: &str = "fd4e:6673::2";
+pub const CLIENT_ADDRESS_V6: &str = "fd4e:6673::1";
 /// The kernel's end of the TAP, or of the stand-in's veth pair.
 pub const DEVICE: &str = "nfs0";
 pub const NFS_PORT: u16 = 2049;
@@ -42,6 +44,14 @@ pub struct Setup {
     pub limits: String,
     /// Puts the kernel's end into a bridge, for a guest beside it.
     pub bridge: bool,
+    /// Both ends have addresses of IPv6 too.
+    pub ipv6: bool,
+    /// The port is in this VLAN, and the kernel's end has its addresses there.
+    pub vlan: Option<u16>,
+    /// Lines for the section `[[port]]`.
+    pub port_keys: String,
+    /// Networks that may use the exports besides the client's.
+    pub more_clients: Vec<String>,
 }
 
 impl Default for Setup {
@@ -56,6 +66,10 @@ impl Default for Setup {
             more_exports: Vec::new(),
             limits: String::new(),
             bridge: false,
+            ipv6: false,
+            vlan: None,
+            port_keys: String::new(),
+            more_clients: Vec::new(),
         }
     }
 }
@@ -67,7 +81,13 @@ impl Setup {
             "[server]\nstate_dir = \"{state}\"\nstats_socket = \"{socket}\"\nlog_level = \"info\"\ntransmit = \"{transmit}\"\n\n\
              [cores]\nengine = [{engine}]\nio = []\nio_threads = 2\n\n\
              [memory]\nhugepages = {hugepages}\neal_mib = 256\npage_cache_mib = {cache}\nblock_kib = 64\n\n\
-             [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\naddress = \"{SERVER_ADDRESS}/24\"\nqueues = {queues}\ntso = \"auto\"\n",
+             [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\nmtu = {mtu}\n{addresses}\nqueues = {queues}\ntso = \"auto\"\n{vlan}{port_keys}",
+            addresses = match self.ipv6 {
+                false => format!("address = \"{SERVER_ADDRESS}/24\""),
+                true => format!("addresses = [\"{SERVER_ADDRESS}/24\", \"{SERVER_ADDRESS_V6}/64\"]"),
+            },
+            vlan = self.vlan.map(|vlan| format!("vlan = {vlan}\n")).unwrap_or_default(),
+            port_keys = self.port_keys,
             state = folder.join("state").display(),
             socket = stats_socket(folder).display(),
             transmit = self.transmit,
@@ -84,6 +104,8 @@ impl Setup {
             read_only: false,
             squash: "none",
         };
+        let networks = ["10.77.0.0/24".to_owned(), "fd4e:6673::/64".to_owned()];
+        let clients: Vec<&String> = networks.iter().take(1 + usize::from(self.ipv6)).chain(&self.more_clients).collect();
         for export in std::iter::once(&own).chain(&self.more_exports) {
             let store = match &export.path {
                 Some(path) => format!("path = \"{}\"", path.display()),
@@ -91,7 +113,7 @@ impl Setup {
             };
             write!(
                 text,
-                "\n[[export]]\nname = \"{}\"\n{store}\nread_only = {}\nsquash = \"{}\"\nclients = [\"10.77.0.0/24\"]\n",
+                "\n[[export]]\nname = \"{}\"\n{store}\nread_only = {}\nsquash = \"{}\"\nclients = {clients:?}\n",
                 export.name, export.read_only, export.squash
             )
             .expect("writing to a String");

@@ -1,18 +1,20 @@
 //! The client of the rig: the server's own network stack in the other role, and replies cut out of its streams.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nfsplice::buf::{FragmentArena, PagePool, Slice};
-use nfsplice::net::{Device, Ingress, Interface, InterfaceOptions, OutgoingPacket, SendRefused};
+use nfsplice::net::{Device, Ingress, Interface, OutgoingPacket, SendRefused};
 use nfsplice::tcp::{ConnectionId, Endpoint, Event, Reason, Transmit, TransmitLimits};
 use nfsplice::time::Instant;
 use nfsplice::wire::protocol;
 
 use super::nfs::{self, Answer, Args};
-use super::server::{NFS_PORT, SERVER_ADDRESS, Setup};
+use super::server::{NFS_PORT, Setup};
 
 pub const CLIENT_ADDRESS: [u8; 4] = [10, 77, 0, 1];
+/// fd4e:6673::1
+pub const CLIENT_ADDRESS_V6: [u16; 8] = [0xfd4e, 0x6673, 0, 0, 0, 0, 0, 1];
 
 /// Bytes of a page of what the client sends.
 const PAGE: usize = 16 << 10;
@@ -75,13 +77,15 @@ pub struct Client<D> {
     next_xid: u32,
     transmit: Transmit,
     limits: TransmitLimits,
+    /// Its own and the server's.
+    addresses: [IpAddr; 2],
 }
 
 impl<D: Device> Client<D> {
     pub fn new(setup: &Setup, device: D) -> Client<D> {
         let pool = PagePool::anonymous(PAGES, PAGE).unwrap();
         let capabilities = *device.capabilities();
-        let options = InterfaceOptions::new(capabilities.mac, setup.mtu, CLIENT_ADDRESS.into(), 24);
+        let options = setup.interface(capabilities.mac, CLIENT_ADDRESS, CLIENT_ADDRESS_V6);
         Client {
             interface: Interface::new(options, FragmentArena::new(pool.clone()).unwrap(), Instant::ZERO).unwrap(),
             tcp: Endpoint::new(setup.client_tcp.clone(), [1; 16]),
@@ -93,17 +97,19 @@ impl<D: Device> Client<D> {
             limits: TransmitLimits {
                 mtu: setup.mtu.min(capabilities.mtu),
                 tso_bytes_max: capabilities.tso_bytes_max,
+                tso_ipv6_bytes_max: if capabilities.tso_ipv6 { capabilities.tso_bytes_max } else { 0 },
                 segments_per_packet_max: capabilities.segments_per_packet_max,
                 segments_tso_max: capabilities.segments_tso_max,
             },
+            addresses: setup.addresses(),
             device,
         }
     }
 
     /// Opens a connection to the NFS port; its number.
     pub fn connect(&mut self, now: Instant) -> usize {
-        let local: SocketAddr = (CLIENT_ADDRESS, 0).into();
-        let id = self.tcp.connect(now, local, (SERVER_ADDRESS, NFS_PORT).into()).unwrap();
+        let [local, remote] = self.addresses;
+        let id = self.tcp.connect(now, SocketAddr::new(local, 0), SocketAddr::new(remote, NFS_PORT)).unwrap();
         let port = self.tcp.info(id).unwrap().local.port();
         self.streams.push(Stream {
             id,

@@ -1,5 +1,6 @@
 //! The server of the rig: what `serve` builds from a configuration, here from constants, on any device.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nfsplice::buf::{FragmentArena, PagePool, Slice};
@@ -19,9 +20,11 @@ use nfsplice::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, 
 use nfsplice::time::{Duration, Instant};
 use nfsplice::{rpc, tcp};
 
-use super::client::CLIENT_ADDRESS;
+use super::client::{CLIENT_ADDRESS, CLIENT_ADDRESS_V6};
 
 pub const SERVER_ADDRESS: [u8; 4] = [10, 77, 0, 2];
+/// fd4e:6673::2
+pub const SERVER_ADDRESS_V6: [u16; 8] = [0xfd4e, 0x6673, 0, 0, 0, 0, 0, 2];
 pub const NFS_PORT: u16 = 2049;
 pub const EXPORT: u32 = 1;
 
@@ -29,6 +32,9 @@ pub const EXPORT: u32 = 1;
 #[derive(Clone)]
 pub struct Setup {
     pub mtu: u16,
+    /// Calls go over IPv6. Both ends have addresses of both families then.
+    pub ipv6: bool,
+    pub vlan: Option<u16>,
     /// Blocks of file data, and bytes in each.
     pub cache_blocks: usize,
     pub block_bytes: usize,
@@ -50,6 +56,8 @@ impl Default for Setup {
         let rpc = rpc::Options::default();
         Setup {
             mtu: 1500,
+            ipv6: false,
+            vlan: None,
             cache_blocks: 512,
             block_bytes: 64 << 10,
             cache: None,
@@ -70,6 +78,26 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The ends' addresses: client, server.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        match self.ipv6 {
+            false => [CLIENT_ADDRESS.into(), SERVER_ADDRESS.into()],
+            true => [CLIENT_ADDRESS_V6.into(), SERVER_ADDRESS_V6.into()],
+        }
+    }
+
+    /// One end's interface, whose IPv6 addresses are used at once.
+    pub fn interface(&self, mac: [u8; 6], v4: [u8; 4], v6: [u16; 8]) -> InterfaceOptions {
+        let mut options = InterfaceOptions::new(mac, self.mtu, v4.into(), 24);
+        options.vlan = self.vlan;
+        if self.ipv6 {
+            options.addresses.push((v6.into(), 64));
+            options.ipv6.duplicate_detections = 0;
+            options.ipv6.secret = [mac[5]; 16];
+        }
+        options
+    }
+
     /// Bytes of replies that one connection may owe before its calls stay unread.
     pub fn send_queue_bytes_max(mut self, bytes: u64) -> Setup {
         self.rpc.send_queue_bytes_max = bytes;
@@ -129,7 +157,7 @@ fn exported(store: Box<dyn Store>) -> Volumes {
         squash: Squash::None,
         anon_uid: 65534,
         anon_gid: 65534,
-        clients: vec!["10.77.0.0/24".parse().unwrap()],
+        clients: vec!["10.77.0.0/24".parse().unwrap(), "fd4e:6673::/64".parse().unwrap()],
         store: 0,
     };
     Volumes::new(Arc::new(ExportTable::new(vec![export]).unwrap()), vec![store], HandleSeal::new([7; 16]))
@@ -148,7 +176,7 @@ impl<D: Device> Server<D> {
         let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
         tcp.set_copy_out(arena(&fragments));
         tcp.listen(NFS_PORT).unwrap();
-        let options = InterfaceOptions::new(device.capabilities().mac, setup.mtu, SERVER_ADDRESS.into(), 24);
+        let options = setup.interface(device.capabilities().mac, SERVER_ADDRESS, SERVER_ADDRESS_V6);
         let interface = Interface::new(options, arena(&fragments), Instant::ZERO).unwrap();
         let rpc = rpc::Server::new(setup.rpc, arena(&fragments));
         let mount = Mount::new(mount::Options::default(), Arc::new(MountList::default()));

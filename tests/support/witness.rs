@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use nfsplice::net::memory_link::Filter;
 use nfsplice::wire::tcp::{Flags, Repr};
-use nfsplice::wire::{ethernet, ipv4};
+use nfsplice::wire::{ethernet, ipv4, ipv6, protocol};
 
 /// Most bytes of one connection that are looked at.
 const BYTES_MAX: usize = 1 << 30;
@@ -30,12 +30,19 @@ pub struct Witness {
 /// Header and payload of a TCP segment in a frame.
 pub fn segment(frame: &[u8]) -> Option<(Repr, &[u8])> {
     let link = ethernet::Frame::new(frame).ok()?;
-    if link.ethertype() != ethernet::ethertype::IPV4 {
-        return None;
-    }
     let payload = frame.get(link.header_len()..)?;
-    let packet = ipv4::Packet::new(payload, payload.len()).ok()?;
-    let tcp = payload.get(packet.header_len()..packet.total_len())?;
+    let tcp = match link.ethertype() {
+        ethernet::ethertype::IPV4 => {
+            let packet = ipv4::Packet::new(payload, payload.len()).ok()?;
+            payload.get(packet.header_len()..packet.total_len())?
+        }
+        ethernet::ethertype::IPV6 => {
+            let packet = ipv6::Packet::new(payload, payload.len()).ok()?;
+            let chain = packet.chain().ok().filter(|chain| chain.protocol == protocol::TCP)?;
+            payload.get(chain.offset..packet.total_len())?
+        }
+        _ => return None,
+    };
     let (repr, header_len) = Repr::parse(tcp).ok()?;
     Some((repr, &tcp[header_len..]))
 }

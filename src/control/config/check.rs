@@ -3,10 +3,11 @@
 //! Each check speaks only when the keys it looks at were readable, so that one mistake is reported once.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::source::Document;
-use super::{Bus, Config, Cores, Export, Limits, Memory, Port, Server, Store};
+use super::{Bus, Cidr, Config, Cores, Export, Limits, Memory, Port, Server, Store};
 
 /// A call's RPC header, credential, verifier and NFS arguments besides a WRITE's data: 400 bytes each for credential and verifier
 /// (RFC 5531 section 8.2), a handle, and room.
@@ -100,11 +101,22 @@ impl Draft {
                 document.refuse(&key, &format!("1..={engines}: each queue needs its own core in cores.engine"));
             }
         }
+        self.check_ipv6_cores(document);
         self.check_queue_memory(document);
         let ports = || present(&self.ports);
         unique(document, "port", "device", ports().map(|(index, port)| (index, port.device.name.clone())));
-        unique(document, "port", "address", ports().map(|(index, port)| (index, port.address.address)));
+        unique_addresses(document, ports());
         unique(document, "port", "mac", ports().filter_map(|(index, port)| Some((index, port.mac?))));
+    }
+
+    /// Cores do not tell each other what neighbour discovery and routers say (docs/decisions/0003-ipv6.md).
+    fn check_ipv6_cores(&self, document: &mut Document<'_>) {
+        let engines = self.cores.engine.len();
+        let ipv6 = present(&self.ports).find(|(_, port)| port.has_ipv6());
+        if let Some((index, _)) = ipv6.filter(|_| engines > 1 && document.sound(&["cores.engine"])) {
+            let allowed = format!("one CPU where a port has IPv6, as port[{index}] does by an address or slaac");
+            document.refuse_found("cores.engine", &format!("{engines} CPUs"), &allowed);
+        }
     }
 
     /// Each queue pair has pools of its own.
@@ -236,22 +248,90 @@ impl Draft {
 }
 
 fn check_addresses(document: &mut Document<'_>, index: usize, port: &Port) {
-    let (address_key, gateway_key) = (format!("port[{index}].address"), format!("port[{index}].gateway"));
-    let network = port.address.network();
-    // RFC 3021: a network of two or one addresses has no network or broadcast address.
-    let has_special = port.address.prefix_length < 31;
-    let special = [network.address, port.address.last_address()];
-    if has_special && special.contains(&port.address.address) {
-        let allowed = format!("a host address between {} and {}", special[0], special[1]);
-        document.refuse(&address_key, &allowed);
+    for cidr in &port.addresses {
+        if is_special(*cidr, cidr.address) {
+            let allowed = match cidr.address {
+                IpAddr::V4(_) => format!("a host address between {} and {}", cidr.network().address, cidr.last_address()),
+                IpAddr::V6(_) => "a host's address: this one is that of the network's routers".to_owned(),
+            };
+            document.refuse_found(&addresses_key(document, index), &format!("'{cidr}'"), &allowed);
+        }
     }
-    let Some(gateway) = port.gateway else { return };
-    if gateway == port.address.address {
-        document.refuse(&gateway_key, "a router's address, not the port's own");
-    } else if !network.contains(gateway) {
-        document.refuse(&gateway_key, &format!("an address in {network}, the network of {address_key}"));
-    } else if has_special && special.contains(&gateway) {
-        document.refuse(&gateway_key, &format!("a host address between {} and {}", special[0], special[1]));
+    let key = format!("port[{index}].mtu");
+    if port.has_ipv6() && port.mtu < super::MTU_IPV6_MIN && document.sound(&[&key]) {
+        document.refuse_found(&key, &port.mtu.to_string(), &format!("at least {} on a port with IPv6", super::MTU_IPV6_MIN));
+    }
+    if let Some(gateway) = port.gateway {
+        check_gateway(document, index, port, "gateway", gateway.into());
+    }
+    if let Some(gateway) = port.gateway_ipv6 {
+        check_gateway(document, index, port, "gateway_ipv6", gateway.into());
+    }
+}
+
+fn check_gateway(document: &mut Document<'_>, index: usize, port: &Port, name: &str, gateway: IpAddr) {
+    let key = format!("port[{index}].{name}");
+    let family = || port.addresses.iter().filter(|cidr| cidr.address.is_ipv4() == gateway.is_ipv4());
+    if family().any(|cidr| cidr.address == gateway) {
+        document.refuse(&key, "a router's address, not the port's own");
+        return;
+    }
+    // A router's link-local address is always on the link.
+    if port.has_ipv6() && super::value::LINK_LOCAL.contains(gateway) {
+        return;
+    }
+    match family().find(|cidr| cidr.contains(gateway)) {
+        Some(cidr) if is_special(*cidr, gateway) && gateway.is_ipv4() => {
+            let allowed = format!("a host address between {} and {}", cidr.network().address, cidr.last_address());
+            document.refuse(&key, &allowed);
+        }
+        Some(_) => {}
+        None => {
+            let mut networks: Vec<String> = family().map(|cidr| cidr.network().to_string()).collect();
+            networks.dedup();
+            let allowed = match networks.is_empty() {
+                true => format!("nothing: the port has no {} address", if gateway.is_ipv4() { "IPv4" } else { "IPv6" }),
+                false => format!("an address in {}, the network of {}", networks.join(" or "), addresses_key(document, index)),
+            };
+            document.refuse(&key, &allowed);
+        }
+    }
+}
+
+/// Under which key a port's addresses stand.
+fn addresses_key(document: &Document<'_>, index: usize) -> String {
+    let single = format!("port[{index}].address");
+    if document.line(&single).is_some() { single } else { format!("port[{index}].addresses") }
+}
+
+/// Whether an address is its network's own or its broadcast address (RFC 3021: a network of two addresses or one has neither), or, in
+/// IPv6, that of the network's routers (RFC 4291 section 2.6.1).
+fn is_special(cidr: Cidr, address: IpAddr) -> bool {
+    let network = cidr.network().address == address;
+    match address {
+        IpAddr::V4(_) => cidr.prefix_length < 31 && (network || cidr.last_address() == address),
+        IpAddr::V6(_) => cidr.prefix_length < 127 && network,
+    }
+}
+
+/// Refuses every address that an earlier port, or the same one, has already.
+fn unique_addresses<'p>(document: &mut Document<'_>, ports: impl Iterator<Item = (usize, &'p Port)>) {
+    let mut seen: Vec<(usize, IpAddr)> = Vec::new();
+    for (index, port) in ports {
+        let key = addresses_key(document, index);
+        for cidr in &port.addresses {
+            match seen.iter().find(|(_, other)| *other == cidr.address).map(|(first, _)| *first) {
+                Some(first) if first == index => {
+                    document.refuse_found(&key, &format!("{} twice", cidr.address), "each address once");
+                }
+                Some(first) => {
+                    let line = document.line(&addresses_key(document, first)).unwrap_or(0);
+                    let allowed = format!("one that port[{first}] (line {line}) does not have");
+                    document.refuse_found(&key, &cidr.address.to_string(), &allowed);
+                }
+                None => seen.push((index, cidr.address)),
+            }
+        }
     }
 }
 

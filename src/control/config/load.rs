@@ -66,11 +66,11 @@ impl LoadPort {
     fn read(section: &mut Section<'_, '_>) -> Option<LoadPort> {
         let device = section.required("device", value::device());
         let address = section.required("address", value::interface_address());
-        let gateway = section.optional("gateway", value::gateway());
+        let gateway = section.optional("gateway", value::host_address());
         let mac = section.optional("mac", value::mac_address());
         let mtu = section.or("mtu", number(576..=9702), 1500);
         let cores = section.required("cores", list(number::<u32>(0..=1023), 1..=CORES_PER_PORT_MAX));
-        let server = section.optional("server", value::gateway());
+        let server = section.optional("server", value::host_address());
         Some(LoadPort { device: device?, address: address?, gateway, mac, mtu, cores: cores?, server })
     }
 }

@@ -17,7 +17,7 @@ mod tests;
 mod value;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 pub use check::Machine;
@@ -33,6 +33,10 @@ use value::{Bool, ClientNetworks, Toml, list, number, one_of, path, words};
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most ports: DPDK's RTE_MAX_ETHPORTS.
 pub const PORTS_MAX: usize = 32;
+/// Most addresses of one port.
+pub const ADDRESSES_MAX: usize = 16;
+/// Least MTU of a port with IPv6 (RFC 8200 section 5).
+pub const MTU_IPV6_MIN: u16 = 1280;
 /// Most exports.
 pub const EXPORTS_MAX: usize = 256;
 /// Most engine cores: DPDK's RTE_MAX_LCORE.
@@ -189,14 +193,33 @@ pub struct Port {
     pub mac: Option<MacAddress>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
-    /// The server's address on this port and its network.
-    pub address: Cidr,
-    /// Router for everything outside that network.
-    pub gateway: Option<IpAddr>,
+    /// 802.1Q VLAN of the port's frames; none: they carry no tag.
+    pub vlan: Option<u16>,
+    /// The server's addresses on this port and their networks. Not empty without `slaac`.
+    pub addresses: Vec<Cidr>,
+    /// Router for every IPv4 address outside those networks.
+    pub gateway: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub gateway_ipv6: Option<Ipv6Addr>,
+    /// Whether routers tell IPv6 prefixes, which addresses are made from, and offer themselves.
+    pub slaac: bool,
     /// Receive/transmit queue pairs, one for each core from the first on.
     pub queues: u16,
     /// Segmentation offload.
     pub tso: Tso,
+}
+
+impl Port {
+    /// Whether there is IPv6 on this port.
+    pub fn has_ipv6(&self) -> bool {
+        self.slaac || self.addresses.iter().any(|address| address.address.is_ipv6())
+    }
+
+    /// The networks that this port is in, as far as the file tells.
+    fn networks(&self) -> impl Iterator<Item = Cidr> {
+        let link_local = self.has_ipv6().then_some(value::LINK_LOCAL);
+        self.addresses.iter().map(|address| address.network()).chain(link_local)
+    }
 }
 
 /// `[[export]]`
@@ -273,9 +296,9 @@ impl Config {
         let ports = root.tables("port", |section, _| Port::read(section, cores.engine.len()));
         // Without `clients` an export is for the server's own networks: never for the whole Internet by omission.
         let mut own_networks: Vec<Cidr> = Vec::new();
-        for port in ports.iter().flatten() {
-            if !own_networks.contains(&port.address.network()) {
-                own_networks.push(port.address.network());
+        for network in ports.iter().flatten().flat_map(Port::networks) {
+            if !own_networks.contains(&network) {
+                own_networks.push(network);
             }
         }
         let exports = root.tables("export", |section, _| Export::read(section, &own_networks));
@@ -390,11 +413,31 @@ impl Port {
         let mac = section.optional("mac", value::mac_address());
         // 576 is what every host must take (RFC 1122 section 3.3.3); 9702 is the largest that common NICs take.
         let mtu = section.or("mtu", number(576..=9702), 1500);
-        let address = section.required("address", value::interface_address());
+        let vlan = section.optional("vlan", number(1..=4094));
+        let slaac = section.or("slaac", Bool, false);
+        let addresses = Self::read_addresses(section, slaac);
         let gateway = section.optional("gateway", value::gateway());
+        let gateway_ipv6 = section.optional("gateway_ipv6", value::gateway_ipv6());
         let queues = section.optional("queues", number(1..=QUEUES_MAX)).unwrap_or((engines as u16).min(QUEUES_MAX));
         let tso = section.or("tso", one_of(), Tso::Auto);
-        Some(Self { device: device?, mac, mtu, address: address?, gateway, queues, tso })
+        Some(Self { device: device?, mac, mtu, vlan, addresses: addresses?, gateway, gateway_ipv6, slaac, queues, tso })
+    }
+
+    /// `addresses`, or `address`, which is the same with one.
+    fn read_addresses(section: &mut Section<'_, '_>, slaac: bool) -> Option<Vec<Cidr>> {
+        let addresses = section.optional("addresses", list(value::interface_address(), 1..=ADDRESSES_MAX));
+        if section.refused("addresses") || addresses.is_some() {
+            section.forbidden("address", value::interface_address(), "only without the key addresses, which takes all of them");
+            return addresses;
+        }
+        let address = match slaac {
+            true => section.optional("address", value::interface_address()),
+            false => section.required("address", value::interface_address()),
+        };
+        match address {
+            Some(address) => Some(vec![address]),
+            None => (slaac && !section.refused("address")).then(Vec::new),
+        }
     }
 
     fn write(&self, out: &mut String) {
@@ -404,10 +447,19 @@ impl Port {
             key(out, "mac", mac);
         }
         key(out, "mtu", &self.mtu);
-        key(out, "address", &self.address);
+        if let Some(vlan) = &self.vlan {
+            key(out, "vlan", vlan);
+        }
+        if !self.addresses.is_empty() {
+            key(out, "addresses", &self.addresses);
+        }
         if let Some(gateway) = &self.gateway {
             key(out, "gateway", gateway);
         }
+        if let Some(gateway) = &self.gateway_ipv6 {
+            key(out, "gateway_ipv6", gateway);
+        }
+        key(out, "slaac", &self.slaac);
         key(out, "queues", &self.queues);
         key(out, "tso", &self.tso);
     }

@@ -44,7 +44,7 @@ state_dir = "/var/lib/n \"q\" \\ é"
 log_level = "trace"
 transmit = "copy"
 [cores]
-engine = [1, 3]
+engine = [1]
 io = [5]
 io_threads = 2
 [memory]
@@ -56,11 +56,19 @@ mac = "02:00:00:00:0A:01"
 mtu = 9000
 address = "192.168.7.9/22"
 gateway = "192.168.4.1"
-queues = 2
+queues = 1
 tso = "off"
 [[port]]
 device = "net_vhost0,iface=/run/v.sock,tso=1"
 address = "10.1.0.1/31"
+[[port]]
+device = "net_tap1"
+vlan = 100
+addresses = ["10.2.0.1/24", "2001:db8::2/64", "10.3.0.1/32"]
+gateway_ipv6 = "fe80::1"
+[[port]]
+device = "net_tap2"
+slaac = true
 [[export]]
 name = "/"
 store = "memory"
@@ -144,7 +152,9 @@ path = \"/srv/data\"
     let all: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.split(' ').nth(1) == Some("=") && !rest.starts_with("memory_mib") => format!("{rest}\n"),
+            // Those do not go with what is set.
+            Some(rest) if ["memory_mib", "address ", "gateway_ipv6"].iter().any(|key| rest.starts_with(key)) => String::new(),
+            Some(rest) if rest.split(' ').nth(1) == Some("=") => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
@@ -159,6 +169,7 @@ fn the_tap_file_is_good() {
     assert!(!config.memory.hugepages);
     assert!(config.exports[0].allows("10.77.0.1".parse().unwrap()));
     assert!(!config.exports[0].allows("10.78.0.1".parse().unwrap()));
+    assert!(config.exports[0].allows("fd4e:6673::1".parse().unwrap()));
 }
 
 /// A file with one mistake: the minimal file's tables with some lines replaced or added.
@@ -191,7 +202,7 @@ fn export(export: &'static str) -> Broken {
 }
 
 const DEVICE: &str = "a PCI address such as \"0000:03:00.0\" or a DPDK vdev such as \"net_tap0,iface=nfs0\" (not net_af_xdp: it cannot send segmented packets)";
-const ADDRESS: &str = "a unicast IPv4 address with its prefix length, such as \"10.77.0.2/24\"";
+const ADDRESS: &str = "a unicast address with its prefix length, such as \"10.77.0.2/24\" or \"fd4e:6673::2/64\"";
 const NAME: &str =
     "a path such as \"/export\": begins with '/', no empty, \".\" or \"..\" part, no '/' at the end, at most 1024 bytes";
 
@@ -252,7 +263,20 @@ fn each_broken_file_gets_its_message() {
         (port("device = 'net_tap0'\naddress = '10.77.0.256/24'"), format!("t.toml:4:11: port[0].address: found '10.77.0.256/24', allowed {ADDRESS}")),
         (port("device = 'net_tap0'\naddress = '127.0.0.1/8'"), format!("t.toml:4:11: port[0].address: found '127.0.0.1/8', allowed {ADDRESS}")),
         (port("device = 'net_tap0'\naddress = '224.0.0.1/8'"), format!("t.toml:4:11: port[0].address: found '224.0.0.1/8', allowed {ADDRESS}")),
-        (port("device = 'net_tap0'\naddress = 'fd00::1/64'"), format!("t.toml:4:11: port[0].address: found 'fd00::1/64', allowed {ADDRESS}")),
+        (port("device = 'net_tap0'\naddress = 'ff02::1/64'"), format!("t.toml:4:11: port[0].address: found 'ff02::1/64', allowed {ADDRESS}")),
+        (port("device = 'net_tap0'\naddress = '::ffff:10.77.0.2/96'"), format!("t.toml:4:11: port[0].address: found '::ffff:10.77.0.2/96', allowed {ADDRESS}")),
+        (port("device = 'net_tap0'\naddress = 'fd00::/64'"), "t.toml:4:11: port[0].address: found 'fd00::/64', allowed a host's address: this one is that of the network's routers".into()),
+        (port("device = 'net_tap0'\naddresses = ['10.77.0.2/24', 'fd00::2']"), format!("t.toml:4:30: port[0].addresses[1]: found 'fd00::2', allowed {ADDRESS}")),
+        (port("device = 'net_tap0'\naddresses = []"), format!("t.toml:4:13: port[0].addresses: found [], allowed a list of 1 to 16 elements, each {ADDRESS}")),
+        (port("device = 'net_tap0'\naddresses = ['10.77.0.2/24', '10.77.0.2/16']"), "t.toml:4:13: port[0].addresses: found 10.77.0.2 twice, allowed each address once".into()),
+        (port("device = 'net_tap0'\naddresses = ['10.77.0.0/24']"), "t.toml:4:13: port[0].addresses: found '10.77.0.0/24', allowed a host address between 10.77.0.0 and 10.77.0.255".into()),
+        (port("device = 'net_tap0'\naddresses = ['10.77.0.2/24']\naddress = '10.77.0.2/24'"), "t.toml:5:11: port[0].address: found '10.77.0.2/24', allowed only without the key addresses, which takes all of them".into()),
+        (port("device = 'net_tap0'\naddress = 'fd00::2/64'\nmtu = 1279"), "t.toml:5:7: port[0].mtu: found 1279, allowed at least 1280 on a port with IPv6".into()),
+        (port("device = 'net_tap0'\naddress = 'fd00::2/64'\ngateway = '10.77.0.1'"), "t.toml:5:11: port[0].gateway: found '10.77.0.1', allowed nothing: the port has no IPv4 address".into()),
+        (port("device = 'net_tap0'\naddress = 'fd00::2/64'\ngateway_ipv6 = 'fd01::1'"), "t.toml:5:16: port[0].gateway_ipv6: found 'fd01::1', allowed an address in fd00::/64, the network of port[0].address".into()),
+        (port("device = 'net_tap0'\naddress = 'fd00::2/64'\ngateway_ipv6 = 'fd00::2'"), "t.toml:5:16: port[0].gateway_ipv6: found 'fd00::2', allowed a router's address, not the port's own".into()),
+        (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nvlan = 0"), "t.toml:5:8: port[0].vlan: found 0, allowed 1..=4094".into()),
+        (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nvlan = 4095"), "t.toml:5:8: port[0].vlan: found 4095, allowed 1..=4094".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.0/24'"), "t.toml:4:11: port[0].address: found '10.77.0.0/24', allowed a host address between 10.77.0.0 and 10.77.0.255".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.255/24'"), "t.toml:4:11: port[0].address: found '10.77.0.255/24', allowed a host address between 10.77.0.0 and 10.77.0.255".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\ngateway = '10.77.0.2'"), "t.toml:5:11: port[0].gateway: found '10.77.0.2', allowed a router's address, not the port's own".into()),
@@ -417,6 +441,18 @@ fn networks_contain_their_own_addresses_only() {
 }
 
 #[test]
+fn a_port_may_have_addresses_of_both_families_and_its_networks_may_use_the_exports() {
+    let config = parse(&MINIMAL.replace("address = \"10.77.0.2/24\"", "addresses = [\"10.77.0.2/24\", \"fd00:1::2/64\"]"));
+    let clients: Vec<String> = config.exports[0].clients.iter().map(ToString::to_string).collect();
+    assert_eq!(clients, ["10.77.0.0/24", "fd00:1::/64", "fe80::/64"]);
+    assert!(config.ports[0].has_ipv6());
+    assert!(!parse(MINIMAL).ports[0].has_ipv6());
+    let slaac = parse(&MINIMAL.replace("address = \"10.77.0.2/24\"", "slaac = true"));
+    assert!(slaac.ports[0].addresses.is_empty() && slaac.ports[0].has_ipv6());
+    assert_eq!(slaac.exports[0].clients[0].to_string(), "fe80::/64");
+}
+
+#[test]
 fn an_export_keeps_its_derived_id_wherever_it_stands() {
     let one = parse(&format!("{MINIMAL}[[export]]\nname = '/b'\npath = '/b'"));
     let other = parse(&format!("[[export]]\nname = '/b'\npath = '/b'\n{MINIMAL}"));
@@ -424,4 +460,23 @@ fn an_export_keeps_its_derived_id_wherever_it_stands() {
     assert_eq!(one.exports[1].id, other.exports[0].id);
     // Handles that clients hold depend on it: this number must never change.
     assert_eq!(one.exports[0].id, 0xe4db_8904);
+}
+
+#[test]
+fn ipv6_is_refused_with_several_engine_cores() {
+    let text = |cores: &str, port: &str| {
+        format!(
+            "[cores]\nengine = {cores}\n[memory]\neal_mib = 512\n[[port]]\ndevice = 'net_tap0'\n{port}\n[[export]]\nname = '/e'\npath = '/srv'\n"
+        )
+    };
+    for port in ["address = 'fd00::2/64'", "addresses = ['10.77.0.2/24', 'fd00::2/64']", "address = '10.77.0.2/24'\nslaac = true"]
+    {
+        let refused = problems(&text("[0, 1]", port));
+        assert_eq!(
+            refused,
+            "t.toml:2:10: cores.engine: found 2 CPUs, allowed one CPU where a port has IPv6, as port[0] does by an address or slaac"
+        );
+        Config::parse("t.toml", &text("[0]", port), None).unwrap();
+    }
+    Config::parse("t.toml", &text("[0, 1]", "address = '10.77.0.2/24'"), None).unwrap();
 }

@@ -51,7 +51,7 @@ toml_as_displayed!(bool u16 u32 u64);
 macro_rules! toml_as_string {
     ($($type:ty)*) => { $(impl Toml for $type { fn toml(&self) -> String { quoted(&self.to_string()) } })* };
 }
-toml_as_string!(String IpAddr Cidr MacAddress Device);
+toml_as_string!(String IpAddr Ipv4Addr Ipv6Addr Cidr MacAddress Device);
 
 impl Toml for PathBuf {
     fn toml(&self) -> String {
@@ -473,10 +473,13 @@ impl Cidr {
     }
 }
 
-/// A port's own address. IPv4 only as long as the stack speaks only IPv4.
+/// The network of IPv6's link-local addresses (RFC 4291 section 2.5.6), which every port with IPv6 is in.
+pub const LINK_LOCAL: Cidr = Cidr { address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), prefix_length: 64 };
+
+/// A port's own address.
 pub fn interface_address() -> Text<Cidr> {
     Text {
-        allowed: "a unicast IPv4 address with its prefix length, such as \"10.77.0.2/24\"",
+        allowed: "a unicast address with its prefix length, such as \"10.77.0.2/24\" or \"fd4e:6673::2/64\"",
         parse: |text| {
             let cidr = Cidr::parse(text).filter(|_| text.contains('/'))?;
             (is_host_address(cidr.address) && cidr.prefix_length > 0).then_some(cidr)
@@ -484,19 +487,38 @@ pub fn interface_address() -> Text<Cidr> {
     }
 }
 
-/// A router's address.
-pub fn gateway() -> Text<IpAddr> {
+/// A host's or router's address of either family.
+pub fn host_address() -> Text<IpAddr> {
     Text {
-        allowed: "a unicast IPv4 address, such as \"10.77.0.1\"",
+        allowed: "a unicast address, such as \"10.77.0.1\" or \"fd4e:6673::1\"",
         parse: |text| text.parse().ok().filter(|address| is_host_address(*address)),
     }
 }
 
-/// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3).
+/// A router's address.
+pub fn gateway() -> Text<Ipv4Addr> {
+    Text {
+        allowed: "a unicast IPv4 address, such as \"10.77.0.1\"",
+        parse: |text| text.parse().ok().filter(|address| is_host_address(IpAddr::V4(*address))),
+    }
+}
+
+/// A router's address, often its link-local one.
+pub fn gateway_ipv6() -> Text<Ipv6Addr> {
+    Text {
+        allowed: "a unicast IPv6 address, such as \"fe80::1\"",
+        parse: |text| text.parse().ok().filter(|address| is_host_address(IpAddr::V6(*address))),
+    }
+}
+
+/// Not unspecified, loopback, multicast, reserved or broadcast (RFC 1122 section 3.2.1.3), nor an IPv4 address written as IPv6
+/// (RFC 4291 section 2.5.5).
 fn is_host_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => (1..=223).contains(&address.octets()[0]) && !address.is_loopback(),
-        IpAddr::V6(_) => false,
+        IpAddr::V6(address) => {
+            !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && address.to_ipv4_mapped().is_none()
+        }
     }
 }
 

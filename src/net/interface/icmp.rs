@@ -62,8 +62,10 @@ impl Interface {
     /// The address checks of RFC 1122 section 3.2.2 were made on the way in: neither broadcast, fragment nor a source that
     /// is not one host gets this far.
     pub fn udp_unreachable(&mut self, now: Instant, datagram: UdpDatagram) {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (datagram.src.ip(), datagram.dst.ip()) else {
+            return self.udp_unreachable_v6(now, &datagram);
+        };
         self.counters.udp_unreachable += 1;
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (datagram.src.ip(), datagram.dst.ip()) else { return };
         let facts = Ipv4Facts { src, dst, protocol: protocol::UDP, ecn: 0, headers: datagram.headers };
         if self.may_send_error(now) {
             let repr = Repr::DestinationUnreachable { code: unreachable::PORT, mtu: 0 };
@@ -108,7 +110,7 @@ impl Interface {
         )));
     }
 
-    fn copy_to_page(&mut self, front: &[u8], packet: &RxPacket, len: usize) -> Option<Slice> {
+    pub(super) fn copy_to_page(&mut self, front: &[u8], packet: &RxPacket, len: usize) -> Option<Slice> {
         let fragment = self.arena.reserve(len)?;
         let more = packet.more.iter().flat_map(|buf| buf.iter());
         let bytes = front.iter().chain(packet.first.iter()).chain(more);
@@ -144,7 +146,7 @@ impl TokenBucket {
         TokenBucket { interval, burst, tokens: burst, filled: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let Some(interval) = self.interval else { return false };
         let due = now.since(self.filled).as_nanos() / interval.as_nanos().max(1);
         if due >= u128::from(self.burst - self.tokens) {

@@ -1,7 +1,7 @@
 //! One port's IP layer: frames in, transport packets out, and back. Sans-IO: the device and the clock are handed in.
 //!
 //! Read first: RFC 1122 section 3 (what a host's IP layer owes), RFC 826 and RFC 5227 (ARP), RFC 1812 section 4.3.2
-//! (ICMP errors).
+//! (ICMP errors); for IPv6 `ipv6`.
 //!
 //! A turn of the core's loop: `handle_frame` for each received frame, `handle_timeout` when `poll_timeout` is due, `send`
 //! for what the transports have, `poll_transmit` for what the interface itself has to say, then `Device::flush`;
@@ -11,13 +11,14 @@
 //! - `receive`: the checks a frame passes, in order. - `recognised`: frames that need not pass them again.
 //! - `arp`: neighbours, announcements, conflicts.
 //! - `icmp`: echo, errors received and sent. - `routes`: where a packet goes. - `send`: headers, checksums.
+//! - `ipv6`: all of that for IPv6, and how its addresses come about.
 //!
 //! Deliberately not here: forwarding, reassembly (fragments are counted and dropped: RFC 1122 asks for it, but a peer that
-//! respects our MSS never needs it, and it is memory that strangers fill), multicast, IPv6 (addresses are generic; the
-//! options refuse it until neighbour discovery exists).
+//! respects our MSS never needs it, and it is memory that strangers fill), IPv4 multicast.
 
 mod arp;
 mod icmp;
+mod ipv6;
 mod options;
 mod receive;
 mod recognised;
@@ -36,6 +37,8 @@ use crate::time::Instant;
 use crate::wire::ethernet::Address;
 
 use icmp::TokenBucket;
+use ipv6::Ipv6;
+pub use ipv6::{Ipv6Counters, Ipv6Options};
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
 use recognised::Recognised;
@@ -115,8 +118,15 @@ pub enum IcmpErrorKind {
 /// What a person should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterfaceEvent {
-    /// Another station uses one of our addresses (RFC 5227 section 2.4). Told at most once per defence interval and address.
+    /// Another station uses one of our addresses (RFC 5227 section 2.4, RFC 4862 section 5.4.4). Told at most once per defence
+    /// interval and address.
     AddressConflict { address: IpAddr, mac: Address },
+    /// Another station had an address first, and it is not used (RFC 4862 section 5.4.5).
+    AddressDuplicate { address: IpAddr, mac: Address },
+    /// Nobody else has it: the address is used from now on.
+    AddressAssigned { address: IpAddr },
+    /// The life that a router gave the address is over.
+    AddressExpired { address: IpAddr },
 }
 
 struct LocalAddress {
@@ -133,6 +143,7 @@ pub struct Interface {
     addresses: Vec<LocalAddress>,
     gateway: Option<Ipv4Addr>,
     neighbours: NeighbourTable<ParkedPacket>,
+    ipv6: Option<Ipv6>,
     /// What `poll_transmit` sends.
     control: VecDeque<Control>,
     /// Where the payload of our own ICMP messages lies.
@@ -149,9 +160,15 @@ pub struct Interface {
 impl Interface {
     /// Announces its addresses at the first `handle_timeout`. `arena` holds its own ICMP messages until they are sent.
     pub fn new(options: InterfaceOptions, arena: FragmentArena, now: Instant) -> Result<Interface, InterfaceError> {
-        let CheckedAddresses { addresses, gateway } = options.check()?;
+        let CheckedAddresses { addresses, gateway, ipv6 } = options.check()?;
+        let mac = Address(options.mac);
+        let start_ipv6 = |addresses: Vec<_>| {
+            let InterfaceOptions { mtu, time_to_live, control_packets_max, .. } = options;
+            Ipv6::new(options.ipv6.clone(), mac, mtu, time_to_live, control_packets_max, &addresses, now)
+        };
         Ok(Interface {
-            mac: Address(options.mac),
+            mac,
+            ipv6: ipv6.map(start_ipv6),
             addresses: addresses.into_iter().map(|(address, prefix)| LocalAddress { address, prefix, defended: None }).collect(),
             gateway,
             neighbours: NeighbourTable::new(options.neighbours.clone()),
@@ -170,7 +187,8 @@ impl Interface {
     /// When `handle_timeout` is due; may be earlier than needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let announcement = self.announcements.map(|(at, _)| at);
-        [announcement, self.neighbours.poll_timeout()].into_iter().flatten().min()
+        let ipv6 = self.ipv6.as_ref().and_then(Ipv6::poll_timeout);
+        [announcement, self.neighbours.poll_timeout(), ipv6].into_iter().flatten().min()
     }
 
     /// Announces, asks again, forgets. `poll_transmit` sends what comes of it.
@@ -178,26 +196,25 @@ impl Interface {
         self.announce_if_due(now);
         self.neighbours.handle_timeout(now);
         self.routes.forget();
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.handle_timeout(now);
+        }
     }
 
     /// Whether `poll_transmit` has something to send: also after it stopped because the device was full.
     pub fn has_transmit(&self) -> bool {
-        !self.control.is_empty() || self.neighbours.has_ready() || self.neighbours.has_solicitation()
+        !self.control.is_empty()
+            || self.neighbours.has_ready()
+            || self.neighbours.has_solicitation()
+            || self.ipv6.as_ref().is_some_and(Ipv6::has_transmit)
     }
 
     /// Sends what the interface itself has to say, and packets whose neighbour has been found, until there is nothing or
     /// the device is full. Returns the frames queued; the caller flushes.
     pub fn poll_transmit<D: Device + ?Sized>(&mut self, now: Instant, device: &mut D) -> usize {
         let mut sent = 0;
-        while let Some(packet) = self.neighbours.next_ready() {
-            match self.send(now, device, &packet.as_outgoing()) {
-                Ok(()) => sent += 1,
-                Err(SendRefused::Full) => {
-                    self.neighbours.return_ready(packet);
-                    return sent;
-                }
-                Err(_) => self.counters.own_packets_refused += 1,
-            }
+        if !self.transmit_ready(now, device, &mut sent) || !self.transmit_ipv6(now, device, &mut sent) {
+            return sent;
         }
         while let Some(solicitation) = self.neighbours.poll_solicitation() {
             self.queue_solicitation(solicitation);
@@ -219,9 +236,54 @@ impl Interface {
         sent
     }
 
+    /// Packets whose neighbour has been found; false: the device is full.
+    fn transmit_ready<D: Device + ?Sized>(&mut self, now: Instant, device: &mut D, sent: &mut usize) -> bool {
+        while let Some(packet) = self.neighbours.next_ready() {
+            match self.send(now, device, &packet.as_outgoing()) {
+                Ok(()) => *sent += 1,
+                Err(SendRefused::Full) => {
+                    self.neighbours.return_ready(packet);
+                    return false;
+                }
+                Err(_) => self.counters.own_packets_refused += 1,
+            }
+        }
+        true
+    }
+
+    /// The same for IPv6, then what IPv6 has to say itself; false: the device is full.
+    fn transmit_ipv6<D: Device + ?Sized>(&mut self, now: Instant, device: &mut D, sent: &mut usize) -> bool {
+        while let Some(packet) = self.ipv6.as_mut().and_then(|ipv6| ipv6.neighbours.next_ready()) {
+            match self.send(now, device, &packet.as_outgoing()) {
+                Ok(()) => *sent += 1,
+                Err(SendRefused::Full) => {
+                    if let Some(ipv6) = &mut self.ipv6 {
+                        ipv6.neighbours.return_ready(packet);
+                    }
+                    return false;
+                }
+                Err(_) => self.counters.own_packets_refused += 1,
+            }
+        }
+        while let Some(own) = self.ipv6.as_mut().and_then(|ipv6| ipv6.poll_own(now)) {
+            match self.send_own_v6(device, &own) {
+                Ok(()) => *sent += 1,
+                Err(SendRefused::Full) => {
+                    if let Some(ipv6) = &mut self.ipv6 {
+                        ipv6.return_own(own);
+                    }
+                    return false;
+                }
+                Err(_) => self.counters.own_packets_refused += 1,
+            }
+        }
+        true
+    }
+
     /// The next thing a person should know.
     pub fn poll_event(&mut self) -> Option<InterfaceEvent> {
-        self.events.pop_front()
+        let ipv6 = self.ipv6.as_mut();
+        self.events.pop_front().or_else(|| ipv6.and_then(Ipv6::poll_event))
     }
 
     pub fn counters(&self) -> &InterfaceCounters {
@@ -232,14 +294,36 @@ impl Interface {
         self.neighbours.counters()
     }
 
-    /// The MAC address known for a neighbour.
-    pub fn neighbour(&self, address: IpAddr) -> Option<Address> {
-        self.neighbours.get(address)
+    /// `None`: no IPv6 here.
+    pub fn ipv6_counters(&self) -> Option<&Ipv6Counters> {
+        self.ipv6.as_ref().map(|ipv6| &ipv6.counters)
     }
 
-    /// Whether this is one of the interface's addresses.
+    /// Of the neighbour cache of IPv6; `None`: no IPv6 here.
+    pub fn ipv6_neighbour_counters(&self) -> Option<&NeighbourCounters> {
+        self.ipv6.as_ref().map(|ipv6| ipv6.neighbours.counters())
+    }
+
+    /// The MAC address known for a neighbour.
+    pub fn neighbour(&self, address: IpAddr) -> Option<Address> {
+        match address {
+            IpAddr::V4(_) => self.neighbours.get(address),
+            IpAddr::V6(_) => self.ipv6.as_ref()?.neighbours.get(address),
+        }
+    }
+
+    /// Whether this is one of the interface's addresses, and may be used.
     pub fn is_own(&self, address: IpAddr) -> bool {
-        matches!(address, IpAddr::V4(address) if self.is_own_v4(address))
+        match address {
+            IpAddr::V4(address) => self.is_own_v4(address),
+            IpAddr::V6(address) => self.ipv6.as_ref().is_some_and(|ipv6| ipv6.is_own(address)),
+        }
+    }
+
+    /// The addresses in use, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv6 = self.ipv6.iter().flat_map(Ipv6::addresses);
+        self.addresses.iter().map(|local| local.address.into()).chain(ipv6)
     }
 
     /// Largest IP packet, bytes.

@@ -1,10 +1,11 @@
 //! What an interface is configured with, and what it counts.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::ipv6::{Ipv6Options, is_assignable};
 use crate::net::neighbour::NeighbourOptions;
 use crate::time::Duration;
-use crate::wire::ethernet;
+use crate::wire::{ethernet, ipv6};
 
 /// RFC 791 section 3.2: every link carries 68 bytes; below 576 a host cannot take what others may send (RFC 1122 section 3.3.2).
 const MTU_MIN: u16 = 576;
@@ -14,12 +15,18 @@ pub struct InterfaceOptions {
     pub mac: [u8; 6],
     /// Largest IP packet, bytes.
     pub mtu: u16,
-    /// Own addresses with the length of their subnet's prefix, bits. At least one.
+    /// The 802.1Q VLAN that the port is in: frames go out with its tag, and others are dropped. `None`: no tags.
+    pub vlan: Option<u16>,
+    /// Own addresses of both families with the length of their subnet's prefix, bits. At least one, unless IPv6 makes its own
+    /// (`ipv6.slaac`).
     pub addresses: Vec<(IpAddr, u8)>,
-    /// For everything outside those subnets; must lie in one of them.
-    pub gateway: Option<IpAddr>,
+    /// For every IPv4 address outside those subnets; must lie in one of them.
+    pub gateway: Option<Ipv4Addr>,
+    /// There is IPv6 if there is an address of it, or `slaac`.
+    pub ipv6: Ipv6Options,
     /// Time to live of packets sent, hops (RFC 1122 section 3.2.1.7).
     pub time_to_live: u8,
+    /// ARP's.
     pub neighbours: NeighbourOptions,
     /// Announcements at start (RFC 5227 section 1.1: 2); 0: none.
     pub announcements: u32,
@@ -31,18 +38,20 @@ pub struct InterfaceOptions {
     pub icmp_errors_per_second: u32,
     /// ICMP errors sent at once after a quiet time.
     pub icmp_errors_burst: u32,
-    /// Own packets (ARP, ICMP) that wait for `poll_transmit`; more are dropped.
+    /// Own packets (ARP, ICMP; as many again of IPv6's discovery) that wait for `poll_transmit`; more are dropped.
     pub control_packets_max: usize,
 }
 
 impl InterfaceOptions {
-    /// One IPv4 address, everything else as recommended by the RFCs.
+    /// One address, everything else as recommended by the RFCs.
     pub fn new(mac: [u8; 6], mtu: u16, address: IpAddr, prefix: u8) -> InterfaceOptions {
         InterfaceOptions {
             mac,
             mtu,
+            vlan: None,
             addresses: vec![(address, prefix)],
             gateway: None,
+            ipv6: Ipv6Options::default(),
             time_to_live: 64,
             neighbours: NeighbourOptions::default(),
             announcements: 2,
@@ -62,42 +71,63 @@ impl InterfaceOptions {
         if self.mtu < MTU_MIN {
             return Err(InterfaceError::Mtu { mtu: self.mtu, mtu_min: MTU_MIN });
         }
-        if self.addresses.is_empty() {
+        if self.vlan.is_some_and(|vlan| !(1..=ethernet::VLAN_ID_MAX).contains(&vlan)) {
+            return Err(InterfaceError::Vlan { vlan: self.vlan.unwrap_or(0) });
+        }
+        if self.addresses.is_empty() && !self.ipv6.slaac {
             return Err(InterfaceError::NoAddress);
         }
-        let mut addresses: Vec<(Ipv4Addr, u8)> = Vec::new();
-        for &(address, prefix) in &self.addresses {
-            let IpAddr::V4(address) = address else { return Err(InterfaceError::Ipv6 { address }) };
-            if addresses.iter().any(|(other, _)| *other == address) {
+        let (mut addresses, mut addresses_v6): (Vec<(Ipv4Addr, u8)>, Vec<(Ipv6Addr, u8)>) = (Vec::new(), Vec::new());
+        for (at, &(address, prefix)) in self.addresses.iter().enumerate() {
+            if self.addresses[..at].iter().any(|(other, _)| *other == address) {
                 return Err(InterfaceError::Twice { address });
             }
-            if prefix == 0 || prefix > 32 || !is_host(address) || is_subnet_broadcast(address, address, prefix) {
-                return Err(InterfaceError::Address { address, prefix });
+            match address {
+                IpAddr::V4(v4) if (1..=32).contains(&prefix) && is_host(v4) && !is_subnet_broadcast(v4, v4, prefix) => {
+                    addresses.push((v4, prefix));
+                }
+                IpAddr::V6(v6) if is_assignable(v6, prefix) => addresses_v6.push((v6, prefix)),
+                _ => return Err(InterfaceError::Address { address, prefix }),
             }
-            addresses.push((address, prefix));
         }
-        let gateway = match self.gateway {
-            None => None,
-            Some(IpAddr::V6(address)) => return Err(InterfaceError::Ipv6 { address: address.into() }),
-            Some(IpAddr::V4(gateway)) => Some(gateway),
-        };
-        if let Some(gateway) = gateway {
+        if let Some(gateway) = self.gateway {
             let reachable = |(address, prefix): &(Ipv4Addr, u8)| {
                 same_subnet(*address, gateway, *prefix) && *address != gateway && !is_subnet_broadcast(*address, gateway, *prefix)
             };
             if !addresses.iter().any(reachable) {
-                return Err(InterfaceError::Gateway { gateway });
+                return Err(InterfaceError::Gateway { gateway: gateway.into() });
             }
         }
-        Ok(CheckedAddresses { addresses, gateway })
+        let ipv6 = (!addresses_v6.is_empty() || self.ipv6.slaac).then_some(addresses_v6);
+        self.check_ipv6(ipv6.as_deref())?;
+        Ok(CheckedAddresses { addresses, gateway: self.gateway, ipv6 })
+    }
+
+    /// `addresses`: those of IPv6, if it is there at all.
+    fn check_ipv6(&self, addresses: Option<&[(Ipv6Addr, u8)]>) -> Result<(), InterfaceError> {
+        if addresses.is_some() && self.mtu < ipv6::MTU_MIN {
+            return Err(InterfaceError::Mtu { mtu: self.mtu, mtu_min: ipv6::MTU_MIN });
+        }
+        let Some(gateway) = self.ipv6.gateway else { return Ok(()) };
+        let addresses = addresses.unwrap_or(&[]);
+        let is_own = addresses.iter().any(|(address, _)| *address == gateway);
+        // A router's link-local address is always on the link (RFC 4861 section 2.1).
+        let on_link = ipv6::is_link_local(gateway) && (!addresses.is_empty() || self.ipv6.slaac)
+            || addresses.iter().any(|(address, prefix)| ipv6::same_prefix(*address, gateway, *prefix));
+        match ipv6::is_host(gateway) && on_link && !is_own {
+            true => Ok(()),
+            false => Err(InterfaceError::Gateway { gateway: gateway.into() }),
+        }
     }
 }
 
-/// Own addresses with their prefix lengths, and the gateway.
+/// Own addresses with their prefix lengths, and IPv4's gateway.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CheckedAddresses {
     pub addresses: Vec<(Ipv4Addr, u8)>,
     pub gateway: Option<Ipv4Addr>,
+    /// `None`: there is no IPv6 here.
+    pub ipv6: Option<Vec<(Ipv6Addr, u8)>>,
 }
 
 /// What is wrong with the options.
@@ -110,13 +140,13 @@ pub enum InterfaceError {
     #[error("no address")]
     NoAddress,
     #[error("{address} is given twice")]
-    Twice { address: Ipv4Addr },
+    Twice { address: IpAddr },
     #[error("{address}/{prefix} is not the address of a host")]
-    Address { address: Ipv4Addr, prefix: u8 },
-    #[error("{address}: IPv6 is not served yet")]
-    Ipv6 { address: IpAddr },
+    Address { address: IpAddr, prefix: u8 },
     #[error("the gateway {gateway} is in none of the interface's subnets, or is itself")]
-    Gateway { gateway: Ipv4Addr },
+    Gateway { gateway: IpAddr },
+    #[error("there is no VLAN {vlan}; 1 to 4094 are possible")]
+    Vlan { vlan: u16 },
 }
 
 /// Whether an address can be one host's, as far as one can tell without a subnet (RFC 1122 section 3.2.1.3, RFC 6890).
@@ -151,9 +181,9 @@ crate::counters! {
         ethernet_bad_source,
         /// Dropped: sent to another station.
         ethernet_not_ours,
-        /// Dropped: an 802.1Q tag.
-        ethernet_tagged,
-        /// Dropped: IPv6, which is not served yet.
+        /// Dropped: of another VLAN, or without a tag where the port's VLAN has one.
+        ethernet_other_vlan,
+        /// Dropped: IPv6, of which this port has no address.
         ethernet_ipv6,
         /// Dropped: another EtherType.
         ethernet_unknown_type,
@@ -259,7 +289,7 @@ mod tests {
     #[test]
     fn options_that_make_no_sense_are_refused_with_the_reason() {
         let addresses = vec![(Ipv4Addr::new(10, 0, 0, 1), 24)];
-        assert_eq!(options().check(), Ok(CheckedAddresses { addresses, gateway: None }));
+        assert_eq!(options().check(), Ok(CheckedAddresses { addresses, gateway: None, ipv6: None }));
         let with = |change: &dyn Fn(&mut InterfaceOptions)| {
             let mut options = options();
             change(&mut options);
@@ -276,11 +306,37 @@ mod tests {
             let message = format!("{text}/{prefix} is not the address of a host");
             assert_eq!(with(&|o| o.addresses = vec![(ip(text), prefix)]), message);
         }
-        assert_eq!(with(&|o| o.addresses.push((ip("fe80::1"), 64))), "fe80::1: IPv6 is not served yet");
+        for (text, prefix) in [("::1", 64), ("ff02::1", 64), ("::ffff:10.0.0.9", 96), ("2001:db8::", 64), ("2001:db8::1", 0)] {
+            let message = format!("{}/{prefix} is not the address of a host", ip(text));
+            assert_eq!(with(&|o| o.addresses.push((ip(text), prefix))), message);
+        }
         for gateway in ["10.0.1.1", "10.0.0.1", "10.0.0.255"] {
             let message = format!("the gateway {gateway} is in none of the interface's subnets, or is itself");
-            assert_eq!(with(&|o| o.gateway = Some(ip(gateway))), message);
+            assert_eq!(with(&|o| o.gateway = Some(gateway.parse().unwrap())), message);
         }
+        assert_eq!(with(&|o| o.vlan = Some(0)), "there is no VLAN 0; 1 to 4094 are possible");
+        assert_eq!(with(&|o| o.vlan = Some(4095)), "there is no VLAN 4095; 1 to 4094 are possible");
+    }
+
+    #[test]
+    fn ipv6_has_rules_of_its_own() {
+        let dual = |change: &dyn Fn(&mut InterfaceOptions)| {
+            let mut options = options();
+            options.addresses.push(("2001:db8::2".parse().unwrap(), 64));
+            change(&mut options);
+            options.check().map(|checked| checked.ipv6).map_err(|error| error.to_string())
+        };
+        assert_eq!(dual(&|_| ()), Ok(Some(vec![("2001:db8::2".parse().unwrap(), 64)])));
+        assert_eq!(dual(&|o| o.mtu = 1279).unwrap_err(), "an MTU of 1279 bytes; at least 1280 are needed");
+        for (gateway, good) in
+            [("2001:db8::1", true), ("fe80::1", true), ("2001:db9::1", false), ("2001:db8::2", false), ("ff02::2", false)]
+        {
+            assert_eq!(dual(&|o| o.ipv6.gateway = Some(gateway.parse().unwrap())).is_ok(), good, "{gateway}");
+        }
+        let only_slaac = InterfaceOptions { addresses: Vec::new(), ..options() };
+        assert_eq!(only_slaac.check(), Err(InterfaceError::NoAddress));
+        let only_slaac = InterfaceOptions { ipv6: Ipv6Options { slaac: true, ..Ipv6Options::default() }, ..only_slaac };
+        assert_eq!(only_slaac.check().map(|checked| checked.ipv6), Ok(Some(Vec::new())));
     }
 
     #[test]

@@ -85,8 +85,9 @@ impl Interface {
         if dst != self.mac && !dst.is_group() {
             return Err(|c| &mut c.ethernet_not_ours);
         }
-        if view.vlan().is_some() {
-            return Err(|c| &mut c.ethernet_tagged);
+        // A tag with the number 0 carries a priority and no VLAN (IEEE 802.1Q-2018 section 6.9.1).
+        if view.vlan().unwrap_or(0) != self.options.vlan.unwrap_or(0) {
+            return Err(|c| &mut c.ethernet_other_vlan);
         }
         match ethertype {
             ethertype::IPV4 => {
@@ -94,6 +95,10 @@ impl Interface {
                 self.receive_ipv4(now, frame, dst.is_group())
             }
             ethertype::ARP => self.receive_arp(now, view.payload()),
+            ethertype::IPV6 if self.ipv6.is_some() => {
+                frame.packet.advance(header_len);
+                Ok(self.receive_ipv6(now, frame, src, dst.is_group()))
+            }
             ethertype::IPV6 => Err(|c| &mut c.ethernet_ipv6),
             _ => Err(|c| &mut c.ethernet_unknown_type),
         }

@@ -12,13 +12,13 @@ use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
 use crate::time::Instant;
 use crate::wire::checksum::{Sum, transport_field_offset, udp_field};
 use crate::wire::ethernet::{self, Address, ethertype};
-use crate::wire::{arp, ipv4, protocol};
+use crate::wire::{arp, ipv4, ipv6, protocol};
 
 /// Octets of the longest transport header: TCP with all options.
 pub(super) const TRANSPORT_HEADER_MAX: usize = 60;
 
 /// Octets of the longest header in front of a payload.
-const HEADERS_MAX: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + TRANSPORT_HEADER_MAX;
+pub(super) const HEADERS_MAX: usize = ethernet::TAGGED_HEADER_LEN + ipv6::HEADER_LEN + TRANSPORT_HEADER_MAX;
 
 /// A transport's packet on its way out.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ impl ParkedPacket {
         ParkedPacket { src, dst, protocol, traffic_class: 0, header: bytes, header_len: header_len as u8, payload, tso_mss: None }
     }
 
-    fn of(packet: &OutgoingPacket<'_>) -> ParkedPacket {
+    pub(super) fn of(packet: &OutgoingPacket<'_>) -> ParkedPacket {
         ParkedPacket {
             traffic_class: packet.traffic_class,
             tso_mss: packet.tso_mss,
@@ -148,9 +148,13 @@ impl Interface {
         device: &mut D,
         packet: &OutgoingPacket<'_>,
     ) -> Result<(), SendRefused> {
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) else { return Err(SendRefused::NoRoute) };
+        let (src, dst) = match (packet.src, packet.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => (src, dst),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => return self.try_send_v6(now, device, (src, dst), packet),
+            _ => return Err(SendRefused::NoRoute),
+        };
         let octets = packet.transport_header.len() + gather_len(packet.payload);
-        self.check_length(device.capabilities(), packet, octets)?;
+        self.check_length(device.capabilities(), packet, octets, ipv4::HEADER_LEN)?;
         let mac = match self.hop(now, src, dst)? {
             Hop::Known(mac) => mac,
             Hop::Unresolved(next_hop) => {
@@ -165,31 +169,32 @@ impl Interface {
         Ok(())
     }
 
-    fn check_length(
+    /// `octets`: transport header and payload; `ip_len`: the IP header.
+    pub(super) fn check_length(
         &self,
         capabilities: &DeviceCapabilities,
         packet: &OutgoingPacket<'_>,
         octets: usize,
+        ip_len: usize,
     ) -> Result<(), SendRefused> {
         let header = packet.transport_header.len();
         let mtu = usize::from(self.options.mtu.min(capabilities.mtu));
         let fits_device = match packet.tso_mss {
-            None => ipv4::HEADER_LEN + octets <= mtu,
+            None => ip_len + octets <= mtu,
             Some(mss) => {
                 packet.protocol == protocol::TCP
                     && mss > 0
-                    && ipv4::HEADER_LEN + header + usize::from(mss) <= mtu
+                    && ip_len + header + usize::from(mss) <= mtu
                     && octets <= header + capabilities.tso_bytes_max as usize
                     && capabilities.tso_bytes_max > 0
+                    && (packet.src.is_ipv4() || capabilities.tso_ipv6)
             }
         };
         // A header too short for its checksum field is a planning error too: no transport makes one.
         let header_min = transport_field_offset(packet.protocol).map_or(0, |at| at + 2);
         // The IP total length has 16 bits, also for a packet that only the device sees whole.
-        let fits = fits_device
-            && header >= header_min
-            && header <= TRANSPORT_HEADER_MAX
-            && ipv4::HEADER_LEN + octets <= usize::from(u16::MAX);
+        let fits =
+            fits_device && header >= header_min && header <= TRANSPORT_HEADER_MAX && ip_len + octets <= usize::from(u16::MAX);
         if fits { Ok(()) } else { Err(SendRefused::TooLong) }
     }
 
@@ -210,7 +215,8 @@ impl Interface {
         packet: &OutgoingPacket<'_>,
         octets: usize,
     ) -> Headers {
-        let link = ethernet::Repr { dst: mac, src: self.mac, ethertype: ethertype::IPV4 }.emit();
+        let mut headers = Headers { bytes: [0; HEADERS_MAX], len: 0, offload: TxOffload::default() };
+        headers.len = self.put_link_header(&mut headers.bytes, mac, ethertype::IPV4);
         let repr = ipv4::Repr {
             src,
             dst,
@@ -234,20 +240,35 @@ impl Interface {
         transport.copy_from_slice(&packet.transport_header[..transport_len]);
         self.transport_checksum(capabilities, packet, octets, transport, &mut offload);
         if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
-            offload.l2_len = link.len() as u8;
+            offload.l2_len = headers.len as u8;
             offload.l3_len = ip.len() as u8;
             offload.l4_len = transport_len as u8;
         }
-        let mut headers = Headers { bytes: [0; HEADERS_MAX], len: 0, offload };
-        for part in [&link[..], &ip[..], transport] {
+        headers.offload = offload;
+        for part in [&ip[..], transport] {
             headers.bytes[headers.len..headers.len + part.len()].copy_from_slice(part);
             headers.len += part.len();
         }
         headers
     }
 
+    /// Writes the Ethernet header, with the port's tag if it has one; tells its length.
+    pub(super) fn put_link_header(&self, out: &mut [u8; HEADERS_MAX], dst: Address, ethertype: u16) -> usize {
+        let repr = ethernet::Repr { dst, src: self.mac, ethertype };
+        match self.options.vlan {
+            None => {
+                out[..ethernet::HEADER_LEN].copy_from_slice(&repr.emit());
+                ethernet::HEADER_LEN
+            }
+            Some(vlan) => {
+                out[..ethernet::TAGGED_HEADER_LEN].copy_from_slice(&repr.emit_tagged(vlan));
+                ethernet::TAGGED_HEADER_LEN
+            }
+        }
+    }
+
     /// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
-    fn transport_checksum(
+    pub(super) fn transport_checksum(
         &mut self,
         capabilities: &DeviceCapabilities,
         packet: &OutgoingPacket<'_>,
@@ -284,10 +305,10 @@ impl Interface {
         dst: Address,
         packet: &arp::Repr,
     ) -> Result<(), SendRefused> {
-        let mut frame = [0; ethernet::HEADER_LEN + arp::PACKET_LEN];
-        frame[..ethernet::HEADER_LEN].copy_from_slice(&ethernet::Repr { dst, src: self.mac, ethertype: ethertype::ARP }.emit());
-        frame[ethernet::HEADER_LEN..].copy_from_slice(&packet.emit());
-        device.transmit(&frame, &[], &TxOffload::default())?;
+        let mut frame = [0; HEADERS_MAX];
+        let link_len = self.put_link_header(&mut frame, dst, ethertype::ARP);
+        frame[link_len..link_len + arp::PACKET_LEN].copy_from_slice(&packet.emit());
+        device.transmit(&frame[..link_len + arp::PACKET_LEN], &[], &TxOffload::default())?;
         self.counters.arp_out += 1;
         Ok(())
     }

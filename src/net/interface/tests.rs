@@ -251,7 +251,7 @@ fn link_drops() -> Vec<Drop> {
         ("source is nobody", ethernet(OUR_MAC, Address([0; 6]), ethertype::IPV4, &[]), |c| c.ethernet_bad_source),
         ("source is us", ethernet(OUR_MAC, OUR_MAC, ethertype::IPV4, &[]), |c| c.ethernet_bad_source),
         ("to another station", ethernet(TWIN_MAC, PEER_MAC, ethertype::IPV4, &[]), |c| c.ethernet_not_ours),
-        ("802.1Q", other(ethertype::VLAN), |c| c.ethernet_tagged),
+        ("802.1Q", ethernet(OUR_MAC, PEER_MAC, ethertype::VLAN, &[0, 5, 8, 0]), |c| c.ethernet_other_vlan),
         ("IPv6", other(ethertype::IPV6), |c| c.ethernet_ipv6),
         ("802.3 length", other(46), |c| c.ethernet_unknown_type),
         ("ARP for IPv6", ethernet(OUR_MAC, PEER_MAC, ethertype::ARP, &[0, 1, 0x86, 0xdd, 6, 16, 0, 1]), |c| c.arp_malformed),

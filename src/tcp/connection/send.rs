@@ -247,7 +247,8 @@ impl Connection {
     /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
     fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
         let mss = u64::from(self.send.mss);
-        let mut device = u64::from(limits.tso_bytes_max).min(u64::from(u16::MAX) - 120).max(mss);
+        let tso = if self.tuple.remote_ip.is_ipv4() { limits.tso_bytes_max } else { limits.tso_ipv6_bytes_max };
+        let mut device = u64::from(tso).min(u64::from(u16::MAX) - 120).max(mss);
         if self.ecn.answer_due {
             // CWR belongs on one packet (RFC 3168 section 6.1.2); devices repeat flags on each of a chain.
             device = mss;

@@ -429,6 +429,7 @@ fn simulate(seed: u64, prediction: bool) -> Course {
         side.limits = TransmitLimits {
             mtu: [576, 1500, 9000][random.below(3) as usize],
             tso_bytes_max: [0, 20_000, 65_000][random.below(3) as usize],
+            tso_ipv6_bytes_max: 0,
             segments_per_packet_max: [2, 3, 8, 64][random.below(4) as usize],
             segments_tso_max: [2, 17, 255][random.below(3) as usize],
         };

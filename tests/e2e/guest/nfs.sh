@@ -1,10 +1,16 @@
 # A Linux kernel's NFSv3 client on the export: the operations of a working day, each checked.
-# Settings: t_server t_address t_options t_files t_interface
+# Settings: t_server t_address t_options t_files t_interface; over IPv6 also t_server6 t_address6
 
 ip link set lo up
 wait_for 10 test -e "/sys/class/net/$t_interface"
 ip link set "$t_interface" up
 ip addr add "$t_address/24" dev "$t_interface"
+if [ -n "$t_address6" ]; then
+  ip -6 addr add "$t_address6/64" dev "$t_interface"
+  # Not before nobody else is found to have it.
+  wait_for 10 sh -c "! ip -6 addr show dev $t_interface | grep -q tentative"
+  t_server="[$t_server6]"
+fi
 m=/mnt
 
 mount_export() { mount.nfs "$t_server:/export" $m -o "$t_options"; }
@@ -107,7 +113,7 @@ many_listed() {
   remount && same "$(ls $m/many | wc -l)" "$t_files" && same "$(ls $m/many | sort -u | wc -l)" "$t_files" && same "$(find $m/many -type f | wc -l)" "$t_files"
 }
 many_removed() { rm -r $m/many && [ ! -e $m/many ]; }
-statfs() { df $m | tail -n 1 | grep -q "$t_server:/export"; }
+statfs() { df $m | tail -n 1 | grep -Fq "$t_server:/export"; }
 manifest() {
   cd $m && find . -type f ! -name manifest.md5 ! -name sparse -print0 | sort -z | xargs -0 md5sum >/tmp/manifest && cp /tmp/manifest manifest.md5
   status=$?
