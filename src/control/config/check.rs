@@ -109,7 +109,7 @@ impl Draft {
         unique(document, "port", "mac", ports().filter_map(|(index, port)| Some((index, port.mac?))));
     }
 
-    /// Cores do not tell each other what neighbour discovery and routers say (docs/decisions/0003-ipv6.md).
+    /// Each core would detect duplicates and answer for itself (docs/decisions/0003-ipv6.md).
     fn check_ipv6_cores(&self, document: &mut Document<'_>) {
         let engines = self.cores.engine.len();
         let ipv6 = present(&self.ports).find(|(_, port)| port.has_ipv6());
