@@ -77,7 +77,8 @@ impl InterfaceOptions {
         if self.addresses.is_empty() && !self.ipv6.slaac {
             return Err(InterfaceError::NoAddress);
         }
-        let (mut addresses, mut addresses_v6): (Vec<(Ipv4Addr, u8)>, Vec<(Ipv6Addr, u8)>) = (Vec::new(), Vec::new());
+        let mut addresses: Vec<(Ipv4Addr, u8)> = Vec::new();
+        let mut addresses_v6: Vec<(Ipv6Addr, u8)> = Vec::new();
         for (at, &(address, prefix)) in self.addresses.iter().enumerate() {
             if self.addresses[..at].iter().any(|(other, _)| *other == address) {
                 return Err(InterfaceError::Twice { address });

@@ -46,7 +46,7 @@ struct Bench {
 
 fn bench_on(end: EndOptions, change: impl FnOnce(&mut InterfaceOptions)) -> Bench {
     let mut options = InterfaceOptions::new(OUR_MAC.0, end.capabilities.mtu, OURS.into(), 24);
-    options.gateway = Some(GATEWAY.into());
+    options.gateway = Some(GATEWAY);
     options.announcements = 0;
     change(&mut options);
     let ends = [end, EndOptions::plain(PEER_MAC.0, 9000)];
