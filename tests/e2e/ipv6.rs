@@ -32,7 +32,11 @@ pub fn run(report: &mut Report) {
     report.case("libnfs", || on_bed(dual(), libnfs_tree));
     report.case("large_file_mtu9000", || on_bed(Setup { mtu: 9000, ..dual() }, large_reads));
     report.case("narrow_link_behind_a_router", narrow_link);
-    report.case("port_in_a_vlan", || on_bed(Setup { vlan: Some(VLAN), ..dual() }, in_a_vlan));
+    report.case("port_in_a_vlan", || match on_bed(Setup { vlan: Some(VLAN), ..dual() }, in_a_vlan) {
+        // What `ip link add ... type vlan` says where the kernel was built without 802.1Q.
+        Err(error) if format!("{error:#}").contains("Unknown device type") => skip("this kernel has no VLAN interfaces"),
+        result => result,
+    });
     report.case("address_from_a_router", address_from_a_router);
 }
 
@@ -140,7 +144,7 @@ fn no_route(bed: &mut Bed) -> Result<()> {
         Ok(())
     })?;
     from_foreign?;
-    let stats = server::stats(bed.folder())?;
+    let stats = published(bed)?;
     ensure!(stats["port0.ip.no_route"] >= 1.0, "no_route was not counted");
     Ok(())
 }
@@ -187,7 +191,7 @@ fn ping(bed: &mut Bed) -> Result<()> {
         ensure!(link_local.segments()[0] == 0xfe80, "{link_local} is not link-local");
         ensure!(echo(&bed.net, link_local, index, 8)? == link_local);
     }
-    ensure!(server::stats(bed.folder())?["port0.ip6.icmp_echo_in"] >= 4.0);
+    ensure!(published(bed)?["port0.ip6.icmp_echo_in"] >= 4.0);
     Ok(())
 }
 
@@ -203,7 +207,7 @@ fn libnfs_tree(bed: &mut Bed) -> Result<()> {
     let back = bed.folder().join("back");
     libnfs::copy(bed, &url, back.to_str().context("a plain path")?, Duration::from_secs(60))?;
     libnfs::compare_files(&local, &back)?;
-    let stats = server::stats(bed.folder())?;
+    let stats = published(bed)?;
     ensure!(stats["port0.ip6.tcp_in"] > 1_000.0, "libnfs did not come over IPv6: {} segments", stats["port0.ip6.tcp_in"]);
     Ok(())
 }
@@ -238,10 +242,16 @@ fn narrow_link() -> Result<()> {
     bed.net.inside(|| fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1"))??;
     let root = root(&far, server(MOUNT_PORT))?;
     exchange(&mut rpc(&far, server(NFS_PORT))?, &root, b"narrow")?;
-    let stats = server::stats(bed.folder())?;
+    let stats = published(&bed)?;
     let (reports, reductions) = (stats["port0.ip6.icmp_errors_in"], stats["tcp.pmtu_reductions"]);
     ensure!(reports >= 1.0 && reductions >= 1.0, "{reports} \"packet too big\", {reductions} reductions of the path MTU");
     bed.finish()
+}
+
+/// The counters, once the cores have published what happened so far: they do so a few times a second.
+fn published(bed: &Bed) -> Result<server::Counters> {
+    std::thread::sleep(Duration::from_millis(500));
+    server::stats(bed.folder())
 }
 
 fn in_a_vlan(bed: &mut Bed) -> Result<()> {
@@ -250,10 +260,10 @@ fn in_a_vlan(bed: &mut Bed) -> Result<()> {
     exchange(&mut bed.rpc()?, &root, b"tagged4")?;
     ensure!(echo(&bed.net, SERVER_ADDRESS_V6.parse()?, 0, 1452)? == SERVER_ADDRESS_V6.parse::<Ipv6Addr>()?);
     // Without the tag nobody answers.
-    let before = server::stats(bed.folder())?["port0.ip.ethernet_other_vlan"];
+    let before = published(bed)?["port0.ip.ethernet_other_vlan"];
     bed.net.ip(&format!("-6 addr add fd4e:6673:1::1/64 dev {DEVICE} nodad"))?;
     ensure!(bed.net.connect("[fd4e:6673:1::2]:2049".parse()?, Duration::from_secs(2)).is_err());
-    let after = server::stats(bed.folder())?["port0.ip.ethernet_other_vlan"];
+    let after = published(bed)?["port0.ip.ethernet_other_vlan"];
     ensure!(after > before, "frames without the tag were not counted: {before}, then {after}");
     Ok(())
 }
@@ -278,7 +288,7 @@ fn address_from_a_router() -> Result<()> {
         ensure!(Instant::now() < deadline, "no address was made from the prefix");
     };
     rpc(&bed.net, SocketAddr::new(IpAddr::V6(address), NFS_PORT))?.null()?;
-    let stats = server::stats(bed.folder())?;
+    let stats = published(&bed)?;
     ensure!(stats["port0.ip6.routers"] == 1.0 && stats["port0.ip6.prefixes"] == 1.0);
     bed.finish()
 }

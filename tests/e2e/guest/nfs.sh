@@ -113,7 +113,8 @@ many_listed() {
   remount && same "$(ls $m/many | wc -l)" "$t_files" && same "$(ls $m/many | sort -u | wc -l)" "$t_files" && same "$(find $m/many -type f | wc -l)" "$t_files"
 }
 many_removed() { rm -r $m/many && [ ! -e $m/many ]; }
-statfs() { df $m | tail -n 1 | grep -Fq "$t_server:/export"; }
+# -P: one line, however long the name of the server is.
+statfs() { df -P $m | tail -n 1 | grep -Fq "$t_server:/export"; }
 manifest() {
   cd $m && find . -type f ! -name manifest.md5 ! -name sparse -print0 | sort -z | xargs -0 md5sum >/tmp/manifest && cp /tmp/manifest manifest.md5
   status=$?
