@@ -136,7 +136,7 @@ fn wrong_bytes() -> Result<()> {
     let json = bed.folder().join("wrong.json");
     let words = [
         &["--transport", "kernel", "--files", "1", "--file-size", "256k", "--workload", "read", "--verify"][..],
-        &["--ramp", "0s", "--count", "128"],
+        &["--connections", "1", "--ramp", "0s", "--count", "128"],
         &ANY_RETRANSMISSIONS,
     ]
     .concat();
@@ -150,9 +150,8 @@ fn wrong_bytes() -> Result<()> {
     thread::sleep(Duration::from_millis(1500));
     let (code, result, said) = load(bed.net.command(&program), &json, &words)?;
     ensure!(code == 1 && result["clean"] == false, "exit code {code}:\n{said}");
-    // 128 READs of 64 blocks over 4 connections, each of which reads from the front: how often depends on how they share the READs.
-    let failures = result["faults"]["verify_failures"].as_u64().context("verify_failures")?;
-    ensure!((1..=8).contains(&failures) && result["faults"]["wrong_bytes"] == failures, "{}", result["faults"]);
+    // 128 READs of 64 blocks by one connection: each twice. Several share the READs as it happens.
+    ensure!(result["faults"]["verify_failures"] == 2 && result["faults"]["wrong_bytes"] == 2, "{}", result["faults"]);
     bed.finish()
 }
 
