@@ -18,7 +18,7 @@ test_packages=("${run_packages[@]}" libnfs-dev nftables tcpdump tshark valgrind 
 # `dpdk` has testpmd.
 bench_packages=("${build_packages[@]}" iproute2 util-linux procps dpdk)
 # NFS-Ganesha, rpcbind and their libraries: unpacked, so that no service starts and none has to be stopped.
-peer_packages=(nfs-ganesha nfs-ganesha-vfs rpcbind libntirpc4.3 liburcu8 libwbclient0 libwrap0 libnfsidmap1 libtirpc3 libdbus-1-3
+peer_packages=(nfs-ganesha nfs-ganesha-vfs rpcbind libntirpc4.3 liburcu8 libwbclient0 libwrap0 libnfsidmap1 libtirpc3 libtirpc-common libdbus-1-3
   libacl1 libcap2 libblkid1 libuuid1 libkrb5-3 libcom-err2 libgssapi-krb5-2 libk5crypto3 libkrb5support0 libkeyutils1 libbsd0
   libmd0 libsystemd0 libgcrypt20 libgpg-error0 liblz4-1 libzstd1 liblzma5)
 # Unpacked for the guest only; their libraries that this machine has already are taken from it.
@@ -86,7 +86,7 @@ guest() {
 
 peers() {
   local peers=target/peers
-  if [ -f $peers/.complete ]; then
+  if [ -f $peers/.complete ] && [ -f $peers/etc/netconfig ]; then
     echo "install: NFS-Ganesha is there"
     return
   fi

@@ -177,16 +177,22 @@ impl<'b> Ganesha<'b> {
         let text = format!(
             "NFS_CORE_PARAM {{ Protocols = 3; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false;\n\
              mount_path_pseudo = true; Plugins_Dir = \"{UNPACKED}/usr/lib/x86_64-linux-gnu/ganesha\"; }}\n\
-             NFSV4 {{ Graceless = true; }}\n\
+             NFSV4 {{ Graceless = true; UseGetpwnam = true; }}\n\
              EXPORT {{ Export_Id = 1; Path = \"{}\"; Pseudo = /export; Access_Type = RW; Squash = No_Root_Squash;\n\
              SecType = sys; Protocols = 3; MaxRead = 1048576; MaxWrite = 1048576; FSAL {{ Name = VFS; }} }}\n",
             export.canonicalize()?.display()
         );
         std::fs::write(&config, text)?;
-        // Its version 4.3 does not serve NFSv3 without an rpcbind to register with, and rpcbind's socket has a fixed path: both get a
-        // /run of their own. The process namespace takes rpcbind along when ganesha ends.
+        // Neither is installed, so what their packages would set up on the machine is set up in a mount namespace:
+        // - /run: rpcbind's socket has a fixed path, and version 4.3 does not serve NFSv3 without an rpcbind to register with;
+        // - /var/lib: ganesha's recovery data;
+        // - /etc: rpcbind's user, the transports of libtirpc.
+        // `UseGetpwnam`: libnfsidmap would look for its plug-in in the system's folders. The process namespace takes rpcbind along
+        // when ganesha ends.
         let script = format!(
-            "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/nfs && mkdir -p /run/ganesha /var/lib/nfs/ganesha && \
+            "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir -p /run/etc /run/ganesha /var/lib/nfs/ganesha && \
+             cp -a /etc/. {UNPACKED}/etc/netconfig /run/etc && echo '_rpc:x:65533:65534::/run:/bin/false' >> /run/etc/passwd && \
+             mount --bind /run/etc /etc && \
              export LD_LIBRARY_PATH={} && \
              {{ {UNPACKED}/sbin/rpcbind -f & sleep 0.3; exec {UNPACKED}/usr/bin/ganesha.nfsd -F -f {} -L {} -N NIV_EVENT -p /run/ganesha.pid; }}",
             libraries(),
