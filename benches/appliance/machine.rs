@@ -79,9 +79,7 @@ impl Hugepages {
         let read = || fs::read_to_string(NR_HUGEPAGES).ok()?.trim().parse::<u64>().ok();
         let before = read()?;
         process::remember_setting(Path::new(NR_HUGEPAGES), &format!("{before}\n"));
-        if !Path::new("/dev/hugepages").is_dir() || fs::write(NR_HUGEPAGES, format!("{}\n", before + pages)).is_err() {
-            return None;
-        }
+        fs::write(NR_HUGEPAGES, format!("{}\n", before + pages)).ok()?;
         let reserved = Hugepages { before };
         (read()? >= before + pages).then_some(reserved)
     }

@@ -148,7 +148,7 @@ fn bench(options: &Options) -> Result<()> {
     if options.hugepages && !bench.works_with_hugepages() {
         bench.without_hugepages();
         bench.skip(
-            "hugepages: too few free, no hugetlbfs on /dev/hugepages, or virtio_user does not start on them: ordinary pages",
+            "hugepages: the kernel has too few free, or virtio_user does not start on them: ordinary pages",
         );
     }
     if let Some(program) = Ganesha::missing() {

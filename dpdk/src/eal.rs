@@ -90,8 +90,11 @@ impl EalOptions {
         arguments.push(format!("--main-lcore={}", self.lcores[0]));
         arguments.push(format!("--file-prefix={}", self.file_prefix));
         arguments.extend(["-m".to_owned(), self.memory_mib.to_string()]);
-        if !self.hugepages {
-            arguments.push("--no-huge".to_owned());
+        match self.hugepages {
+            // No files: nothing has to be mounted, the kernel takes the pages back however the process ends, and virtio-user can
+            // hand its few descriptors (at most 8, VHOST_MEMORY_MAX_NREGIONS) to the other end.
+            true => arguments.extend(["--in-memory", "--single-file-segments"].map(str::to_owned)),
+            false => arguments.push("--no-huge".to_owned()),
         }
         match self.iova_mode {
             IovaMode::Auto => {}

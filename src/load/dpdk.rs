@@ -165,7 +165,6 @@ fn eal_options(config: &LoadConfig, cores: usize) -> EalOptions {
         allow: of_bus(Bus::Pci).collect(),
         log_level: Some("critical".to_owned()),
         pin_calling_thread: false,
-        extra_arguments: if config.hugepages { vec!["--huge-unlink=always".to_owned()] } else { Vec::new() },
         ..EalOptions::default()
     }
 }

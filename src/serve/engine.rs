@@ -270,10 +270,6 @@ fn eal_options(config: &Config) -> EalOptions {
 
 fn extra_arguments(config: &Config) -> Vec<String> {
     let mut arguments = Vec::new();
-    if config.memory.hugepages {
-        // Their files are unlinked once mapped: however the process ends, the kernel takes the memory back.
-        arguments.push("--huge-unlink=always".to_owned());
-    }
     if config.server.log_level < LogLevel::Debug {
         // The TAP driver reports as errors that the kernel lacks a queueing discipline it does not need here. What keeps it
         // from starting, EAL reports itself.
@@ -298,8 +294,7 @@ fn dpdk_log_level(level: LogLevel) -> &'static str {
     }
 }
 
-/// Unique among the DPDK processes of the machine (the state directory is locked), and the same after a restart: DPDK then
-/// finds and frees the hugepages of a server that was killed.
+/// Unique among the DPDK processes of the machine: the state directory is locked.
 fn file_prefix(config: &Config) -> String {
     use std::hash::Hasher as _;
     let directory = &config.server.state_dir;
