@@ -147,9 +147,7 @@ fn bench(options: &Options) -> Result<()> {
     let mut bench = Bench { options, bed: Rc::new(bed), results, ganesha: true, started: Instant::now() };
     if options.hugepages && !bench.works_with_hugepages() {
         bench.without_hugepages();
-        bench.skip(
-            "hugepages: the kernel has too few free, or virtio_user does not start on them: ordinary pages",
-        );
+        bench.skip("hugepages: the kernel has too few free, or virtio_user does not start on them: ordinary pages");
     }
     if let Some(program) = Ganesha::missing() {
         bench.ganesha = false;

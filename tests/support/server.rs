@@ -13,6 +13,7 @@ use nfsplice::program::mount::{self, Mount, MountList};
 use nfsplice::program::nfs3::{self, Nfs3};
 use nfsplice::program::rpcbind::Rpcbind;
 use nfsplice::program::volumes::Volumes;
+use nfsplice::rpc::drc::SharedDrc;
 use nfsplice::shard::{Lane, Shard};
 use nfsplice::store::local::{LocalOptions, LocalStore};
 use nfsplice::store::memory::{self, MemoryHandle, MemoryStore};
@@ -28,6 +29,14 @@ pub const SERVER_ADDRESS_V6: [u16; 8] = [0xfd4e, 0x6673, 0, 0, 0, 0, 0, 2];
 pub const NFS_PORT: u16 = 2049;
 pub const EXPORT: u32 = 1;
 
+/// What several servers serve together, as the cores of one do: they stay on threads of their own.
+#[derive(Clone)]
+pub struct Shared {
+    /// Over `Setup::cache`.
+    pub store: MemoryStore,
+    pub drc: SharedDrc,
+}
+
 /// How a rig differs from the default one.
 #[derive(Clone)]
 pub struct Setup {
@@ -41,6 +50,8 @@ pub struct Setup {
     /// Instead of anonymous memory.
     pub cache: Option<PagePool>,
     pub fragments: Option<PagePool>,
+    /// Instead of a store and a duplicate request cache of its own.
+    pub shared: Option<Shared>,
     /// Operations park now and then and complete in another order, as this seed says.
     pub parking: Option<u64>,
     /// The export is this directory of the host instead of memory. Its I/O threads live outside the virtual clock.
@@ -62,6 +73,7 @@ impl Default for Setup {
             block_bytes: 64 << 10,
             cache: None,
             fragments: None,
+            shared: None,
             parking: None,
             directory: None,
             // The relation that `serve` keeps: what the RPC server has taken on always fits.
@@ -170,7 +182,7 @@ impl<D: Device> Server<D> {
         let local = open_local(setup, &cache);
         let volumes = match &local {
             Some(local) => exported(Box::new(local.handle_for_core(0, None))),
-            None => volumes(setup, &memory(&cache)),
+            None => volumes(setup, &setup.shared.as_ref().map_or_else(|| memory(&cache), |shared| shared.store.clone())),
         };
         let root = volumes.seal().seal(EXPORT, volumes.stores()[0].root()).as_bytes().to_vec();
         let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
@@ -178,7 +190,10 @@ impl<D: Device> Server<D> {
         tcp.listen(NFS_PORT).unwrap();
         let options = setup.interface(device.capabilities().mac, SERVER_ADDRESS, SERVER_ADDRESS_V6);
         let interface = Interface::new(options, arena(&fragments), Instant::ZERO).unwrap();
-        let rpc = rpc::Server::new(setup.rpc, arena(&fragments));
+        let rpc = match &setup.shared {
+            Some(shared) => rpc::Server::sharing(setup.rpc, arena(&fragments), shared.drc.clone()),
+            None => rpc::Server::new(setup.rpc, arena(&fragments)),
+        };
         let mount = Mount::new(mount::Options::default(), Arc::new(MountList::default()));
         let programs =
             ProgramTable::new(volumes, Rpcbind::new(Vec::new(), Duration::ZERO).unwrap(), mount, Nfs3::new(setup.nfs3));
