@@ -49,6 +49,7 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     use crate::control::stats::StatsServer;
     use crate::control::threads::{self, Placement};
     use anyhow::{Context as _, anyhow};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, mpsc};
 
     let level = logging::start(config.server.log_level, Target::of_this_process());
@@ -58,10 +59,18 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     let rules = ExportRules::new(&config.exports);
     let mut reloader = Reloader::new(file, machine.clone(), &config, Arc::clone(&rules), move |new| level.set(new));
     let stop = StopFlag::default();
+    let serving = Arc::new(AtomicBool::new(false));
+    let is_serving = Arc::clone(&serving);
     signals::install(
         stop.clone(),
         Hangup::of_this_process(),
-        |request| match request {
+        move |request| match request {
+            // DPDK's start cannot be interrupted, and a virtio-user port waits in it for its other end. Nobody is served yet,
+            // and whatever has been taken until now (locks, memory, devices) the kernel takes back.
+            _ if !is_serving.load(Ordering::Acquire) => {
+                tracing::info!("stopped before it served");
+                std::process::exit(0);
+            }
             Stop::Now => tracing::warn!("stopping at once"),
             _ => tracing::info!("stopping: calls in progress are answered first; once more stops at once"),
         },
@@ -89,6 +98,7 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
             return Err(anyhow!("the engine ended before it had started"));
         }
     };
+    serving.store(true, Ordering::Release);
     let stats = match StatsServer::start(&config.server.stats_socket, &file.display().to_string(), board, inquiries, off_engine) {
         Ok(stats) => stats,
         Err(error) => {

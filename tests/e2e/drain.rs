@@ -20,6 +20,7 @@ const CALLS: u32 = 64;
 pub fn run(report: &mut Report) {
     report.case("sigterm_with_a_transfer_running", || stop_while_reading(Signal::TERM));
     report.case("sigint_with_a_transfer_running", || stop_while_reading(Signal::INT));
+    report.case("sigterm_before_a_virtio_user_port_has_its_other_end", stop_while_starting);
     report.case("restart_on_the_same_configuration", restart);
     report.case("idle_cpu_is_reported", idle_cpu);
 }
@@ -56,6 +57,20 @@ fn stop_while_reading(signal: Signal) -> Result<()> {
     let status = bed.running()?.wait(STOP_LIMIT.saturating_sub(started.elapsed()))?;
     ensure!(status.success(), "the server ended with {status}\n{}", bed.running()?.tail());
     println!("    {replies} of {CALLS} replies came, stopped after {:.2?}", started.elapsed());
+    Ok(())
+}
+
+/// DPDK waits for the other end without looking at signals.
+fn stop_while_starting() -> Result<()> {
+    standin::only_nfsplice()?;
+    let mut bed = Bed::prepare(Setup { device: "net_null0".into(), ..Setup::default() })?;
+    let socket = bed.folder().join("port.sock");
+    bed.setup.device = format!("net_virtio_user0,path={},server=1,queues=1", socket.display());
+    bed.start()?;
+    crate::process::wait_for_file(&socket, Duration::from_secs(20))?;
+    bed.running()?.signal(Signal::TERM);
+    let status = bed.running()?.wait(STOP_LIMIT)?;
+    ensure!(status.success(), "the server ended with {status}\n{}", bed.running()?.tail());
     Ok(())
 }
 
