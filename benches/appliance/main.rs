@@ -2,7 +2,7 @@
 //! turn: nfsplice, nfsplice copying, NFS-Ganesha, a sendfile loop, and testpmd as the driver's ceiling.
 //!
 //! - `workload`: the rows. `peers`: who is measured, how each is started. `measure`: one run and the server's meter around it.
-//! - `driver`: testpmd against this project's transmit queue. `meter`: whether the meter is right. `tap`: what `make run` gives.
+//! - `driver`: testpmd against this project's transmit queue. `cores`: two server cores against one. `meter`: whether the meter is right. `tap`: what `make run` gives.
 //! - `sendfile`: the kernel's own splice path. `machine`, `table`, `plot`: what is written down.
 //!
 //! It fails if any figure was taken with errors, wrong bytes, or more packets sent again than `measure::RETRANSMISSIONS_PER_CALL_MAX`.
@@ -15,6 +15,10 @@ mod net;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 mod process;
 
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod cores;
 mod driver;
 mod machine;
 mod measure;
@@ -39,9 +43,13 @@ use peers::{Bed, Ganesha, Peer};
 use table::{CURVE_SET, Cell, Point, Results};
 use workload::{NULL, READ_4K, SIZES, Set, TABLE, Workload};
 
+/// The appliance's allocator, which shards in `cores` are measured with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "appliance [--rounds N] [--seconds S] [--parts PART,..] [--no-huge]
-parts: verify table driver latency curves meter tap";
-const PARTS: [&str; 7] = ["verify", "table", "driver", "latency", "curves", "meter", "tap"];
+parts: verify table driver cores latency curves meter tap";
+const PARTS: [&str; 8] = ["verify", "table", "driver", "cores", "latency", "curves", "meter", "tap"];
 /// Two MiB each: the server's 1.6 GiB, the generator's 512 MiB, testpmd's, and some slack.
 const HUGEPAGES: u64 = 1280;
 /// Shares of the closed loop's rate that are offered for the latency curve.
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
     let result = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["sendfile-serve", file, cpu] => cpu.parse().context(USAGE).and_then(|cpu| sendfile::serve(Path::new(file), cpu)),
         ["chains"] => driver::chains(),
+        ["cores"] => serde_json::to_string(&cores::scaling()).map(|text| println!("{text}")).context("figures"),
         ["steal", percent] => percent.parse().context(USAGE).and_then(|percent| meter::steal(percent)),
         // `cargo test --benches` runs every benchmark without an argument: this one takes 15 minutes and root.
         _ if !words.iter().any(|word| word == "--bench") => {
@@ -138,6 +147,7 @@ fn bench(options: &Options) -> Result<()> {
         depth_one: None,
         tap: None,
         ceilings: Vec::new(),
+        scaling: Vec::new(),
         checks: Vec::new(),
         by_size: Vec::new(),
         by_load: Vec::new(),
@@ -210,6 +220,10 @@ impl Bench<'_> {
             "verify" => self.verify(),
             "table" => (0..self.options.rounds).for_each(|round| self.round(round)),
             "driver" => self.driver(),
+            "cores" => {
+                self.say("two server cores");
+                self.results.scaling = self.taken("two cores", cores::measure()).unwrap_or_default();
+            }
             "latency" => {
                 let result = self.bed.nfsplice("splice", &Workload { set: Set::Hot, ..READ_4K }.with_pace(1, 1), &self.pace());
                 self.results.depth_one = self.taken("READ 4 KiB at depth 1", result);
@@ -314,8 +328,8 @@ impl Bench<'_> {
         if let Some(program) = meter::missing() {
             return self.skip(&format!("the meter's check: {program} is not installed"));
         }
-        for workload in meter::workloads() {
-            let result = meter::check(&self.bed, &workload, self.options.duration);
+        for (transmit, workload) in meter::workloads() {
+            let result = meter::check(&self.bed, transmit, &workload, self.options.duration);
             if let Some(check) = self.taken("meter", result) {
                 self.say(&format!("meter: {:.0} cycles, by the rate {:.0}", check.metered, check.by_rate));
                 self.results.checks.push(check);

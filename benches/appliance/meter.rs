@@ -1,8 +1,11 @@
-//! Is the busy-cycle meter right? A thief takes a known share of the server's core, so much that the core becomes the bottleneck;
-//! then the rate tells what a call costs, (1 - share) x TSC rate / rate, with no meter in it. The meter's figure is taken without the
-//! thief, where the core is idle part of the time and everything depends on telling work from waiting.
+//! Is the busy-cycle meter right? Where the server's core is the bottleneck the rate tells what a call costs, TSC rate / rate, with no
+//! meter in it. Work that copies makes it one by itself. For the rest a thief takes a known share of the core, so much that it
+//! becomes the bottleneck: a call costs (1 - share) x TSC rate / rate then. The meter's figure is taken without the thief, where the
+//! core is idle part of the time and everything depends on telling work from waiting.
 //!
-//! The thief is a real-time process that spins for a part of each period and sleeps for the rest; its share is its own CPU time.
+//! The thief is a real-time process that spins for a part of each period and sleeps for the rest; its share is its own CPU time. The
+//! period is short and many calls are outstanding, so that the core finds work whenever it is given back; the same number
+//! without the thief, so that both runs serve calls in batches of about the same size.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,15 +16,15 @@ use serde::Serialize;
 use crate::measure::Pace;
 use crate::peers::{Bed, SERVER_CPU};
 use crate::process::{self, find};
-use crate::workload::{NULL, READ_4K, READ_64K, Set, Workload};
+use crate::workload::{NULL, READ_4K, READ_64K, Set, WRITE_64K, Workload};
 
 /// How far the two figures may lie apart.
 pub const TOLERANCE: f64 = 0.10;
 /// Shares that the thief tries, in percent: the first with which the core has nothing left counts.
-const SHARES: [u32; 4] = [40, 60, 75, 85];
+const SHARES: [u32; 4] = [30, 50, 65, 80];
 /// Busy share of the rest of the core from which on it is the bottleneck.
 const SATURATED: f64 = 0.95;
-const PERIOD: Duration = Duration::from_micros(250);
+const PERIOD: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
@@ -51,26 +54,36 @@ pub fn missing() -> Option<&'static str> {
     ["chrt"].into_iter().find(|program| find(program).is_none())
 }
 
-/// As many calls outstanding as in the table: fewer would not keep a core busy that is taken away for half a period.
-pub fn workloads() -> [Workload; 3] {
+/// What the server does with payload, and the work.
+pub fn workloads() -> [(&'static str, Workload); 5] {
     let hot = |workload: Workload| Workload { set: Set::Hot, ..workload };
-    [hot(NULL), hot(READ_4K), hot(READ_64K)]
+    [
+        ("copy", READ_64K),
+        ("splice", WRITE_64K),
+        ("splice", hot(NULL).with_pace(4, 128)),
+        ("splice", hot(READ_4K).with_pace(4, 128)),
+        ("splice", hot(READ_64K).with_pace(4, 32)),
+    ]
 }
 
-pub fn check(bed: &Bed, workload: &Workload, duration: Duration) -> Result<Check> {
+pub fn check(bed: &Bed, transmit: &str, workload: &Workload, duration: Duration) -> Result<Check> {
     let pace = Pace { duration, rate: None, verify: false };
-    let alone = bed.nfsplice("splice", workload, &pace)?;
+    let alone = bed.nfsplice(transmit, workload, &pace)?;
+    let copying = if transmit == "copy" { ", copying" } else { "" };
     let mut check = Check {
-        workload: format!("{}, {} outstanding", workload.name, workload.connections * workload.depth),
+        workload: format!("{}{copying}, {} outstanding", workload.name, workload.connections * workload.depth),
         metered: alone.cycles,
         metered_busy: alone.busy,
-        by_rate: 0.0,
+        by_rate: bed.hz / alone.operations_per_s,
         stolen: 0.0,
-        saturated: false,
+        saturated: alone.busy > SATURATED,
     };
+    if check.saturated {
+        return Ok(check);
+    }
     for share in SHARES {
         let thief = Thief::start(share)?;
-        let robbed = bed.nfsplice("splice", workload, &pace);
+        let robbed = bed.nfsplice(transmit, workload, &pace);
         let stolen = thief.stop()?;
         let robbed = robbed?;
         check.stolen = stolen;

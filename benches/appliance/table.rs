@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::cores::{self, Scaling};
 use crate::driver::Ceiling;
 use crate::machine::Machine;
 use crate::measure::Sample;
@@ -48,6 +49,7 @@ pub struct Results {
     pub depth_one: Option<Sample>,
     pub tap: Option<Tap>,
     pub ceilings: Vec<Ceiling>,
+    pub scaling: Vec<Scaling>,
     pub checks: Vec<Check>,
     pub by_size: Vec<Point>,
     pub by_load: Vec<Point>,
@@ -100,6 +102,7 @@ impl Results {
         self.write_costs(&mut text);
         self.write_rates(&mut text);
         self.write_stages(&mut text);
+        self.write_scaling(&mut text);
         self.write_checks(&mut text);
         for (title, list) in [("Skipped", &self.skipped), ("Not valid", &self.faults)] {
             if !list.is_empty() {
@@ -207,6 +210,17 @@ impl Results {
         }
     }
 
+    fn write_scaling(&self, text: &mut String) {
+        if self.scaling.is_empty() {
+            return;
+        }
+        text.push_str("\nTwo cores of one server, each with simulated clients on its own CPU; cycles of the server alone:\n\n");
+        text.push_str("| work | one core, cycles | two cores, cycles each | calls of two / of one |\n|---|---:|---:|---:|\n");
+        for s in &self.scaling {
+            let _ = writeln!(text, "| {} | {} | {} | {:.2} |", s.workload, count(s.one), count(s.two), s.times);
+        }
+    }
+
     fn write_checks(&self, text: &mut String) {
         if self.checks.is_empty() {
             return;
@@ -276,6 +290,11 @@ impl Results {
             line("idle server on a TAP: share of a core".into(), "< 5 %".into(), idle, tap.idle < IDLE_MAX);
             let met = tap.read_p50_ns < READ_P50_MAX_NS;
             line("READ 4 KiB through the TAP: p50".into(), "< 200 us".into(), time(tap.read_p50_ns), met);
+        }
+        for scaling in &self.scaling {
+            let met = scaling.times >= cores::TIMES_WANTED;
+            let goal = format!("two server cores / one, {} (simulated load)", scaling.workload);
+            line(goal, format!(">= {:.1} x", cores::TIMES_WANTED), format!("{:.2} x", scaling.times), met);
         }
         for check in self.checks.iter().filter(|check| check.saturated) {
             let off = format!("{:+.1} %", 100.0 * (check.ratio() - 1.0));

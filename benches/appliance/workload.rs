@@ -56,6 +56,18 @@ pub const NULL: Workload = small("NULL", "null", Some(600), true);
 pub const READ_4K: Workload = read("READ 4 KiB", 4 << 10, 32, Set::Large, Some(1_300));
 pub const READ_64K: Workload = read("READ 64 KiB", 64 << 10, 8, Set::Large, Some(2_600));
 
+pub const WRITE_64K: Workload = Workload {
+    name: "WRITE 64 KiB",
+    mix: "randwrite",
+    verified_mix: Some("randread=50,randwrite=50"),
+    bytes: 64 << 10,
+    connections: 4,
+    depth: 8,
+    set: Set::Large,
+    goal_cycles: Some(12_000),
+    sendfile: false,
+};
+
 /// The goal table, then the same READs out of a working set that stays in the CPU's cache.
 pub const TABLE: [Workload; 9] = [
     NULL,
@@ -63,17 +75,7 @@ pub const TABLE: [Workload; 9] = [
     READ_4K,
     READ_64K,
     read("READ 1 MiB", 1 << 20, 2, Set::Large, Some(26_000)),
-    Workload {
-        name: "WRITE 64 KiB",
-        mix: "randwrite",
-        verified_mix: Some("randread=50,randwrite=50"),
-        bytes: 64 << 10,
-        connections: 4,
-        depth: 8,
-        set: Set::Large,
-        goal_cycles: Some(12_000),
-        sendfile: false,
-    },
+    WRITE_64K,
     read("READ 4 KiB", 4 << 10, 32, Set::Hot, None),
     read("READ 64 KiB", 64 << 10, 8, Set::Hot, None),
     read("READ 1 MiB", 1 << 20, 2, Set::Hot, None),

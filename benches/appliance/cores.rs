@@ -1,4 +1,4 @@
-//! Two server cores against one, on a machine that has only two: `cargo bench --bench cores`, part of `make bench`.
+//! Two server cores against one, on a machine that has only two.
 //!
 //! There is no third CPU for clients, so the load is simulated: each of two threads, pinned to a CPU, runs a whole server shard
 //! and its clients (the rig of `tests/support/`, on the reference NIC), and only the cycles of the shard's turns are counted, by the
@@ -9,24 +9,25 @@
 //! A core that does nothing but serve answers 1 / (cycles of a call) calls a cycle: the figure is the sum of both over the same of
 //! one core alone. Not in it: what the CPUs share by nature (last-level cache, memory bandwidth) is, a NIC's share is not.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use anyhow::{Context, Result};
 use nfsplice::buf::PagePool;
 use nfsplice::net::memory_link::EndOptions;
 use nfsplice::rpc::drc::SharedDrc;
 use nfsplice::time::Duration;
-use support::nfs::{self, Args};
-use support::reference_nic::{ReferenceNic, Wire};
-use support::server::{Setup, Shared, memory};
-use support::{CLIENT_MAC, Rig, SERVER, SERVER_MAC};
+use serde::{Deserialize, Serialize};
 
-/// The appliance's allocator: received frames are given back to it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::measure::median;
+use crate::process;
+use crate::support::nfs::{self, Args};
+use crate::support::reference_nic::{ReferenceNic, Wire};
+use crate::support::server::{Setup, Shared, memory};
+use crate::support::{CLIENT_MAC, Rig, SERVER, SERVER_MAC};
+
+/// How many times the calls of one core two of them have to answer.
+pub const TIMES_WANTED: f64 = 1.8;
 
 const MTU: u16 = 1500;
 const BLOCK_BYTES: usize = 64 << 10;
@@ -40,7 +41,9 @@ const CONNECTIONS: usize = 4;
 const STRETCHES: usize = 1500;
 /// Of the virtual clock, for each stretch: acknowledgements are never late.
 const STRETCH: Duration = Duration::from_micros(50);
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
+/// What all of it may take.
+const TIME_MAX: std::time::Duration = std::time::Duration::from_secs(240);
 /// Turns in one stretch; more would be a livelock.
 const TURNS_MAX: usize = 1000;
 
@@ -192,12 +195,12 @@ fn setup() -> Setup {
 }
 
 /// Each core's cycles for a call of each workload, `active` cores serving at a time.
-fn measure(setup: &Setup, workloads: &[Workload], active: usize) -> Vec<Vec<f64>> {
+fn cycles(setup: &Setup, active: usize) -> Vec<Vec<f64>> {
     let gate = Arc::new(Gate::new(active));
     let files = Arc::new(Mutex::new(Vec::new()));
     let threads: Vec<_> = (0..active)
         .map(|index| {
-            let (setup, gate, files, workloads) = (setup.clone(), Arc::clone(&gate), Arc::clone(&files), workloads.to_vec());
+            let (setup, gate, files) = (setup.clone(), Arc::clone(&gate), Arc::clone(&files));
             std::thread::spawn(move || {
                 core_affinity::set_for_current(core_affinity::CoreId { id: index });
                 let mut core = Core::new(&setup, index, active);
@@ -205,51 +208,49 @@ fn measure(setup: &Setup, workloads: &[Workload], active: usize) -> Vec<Vec<f64>
                 gate.pass();
                 // Every core asks for everybody's files.
                 core.files = files.lock().expect("no thread panicked").clone();
-                workloads.iter().map(|workload| core.run(workload, &gate)).collect()
+                WORKLOADS.iter().map(|workload| core.run(workload, &gate)).collect()
             })
         })
         .collect();
     threads.into_iter().map(|thread| thread.join().expect("a core's thread")).collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// One workload's figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scaling {
+    pub workload: String,
+    /// Cycles of a call on one core alone, and on each of two.
+    pub one: f64,
+    pub two: f64,
+    /// Calls that two cores answer for each call of one.
+    pub times: f64,
 }
 
-fn main() {
-    let quick = !std::env::args().any(|argument| argument == "--bench");
-    if quick {
-        // `cargo test --benches`: nothing to learn from a build without optimisation.
-        println!("cores: run by `cargo bench --bench cores`");
-        return;
-    }
-    if std::thread::available_parallelism().map_or(0, usize::from) < 2 {
-        println!("cores: two CPUs are needed");
-        return;
-    }
-    // Alone and together in turn, so that noise hits both alike.
+/// In a process of its own, so that its memory goes with it.
+pub fn measure() -> Result<Vec<Scaling>> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg("cores");
+    let output = process::run(command, TIME_MAX)?;
+    serde_json::from_slice(&output.stdout).context("figures of two cores")
+}
+
+/// Alone and together in turn, so that noise hits both alike. Each measurement starts with an empty store.
+pub fn scaling() -> Vec<Scaling> {
     let mut alone = vec![Vec::new(); WORKLOADS.len()];
     let mut together = vec![Vec::new(); WORKLOADS.len()];
     for _ in 0..ROUNDS {
-        // Each measurement starts with an empty store.
-        let one = measure(&setup(), &WORKLOADS, 1);
-        let two = measure(&setup(), &WORKLOADS, 2);
+        let one = cycles(&setup(), 1);
+        let two = cycles(&setup(), 2);
         for at in 0..WORKLOADS.len() {
             alone[at].push(1.0 / one[0][at]);
             together[at].push(1.0 / two[0][at] + 1.0 / two[1][at]);
         }
     }
-    println!("| work | cycles a call, one core | two cores, each | two cores / one |");
-    println!("|---|---:|---:|---:|");
-    let mut figures = Vec::new();
-    for (at, workload) in WORKLOADS.iter().enumerate() {
-        let ratio = median(together[at].iter().zip(&alone[at]).map(|(two, one)| two / one).collect());
-        let (one, two) = (1.0 / median(alone[at].clone()), 2.0 / median(together[at].clone()));
-        println!("| {} | {one:.0} | {two:.0} | {ratio:.2} |", workload.name);
-        figures.push(serde_json::json!({ "work": workload.name, "one": one, "two": two, "ratio": ratio }));
-    }
-    if let Some(out) = std::env::args().skip_while(|argument| argument != "--json").nth(1) {
-        std::fs::write(out, serde_json::to_vec_pretty(&figures).expect("numbers")).expect("the file can be written");
-    }
+    let figures = |(at, workload): (usize, &Workload)| Scaling {
+        workload: workload.name.to_owned(),
+        one: 1.0 / median(alone[at].clone()),
+        two: 2.0 / median(together[at].clone()),
+        times: median(together[at].iter().zip(&alone[at]).map(|(two, one)| two / one).collect()),
+    };
+    WORKLOADS.iter().enumerate().map(figures).collect()
 }
