@@ -436,6 +436,11 @@ impl<'a> View<'a> {
         done
     }
 
+    /// As `copy_to`, for bytes that nobody on this core is going to read.
+    pub fn copy_past_caches(&self, into: &mut [u8]) -> usize {
+        crate::raw::copy_past_caches(self.pieces(), into)
+    }
+
     /// The big-endian word at `offset`; `None` if the view is too short.
     #[inline]
     pub fn u32_at(&self, offset: usize) -> Option<u32> {
