@@ -79,7 +79,7 @@ fn store_lines(to: &mut [u8], from: &[u8]) {
     if to.as_ptr().align_offset(LINE) != 0 || to.len() != from.len() {
         return to.copy_from_slice(from);
     }
-    for (to, from) in to.as_chunks_mut::<LINE>().0.iter_mut().zip(from.as_chunks::<LINE>().0) {
+    for (to, from) in to.chunks_exact_mut(LINE).zip(from.chunks_exact(LINE)) {
         let (to, from) = (to.as_mut_ptr(), from.as_ptr());
         // SAFETY: SSE2 is part of x86-64. Both chunks have LINE bytes; loads may be unaligned, and the stores are aligned: `to`
         // is at the beginning of a line. `fence` is called before anybody else may see the bytes.

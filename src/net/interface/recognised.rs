@@ -82,8 +82,8 @@ impl PlainTcp {
 /// options five words are quickly summed.
 #[inline]
 fn header_sum(headers: &[u8; HEADERS]) -> u16 {
-    let words = headers[ethernet::HEADER_LEN..].as_chunks::<4>().0;
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
+    let words = headers[ethernet::HEADER_LEN..].chunks_exact(4);
+    let sum: u64 = words.map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]))).sum();
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
