@@ -178,6 +178,16 @@ fn network(seed: u64, setup: &mut Setup) {
     }
 }
 
+/// A third of the devices join segments on their way in, in buffers of many sizes.
+fn coalescing(seed: u64, ends: &mut [EndOptions; 2]) {
+    // Random numbers of its own, as in `network`.
+    let mut random = Random::new(seed.rotate_left(32));
+    for end in ends {
+        let buffer_bytes = 16 << random.below(9);
+        end.rx_coalesce = random.chance(333_333).then_some(buffer_bytes as usize);
+    }
+}
+
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut random = Random::new(seed);
@@ -188,7 +198,8 @@ impl Simulation {
             true => EndOptions::offloading(mac, setup.mtu),
             false => EndOptions::plain(mac, setup.mtu),
         };
-        let ends = [end(CLIENT_MAC), end(SERVER_MAC)];
+        let mut ends = [end(CLIENT_MAC), end(SERVER_MAC)];
+        coalescing(seed, &mut ends);
         let mut rig = support::on_link(&setup, random.draw(), faults, ends);
         rig.server.device().hold_transmitted();
         rig.cable.set_filter(SERVER, Some(Witness::default().filter(|_, _| true)));

@@ -30,6 +30,8 @@ pub struct PortCapabilities {
     pub rx_tcp_checksum: bool,
     /// Received UDP datagrams are verified.
     pub rx_udp_checksum: bool,
+    /// Segments of a connection may arrive as one packet, as long as an IP packet can be, in many buffers.
+    pub lro: bool,
     /// Segments of a packet without TSO; with TSO, of any one MSS of it.
     pub max_segments_per_packet: usize,
     /// Segments of a TSO chain.
@@ -101,6 +103,8 @@ pub(crate) struct TxLimits {
     pub tso_in_software: bool,
     /// The driver cuts IPv6 too. DPDK's offload flag is one for both.
     pub tso_ipv6: bool,
+    /// It hands chains on as they are, without offering TSO: see `Port::peer_takes_tso`.
+    pub tso_by_peer: bool,
 }
 
 const ANY: usize = usize::MAX;
@@ -124,6 +128,7 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         tso_frame_within_mtu: false,
         tso_in_software: false,
         tso_ipv6: true,
+        tso_by_peer: driver == "net_vhost",
     };
     let mut segments = |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
     match driver {

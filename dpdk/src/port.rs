@@ -64,11 +64,12 @@ pub struct PortOptions {
     pub header_room: u16,
     /// Data bytes of a buffer that `push_copy` fills; raised to a whole frame on devices that take no chains.
     pub copy_room: u16,
-    /// Segmentation by the device. Auto leaves it off where the driver does it in software (net_tap).
+    /// Segmentation by the device. Auto leaves it off where the driver does it in software (net_tap), and where it depends on the
+    /// peer (net_vhost): see [`Port::peer_takes_tso`].
     pub tso: Wanted,
     /// Checksums by the device, both ways.
     pub checksum: Wanted,
-    /// Receive coalescing by the device. Auto is off: it holds several buffers per packet.
+    /// Receive coalescing by the device: packets of up to 64 KiB in many buffers.
     pub lro: Wanted,
     /// Sleeping on an idle receive queue.
     pub rx_interrupts: Wanted,
@@ -233,6 +234,14 @@ impl<H: TxPayload> Port<H> {
                 && sys::rte_eth_xstats_get_by_id(self.open.id, &which, &mut value, 1) == 1
         };
         found.then_some(value)
+    }
+
+    /// Whether the guest at the other end of a net_vhost port, once its link is up, takes TCP packets that nobody has cut and
+    /// whose checksum nobody has filled in. The driver hands them on without asking, and without offering TSO: with `tso` on,
+    /// what is sent must follow this answer. Other devices do what their capabilities say.
+    pub fn peer_takes_tso(&self) -> bool {
+        // SAFETY: an open port of that driver.
+        self.open.driver != "net_vhost" || unsafe { sys::nfsplice_vhost_guest_tso(self.open.id) } == 1
     }
 
     /// The link's state, without waiting for it.

@@ -52,6 +52,8 @@ pub(crate) struct Setup<'a> {
     limits: TxLimits,
     tx_offloads: u64,
     rx_offloads: u64,
+    /// Chains go to a peer that cuts them, or needs no cutting.
+    tso_by_peer: bool,
     rss: bool,
     /// The device takes a key of ours; else it keeps its own.
     rss_key: bool,
@@ -87,6 +89,7 @@ impl<'a> Setup<'a> {
             limits: tx_limits(&driver, multi_segs),
             tx_offloads: 0,
             rx_offloads: 0,
+            tso_by_peer: false,
             rss: false,
             rss_key: true,
             rx_descriptors: options.rx_descriptors,
@@ -130,23 +133,26 @@ impl<'a> Setup<'a> {
         // virtio and vmxnet3 segment without offering them, and refuse a packet that asks.
         let sums = tx & u64::from(RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM);
         let tcp = self.tx_offloads & u64::from(RTE_ETH_TX_OFFLOAD_TCP_CKSUM) != 0;
-        if options.tso == Wanted::On || tcp {
+        self.tso_by_peer = self.limits.tso_by_peer && options.tso == Wanted::On && tcp;
+        if (options.tso == Wanted::On || tcp) && !self.tso_by_peer {
             let tso = self.choose(options.tso, auto_tso, tx, RTE_ETH_TX_OFFLOAD_TCP_TSO, "TSO")?;
             if tso != 0 {
                 self.tx_offloads |= tso | sums;
             }
         }
-        self.rx_offloads |= self.choose(options.lro, false, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
+        let spread = self.info.flow_type_rss_offloads & rss_types() != 0 && spreads_by_hash(&self.driver);
+        self.rss = options.rss != Wanted::Off && options.rx_queues > 1 && spread;
+        if options.rss == Wanted::On && options.rx_queues > 1 && !spread {
+            return Err(unsupported(self.name, &self.driver, "RSS is not offered"));
+        }
+        // Where queues are shared out in software, packets wait for their core, counted as packets.
+        let auto_lro = options.rx_queues == 1 || self.rss;
+        self.rx_offloads |= self.choose(options.lro, auto_lro, rx, RTE_ETH_RX_OFFLOAD_TCP_LRO, "LRO")?;
         // Only when needed: some drivers have a faster receive path without it.
         let frame = u32::from(options.mtu) + FRAME_OVERHEAD_BYTES;
         let lro = self.rx_offloads & u64::from(RTE_ETH_RX_OFFLOAD_TCP_LRO) != 0;
         if lro || frame > u32::from(options.rx_room) {
             self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_SCATTER);
-        }
-        let spread = self.info.flow_type_rss_offloads & rss_types() != 0 && spreads_by_hash(&self.driver);
-        self.rss = options.rss != Wanted::Off && options.rx_queues > 1 && spread;
-        if options.rss == Wanted::On && options.rx_queues > 1 && !spread {
-            return Err(unsupported(self.name, &self.driver, "RSS is not offered"));
         }
         if self.rss {
             self.rx_offloads |= rx & u64::from(RTE_ETH_RX_OFFLOAD_RSS_HASH);
@@ -185,8 +191,19 @@ impl<'a> Setup<'a> {
         Ok(open)
     }
 
-    /// Some drivers fail to start with interrupts they do not have, some with an RSS key that is not their own.
+    /// Some drivers fail to start with interrupts they do not have, some with an RSS key that is not their own, and what one
+    /// needs for LRO beyond offering it (sizes of buffers, other offloads) is not told in advance.
     fn configure_with_what_works(&mut self) -> Result<(bool, QueuePools), Error> {
+        let lro = u64::from(sys::RTE_ETH_RX_OFFLOAD_TCP_LRO);
+        let result = self.configure_with_these_offloads();
+        if result.is_err() && self.options.lro == Wanted::Auto && self.rx_offloads & lro != 0 {
+            self.rx_offloads &= !lro;
+            return self.configure_with_these_offloads();
+        }
+        result
+    }
+
+    fn configure_with_these_offloads(&mut self) -> Result<(bool, QueuePools), Error> {
         let interrupts: &[bool] = if self.options.rx_interrupts == Wanted::Off { &[false] } else { &[true, false] };
         let keys: &[bool] = if self.rss { &[true, false] } else { &[true] };
         let mut first_error = None;
@@ -373,7 +390,7 @@ impl<'a> Setup<'a> {
         Ok(PortCapabilities {
             mac: self.unfiltered_mac.unwrap_or(mac.addr_bytes),
             mtu,
-            tso: tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) && limits.chains,
+            tso: (tx(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) || self.tso_by_peer) && limits.chains,
             tso_ipv6: limits.tso_ipv6,
             tso_offered: self.info.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0,
             tx_ip_checksum: tx(sys::RTE_ETH_TX_OFFLOAD_IPV4_CKSUM),
@@ -382,6 +399,7 @@ impl<'a> Setup<'a> {
             rx_ip_checksum: rx(sys::RTE_ETH_RX_OFFLOAD_IPV4_CKSUM),
             rx_tcp_checksum: rx(sys::RTE_ETH_RX_OFFLOAD_TCP_CKSUM),
             rx_udp_checksum: rx(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM),
+            lro: rx(sys::RTE_ETH_RX_OFFLOAD_TCP_LRO),
             max_segments_per_packet: limits.per_packet,
             max_segments_tso: limits.per_tso,
             max_frame_bytes: limits.frame_bytes.map_or(wire, |bytes| if bytes == u32::MAX { bytes } else { bytes.min(wire) }),

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <dlfcn.h>
 #include <net/if.h>
 #include <sched.h>
 #include <string.h>
@@ -152,6 +153,32 @@ struct rte_mbuf *nfsplice_chain_copy(struct rte_mempool *pool, uint16_t room, co
 void nfsplice_mbuf_free(struct rte_mbuf *chain)
 {
 	rte_pktmbuf_free(chain);
+}
+
+/* A function of a driver, which EAL has loaded (or not) at run time: nothing links against drivers. */
+static void *driver_symbol(const char *library, const char *name)
+{
+	void *handle = dlopen(library, RTLD_NOW | RTLD_NOLOAD);
+	void *symbol = dlsym(handle != NULL ? handle : RTLD_DEFAULT, name);
+
+	if (handle != NULL)
+		dlclose(handle);
+	return symbol;
+}
+
+int nfsplice_vhost_guest_tso(uint16_t port)
+{
+	/* Bits of virtio's feature word (VIRTIO 1.1, 5.1.3). */
+	const uint64_t wanted = 1ULL << 1 /* GUEST_CSUM */ | 1ULL << 7 /* GUEST_TSO4 */ | 1ULL << 8 /* GUEST_TSO6 */;
+	int (*vid_of)(uint16_t) = driver_symbol("librte_net_vhost.so.23", "rte_eth_vhost_get_vid_from_port_id");
+	int (*features_of)(int, uint64_t *) = driver_symbol("librte_vhost.so.23", "rte_vhost_get_negotiated_features");
+	uint64_t features = 0;
+	int vid;
+
+	if (vid_of == NULL || features_of == NULL)
+		return 0;
+	vid = vid_of(port);
+	return vid >= 0 && features_of(vid, &features) == 0 && (features & wanted) == wanted;
 }
 
 int nfsplice_epoll_create(void)

@@ -67,6 +67,10 @@ struct rte_mbuf *nfsplice_chain_copy(struct rte_mempool *pool, uint16_t room, co
 /* rte_pktmbuf_free: the mbuf and what is chained to it. */
 void nfsplice_mbuf_free(struct rte_mbuf *chain);
 
+/* What the guest behind a net_vhost port has agreed to: 1 if it takes TCP packets of both IP versions that nobody has cut
+ * and whose checksum nobody has filled in; else 0. Also 0 when there is no guest yet, or the driver's library is not loaded. */
+int nfsplice_vhost_guest_tso(uint16_t port);
+
 int nfsplice_epoll_create(void);
 
 /* net_tap of 22.11 claims frames of 1,522 bytes at most, so that DPDK refuses a larger MTU, although the driver itself

@@ -45,6 +45,17 @@ impl RxBuf {
         RxBuf { storage: Storage::Heap(bytes.into_boxed_slice()), start: 0, end }
     }
 
+    /// Bytes left. Unlike the bytes themselves, this is known without looking at the buffer.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Whether it occupies a buffer of a driver's receive pool (which is scarce: see `tcp`'s copy-out rule).
     pub fn is_driver_buffer(&self) -> bool {
         match self.storage {
@@ -109,7 +120,7 @@ impl RxPacket {
 
     /// Bytes in all segments.
     pub fn len(&self) -> usize {
-        self.first.len() + self.more.iter().map(|buf| buf.len()).sum::<usize>()
+        self.first.len() + self.more.iter().map(RxBuf::len).sum::<usize>()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -423,6 +434,11 @@ impl<'a> View<'a> {
             }
         }
         done
+    }
+
+    /// As `copy_to`, for bytes that nobody on this core is going to read.
+    pub fn copy_past_caches(&self, into: &mut [u8]) -> usize {
+        crate::raw::copy_past_caches(self.pieces(), into)
     }
 
     /// The big-endian word at `offset`; `None` if the view is too short.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, anyhow, bail};
-use dpdk::{Eal, EalOptions, Port, PortOptions, ZoneSet};
+use dpdk::{Eal, EalOptions, Port, PortOptions, Wanted, ZoneSet};
 
 use super::pattern::Pattern;
 use super::stack::Stack;
@@ -80,7 +80,6 @@ pub fn start(
         ports.push(opened);
         transports.extend(of_port);
     }
-    ports.iter().try_for_each(wait_for_link)?;
     Ok((Ground { _ports: ports, _pools: pools, _eal: eal }, transports))
 }
 
@@ -98,10 +97,14 @@ fn open(
         rx_queues: queues,
         tx_queues: queues,
         all_multicast: port.address.address.is_ipv6(),
+        // As drivers do, and over net_vhost if the server takes it, as a guest's kernel does.
+        tso: if port.device.to_string().starts_with("net_vhost") { Wanted::On } else { Wanted::Auto },
         ..PortOptions::default()
     };
     let mut opened = Port::<Slice>::open(eal, &port.device.name, &options)?;
-    let capabilities = opened.capabilities().clone();
+    wait_for_link(&opened)?;
+    let mut capabilities = opened.capabilities().clone();
+    capabilities.tso &= opened.peer_takes_tso();
     let own = port.address.address;
     let first_port: [u8; 2] = random()?;
     let mut steering = Steering::for_cores(port.cores.len(), u16::from_ne_bytes(first_port)).into_iter();

@@ -141,6 +141,7 @@ fn frame_of(mut mbuf: Mbuf, counters: &mut DpdkDeviceCounters) -> RxFrame {
     let mut packet = RxPacket::single(RxBuf::from_mbuf(mbuf));
     if let Some(rest) = rest {
         counters.frames_scattered += 1;
+        packet.more.reserve_exact(rest.segment_count());
         packet.more.extend(rest.into_segments().map(RxBuf::from_mbuf));
         if make_headers_contiguous(&mut packet, HEADERS_CONTIGUOUS) {
             counters.headers_copied += 1;
@@ -218,6 +219,7 @@ mod tests {
             rx_ip_checksum: true,
             rx_tcp_checksum: true,
             rx_udp_checksum: true,
+            lro: false,
             max_segments_per_packet: 16,
             max_segments_tso: 65,
             max_frame_bytes: 1518,

@@ -80,6 +80,8 @@ pub struct EndOptions {
     pub rx_checksums: bool,
     /// Frames between two flushes.
     pub ring_frames: usize,
+    /// The device joins the segments of a connection that arrive together (LRO), in buffers of this many bytes.
+    pub rx_coalesce: Option<usize>,
 }
 
 impl EndOptions {
@@ -96,7 +98,7 @@ impl EndOptions {
             segments_per_packet_max: 64,
             segments_tso_max: 64,
         };
-        EndOptions { capabilities, rx_checksums: false, ring_frames: 1024 }
+        EndOptions { capabilities, rx_checksums: false, ring_frames: 1024, rx_coalesce: None }
     }
 
     /// A NIC that can do everything.
@@ -419,15 +421,18 @@ impl Device for MemoryEnd {
     }
 
     fn receive(&mut self, out: &mut Vec<RxFrame>) -> usize {
-        let mut count = 0;
-        while count < RECEIVE_BURST {
-            let Some(frame) = self.take_frame() else { break };
+        let frames: Vec<Vec<u8>> = std::iter::from_fn(|| self.take_frame()).take(RECEIVE_BURST).collect();
+        let before = out.len();
+        if let Some(buffer_bytes) = self.options.rx_coalesce {
+            out.extend(memory_offload::coalesce(frames, buffer_bytes));
+            return out.len() - before;
+        }
+        for frame in frames {
             let (ip_checksum, l4_checksum) =
                 if self.options.rx_checksums { memory_offload::verify(&frame) } else { (Checksum::Unknown, Checksum::Unknown) };
             out.push(RxFrame { packet: RxPacket::from_vec(frame), ip_checksum, l4_checksum });
-            count += 1;
         }
-        count
+        out.len() - before
     }
 
     fn transmit(&mut self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused> {
@@ -572,6 +577,80 @@ mod tests {
         }
         assert_eq!([b.take_frame(), b.take_frame(), b.take_frame()], [Some(vec![0; 20]), Some(vec![2; 20]), None]);
         assert_eq!(link.counters(0).filtered, 1);
+    }
+
+    /// A TSO chain of 5,000 bytes in segments of 1,000, and what arrives of it.
+    fn through_a_coalescing_end(change: impl Fn(&mut MemoryEnd, Vec<Vec<u8>>)) -> Vec<(Vec<u8>, usize, Checksum)> {
+        use crate::wire::checksum::Sum;
+        use crate::wire::{ipv4, protocol};
+        let mut ends = [EndOptions::offloading([2; 6], 1500); 2];
+        ends[1].rx_coalesce = Some(300);
+        let (_link, mut a, mut b) = MemoryLink::new(0, [Impairments::default(); 2], ends);
+        let (src, dst) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let address = |last| ethernet::Address([2, 0, 0, 0, 0, last]);
+        let link = ethernet::Repr { dst: address(2), src: address(1), ethertype: ethernet::ethertype::IPV4 };
+        let ip = ipv4::Repr {
+            src: src.into(),
+            dst: dst.into(),
+            protocol: protocol::TCP,
+            traffic_class: 0,
+            identification: 1,
+            dont_fragment: true,
+            time_to_live: 64,
+            payload_len: 5020,
+        };
+        let sum = Sum::pseudo_header_without_length(src.into(), dst.into(), protocol::TCP).partial().to_be_bytes();
+        let tcp = [0, 1, 8, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0x50, 0x18, 1, 0, sum[0], sum[1], 0, 0];
+        let header = [&link.emit()[..], &ip.emit(), &tcp].concat();
+        let payload: Vec<u8> = (0..5000).map(|n| (n % 251) as u8).collect();
+        let offload = TxOffload {
+            l2_len: 14,
+            l3_len: 20,
+            l4_len: 20,
+            ip_checksum: true,
+            tcp_checksum: true,
+            tso_mss: Some(1000),
+            ..TxOffload::default()
+        };
+        change(&mut a, memory_offload::complete(&header, &payload, &offload));
+        let mut frames = Vec::new();
+        b.receive(&mut frames);
+        let flat = |frame: RxFrame| {
+            let buffers = 1 + frame.packet.more.len();
+            assert!(frame.packet.first.len() >= crate::net::device::HEADERS_CONTIGUOUS.min(frame.packet.len()));
+            (frame.packet.into_bufs().flat_map(|buf| buf.to_vec()).collect(), buffers, frame.l4_checksum)
+        };
+        frames.into_iter().map(flat).collect()
+    }
+
+    #[test]
+    fn a_coalescing_end_joins_what_follows_each_other() {
+        let joined = through_a_coalescing_end(|a, frames| frames.into_iter().for_each(|frame| a.inject(frame)));
+        let [(bytes, buffers, checksum)] = &joined[..] else { panic!("{} frames", joined.len()) };
+        assert_eq!((bytes.len(), *buffers, *checksum), (5054, 17, Checksum::Good));
+        assert_eq!(u16::from_be_bytes([bytes[16], bytes[17]]), 5040);
+        assert!(bytes[54..].iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8));
+        let mut sum = crate::wire::checksum::Sum::new();
+        sum.add(&bytes[14..34]);
+        assert!(sum.is_valid(), "the IPv4 header is right for the whole");
+    }
+
+    #[test]
+    fn a_coalescing_end_joins_nothing_else() {
+        let lens = |arrived: Vec<(Vec<u8>, usize, Checksum)>| {
+            arrived.iter().map(|(bytes, _, checksum)| (bytes.len() - 54, *checksum)).collect::<Vec<_>>()
+        };
+        let (good, bad) = (Checksum::Good, Checksum::Bad);
+        let corrupt = through_a_coalescing_end(|a, mut frames| {
+            frames[2][500] ^= 1;
+            frames.into_iter().for_each(|frame| a.inject(frame));
+        });
+        assert_eq!(lens(corrupt), [(2000, good), (1000, bad), (2000, good)]);
+        let missing = through_a_coalescing_end(|a, mut frames| {
+            frames.remove(1);
+            frames.into_iter().for_each(|frame| a.inject(frame));
+        });
+        assert_eq!(lens(missing), [(1000, good), (3000, good)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use dpdk::{Eal, Port, PortOptions, RssSpread, Wanted};
 use super::assemble;
 use super::core::{ServingDevice, arena};
 use crate::buf::{PagePool, Slice};
-use crate::control::config::{Config, Port as PortConfig, Transmit, Tso};
+use crate::control::config::{Config, Lro, Port as PortConfig, Transmit, Tso};
 use crate::net::Interface;
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
 use crate::net::spread::{Hashed, Spread};
@@ -72,6 +72,11 @@ pub fn open(
             Tso::On => Wanted::On,
             Tso::Off => Wanted::Off,
         },
+        lro: match port.lro {
+            Lro::Auto => Wanted::Auto,
+            Lro::On => Wanted::On,
+            Lro::Off => Wanted::Off,
+        },
         rx_queues: port.queues,
         tx_queues: port.queues,
         rx_pool_mbufs: rx_pool_buffers(cores),
@@ -106,6 +111,7 @@ pub fn open(
     let addresses: Vec<String> = port.addresses.iter().map(ToString::to_string).collect();
     tracing::info!(
         port = %name, driver = %capabilities.driver_name, addresses = addresses.join(" "), vlan = port.vlan, mtu, tso = capabilities.tso,
+        lro = capabilities.lro,
         checksums = capabilities.tx_tcp_checksum, segments = capabilities.max_segments_per_packet, queues = port.queues,
         rss = by_device.is_some(), "port started"
     );

@@ -11,6 +11,9 @@ use std::collections::btree_map::Entry;
 
 use crate::buf::{PagePool, Slice, View};
 
+/// Bytes from which on a WRITE goes to memory past the caches. What is smaller is often metadata, and read again soon.
+const PAST_CACHES_MIN: usize = 16 << 10;
+
 /// Writes `data` at byte `at` of a block (`None`: a hole) and gives the block back: in place if nobody else refers to its
 /// page, else in a fresh page, so that bytes which somebody can see never change. Tells whether old bytes had to be copied.
 ///
@@ -38,7 +41,11 @@ pub fn write_block(block: Option<Slice>, pool: &PagePool, at: usize, data: View<
     if valid < at {
         page[valid..at].fill(0);
     }
-    data.copy_to(&mut page[at..end]);
+    if data.len() < PAST_CACHES_MIN {
+        data.copy_to(&mut page[at..end]);
+    } else {
+        data.copy_past_caches(&mut page[at..end]);
+    }
     let mut block = page.freeze();
     block.truncate(valid.max(end));
     Ok((block, copied))

@@ -85,6 +85,18 @@ words! {
 }
 
 words! {
+    /// Whether the NIC joins the segments of a connection on their way in.
+    pub enum Lro {
+        /// When the NIC can.
+        Auto = "auto",
+        /// Always; a NIC that cannot is an error at start.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+}
+
+words! {
     /// Whose rights a caller loses.
     pub enum Squash {
         /// Nobody's: root on the client is root on the export.
@@ -207,6 +219,8 @@ pub struct Port {
     pub queues: u16,
     /// Segmentation offload.
     pub tso: Tso,
+    /// Receive coalescing.
+    pub lro: Lro,
 }
 
 impl Port {
@@ -420,7 +434,8 @@ impl Port {
         let gateway_ipv6 = section.optional("gateway_ipv6", value::gateway_ipv6());
         let queues = section.optional("queues", number(1..=QUEUES_MAX)).unwrap_or((engines as u16).min(QUEUES_MAX));
         let tso = section.or("tso", one_of(), Tso::Auto);
-        Some(Self { device: device?, mac, mtu, vlan, addresses: addresses?, gateway, gateway_ipv6, slaac, queues, tso })
+        let lro = section.or("lro", one_of(), Lro::Auto);
+        Some(Self { device: device?, mac, mtu, vlan, addresses: addresses?, gateway, gateway_ipv6, slaac, queues, tso, lro })
     }
 
     /// `addresses`, or `address`, which is the same with one.
@@ -462,6 +477,7 @@ impl Port {
         key(out, "slaac", &self.slaac);
         key(out, "queues", &self.queues);
         key(out, "tso", &self.tso);
+        key(out, "lro", &self.lro);
     }
 }
 

@@ -58,6 +58,7 @@ address = "192.168.7.9/22"
 gateway = "192.168.4.1"
 queues = 1
 tso = "off"
+lro = "on"
 [[port]]
 device = "net_vhost0,iface=/run/v.sock,tso=1"
 address = "10.1.0.1/31"
@@ -287,6 +288,7 @@ fn each_broken_file_gets_its_message() {
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nmac = '01:00:5e:00:00:01'"), "t.toml:5:7: port[0].mac: found '01:00:5e:00:00:01', allowed a unicast Ethernet address such as \"02:00:00:00:00:01\"".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nmac = '02:00:00:00:01'"), "t.toml:5:7: port[0].mac: found '02:00:00:00:01', allowed a unicast Ethernet address such as \"02:00:00:00:00:01\"".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nqueues = 2"), "t.toml:5:10: port[0].queues: found 2, allowed 1..=1: each queue needs its own core in cores.engine".into()),
+        (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\nlro = 1"), "t.toml:5:7: port[0].lro: found 1, allowed one of \"auto\", \"on\", \"off\"".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\ntso = true"), "t.toml:5:7: port[0].tso: found true, allowed one of \"auto\", \"on\", \"off\"".into()),
         (port("device = 'net_tap0'\naddress = '10.77.0.2/24'\n[[port]]\ndevice = 'net_tap1'\naddress = '10.77.0.2/16'"), "t.toml:7:11: port[1].address: found 10.77.0.2, allowed one that port[0] (line 4) does not have".into()),
         (port("device = 'net_tap0,iface=a'\naddress = '10.77.0.2/24'\n[[port]]\ndevice = 'net_tap0,iface=b'\naddress = '10.78.0.2/24'"), "t.toml:6:10: port[1].device: found net_tap0, allowed one that port[0] (line 3) does not have".into()),

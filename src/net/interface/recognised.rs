@@ -2,7 +2,7 @@
 //!
 //! Read first: `receive`, whose checks this stands for, and Van Jacobson's header prediction. Only what cannot differ between frames
 //! of one sender is remembered: addresses on the link, EtherType, version and header length, protocol, IP addresses. What can differ
-//! is looked at each time: the device's verdict on the checksum, the length, fragmentation.
+//! is looked at each time: the checksum, the length, fragmentation.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -53,7 +53,7 @@ pub(super) struct PlainTcp {
 }
 
 impl PlainTcp {
-    /// `None`: tagged, with options, a fragment, not TCP, too short, or with a checksum that nobody has verified.
+    /// `None`: tagged, with options, a fragment, not TCP, too short, or with a wrong checksum of the header.
     pub(super) fn of(frame: &RxFrame) -> Option<PlainTcp> {
         let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
         let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
@@ -64,7 +64,11 @@ impl PlainTcp {
             && half(20) & MORE_FRAGMENTS_OR_OFFSET == 0
             && total_len >= ipv4::HEADER_LEN
             && ethernet::HEADER_LEN + total_len <= frame.packet.len()
-            && frame.ip_checksum == Checksum::Good;
+            && match frame.ip_checksum {
+                Checksum::Good => true,
+                Checksum::Bad => false,
+                Checksum::Unknown => header_sum(headers) == 0xffff,
+            };
         let sender = Sender { link: word(0), link_rest: word(8) & !0xff, addresses: word(26) };
         plain.then_some(PlainTcp { sender, traffic_class: headers[15], total_len })
     }
@@ -72,6 +76,19 @@ impl PlainTcp {
     fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
         (((self.sender.addresses >> 32) as u32).into(), (self.sender.addresses as u32).into())
     }
+}
+
+/// RFC 1071 over the IPv4 header: 0xffff if it is intact. Many devices do not look (virtio never does), and of a header without
+/// options five words are quickly summed.
+#[inline]
+fn header_sum(headers: &[u8; HEADERS]) -> u16 {
+    let words = headers[ethernet::HEADER_LEN..].chunks_exact(4);
+    let sum: u64 = words.map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]))).sum();
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
 impl Recognised {

@@ -9,7 +9,7 @@ use crate::tcp::{congestion, syn_cookie};
 use crate::wire::tcp::WINDOW_SCALE_MAX;
 
 /// RFC 9293 section 3.7.1, MUST-15: the MSS of a peer that does not tell (IPv4), and the least believed in.
-const MSS_DEFAULT: u16 = 536;
+pub(super) const MSS_DEFAULT: u16 = 536;
 const MSS_MIN: u16 = 88;
 /// What the first segments may carry before the link is known.
 const MSS_GUESS: u16 = 1460;
@@ -68,6 +68,7 @@ impl Connection {
             ts_recent_at: now,
             duplicate: (0, 0),
             mss: MSS_DEFAULT,
+            mss_max: MSS_DEFAULT,
             ack: Ack::None,
             duplicate_acks: 0,
             quick_acks: options.quick_acks,

@@ -91,7 +91,12 @@ impl Shared {
 
     /// Three quarters of the endpoint's share of the driver's buffers are held.
     pub fn driver_buffers_short(&self) -> bool {
-        self.driver_buffers >= self.options.driver_buffers_max / 4 * 3
+        !self.has_driver_buffers(1)
+    }
+
+    /// Whether `more` can be held without getting short of them.
+    pub fn has_driver_buffers(&self, more: usize) -> bool {
+        self.driver_buffers + more <= self.options.driver_buffers_max / 4 * 3
     }
 
     /// Answers a segment that belongs to nothing (RFC 9293 section 3.5.2, group 1).
@@ -192,8 +197,10 @@ struct ReceiveState {
     ts_recent_at: Instant,
     /// To be reported as the first SACK block (RFC 2883), unless it is empty.
     duplicate: (u64, u64),
-    /// The largest segment seen.
+    /// The largest segment seen, as far as it can be one and not several that a device has coalesced.
     mss: u16,
+    /// What the MSS that we announced, or could have, leaves for text.
+    mss_max: u16,
     ack: Ack,
     /// ACKs owed beyond one: a peer without SACK counts duplicates.
     duplicate_acks: u8,

@@ -64,12 +64,12 @@ impl Connection {
     /// (see `admit`) near.
     fn takes_directly(&self, shared: &Shared, payload: &RxPacket, len: usize) -> bool {
         let receive = &self.receive;
-        let small = payload.first.len() < shared.options.copy_out_below_bytes;
+        let buffers = 1 + payload.more.len();
+        let small = len < buffers * shared.options.copy_out_below_bytes;
         receive.next + len as u64 <= receive.edge
-            && payload.more.is_empty()
             && receive.reassembly.is_empty()
-            && receive.chain.buffers() < shared.options.receive_buffers_max
-            && !shared.driver_buffers_short()
+            && receive.chain.buffers() + buffers <= shared.options.receive_buffers_max
+            && shared.has_driver_buffers(buffers)
             && !(small && self.driver_buffers() >= shared.options.driver_buffers_unshared)
     }
 
@@ -99,7 +99,9 @@ impl Connection {
         if predicted.payload_len > 0 {
             let len = predicted.payload_len as u64;
             self.observe_mss(len);
-            self.take_in(payload.first);
+            for buf in payload.into_bufs() {
+                self.take_in(buf);
+            }
             self.on_text(now, shared, len, len, predicted.push, false);
         }
     }

@@ -9,9 +9,6 @@ use crate::buf::RxPacket;
 use crate::tcp::endpoint::copied;
 use crate::tcp::reassembly::Insert;
 
-/// An observed segment size beyond this is a coalesced train.
-const MSS_OBSERVED_MAX: u16 = 9000;
-
 impl Connection {
     pub(super) fn acknowledge_now(&mut self) {
         self.receive.ack = Ack::Now;
@@ -104,7 +101,7 @@ impl Connection {
     }
 
     pub(super) fn observe_mss(&mut self, len: u64) {
-        self.receive.mss = self.receive.mss.max(len.min(u64::from(MSS_OBSERVED_MAX)) as u16);
+        self.receive.mss = self.receive.mss.max(len.min(u64::from(self.receive.mss_max)) as u16);
     }
 
     /// `taken` bytes came into order, with a segment of `len` bytes.
@@ -160,8 +157,9 @@ impl Connection {
         let short = shared.driver_buffers_short();
         let crowded = self.driver_buffers() >= shared.options.driver_buffers_unshared;
         let mut held = shared.driver_buffers;
+        // What a device has coalesced fills all its buffers but the last.
+        let small = bufs.iter().map(RxBuf::len).sum::<usize>() < bufs.len() * shared.options.copy_out_below_bytes;
         for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
-            let small = buf.len() < shared.options.copy_out_below_bytes;
             if (short || (crowded && small))
                 && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
             {

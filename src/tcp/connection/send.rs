@@ -3,6 +3,7 @@
 //! Read first: RFC 9293 sections 3.7.1, 3.7.4, 3.8.6.2.1; RFC 6675 section 5; RFC 8985 section 7.3. Order: SYN, what is lost, a
 //! tail probe, new data, probes, an ACK alone. Whatever goes out carries the newest ACK and window.
 
+use super::handshake::MSS_DEFAULT;
 use super::timers::Timer;
 use super::*;
 use crate::buf::Slice;
@@ -87,6 +88,7 @@ impl Connection {
     fn learn_mss(&mut self, limits: &TransmitLimits) {
         let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.tuple.headers_len());
         let options = if self.timestamps { 12 } else { 0 };
+        self.receive.mss_max = limits.mtu.saturating_sub(self.tuple.headers_len() + options).max(MSS_DEFAULT);
         let mss = self.send.peer_mss.min(path).saturating_sub(options).max(1);
         if mss != self.send.mss {
             self.send.mss = mss;
@@ -102,7 +104,9 @@ impl Connection {
         let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
         let flags = flags | self.ecn_syn_flags(shared, again);
         let mut repr = self.header(now, shared, SEQUENCE_ORIGIN, flags);
-        repr.options = self.syn_options(shared, limits.mtu.saturating_sub(self.tuple.headers_len()));
+        let mss = limits.mtu.saturating_sub(self.tuple.headers_len());
+        self.receive.mss_max = mss.max(MSS_DEFAULT);
+        repr.options = self.syn_options(shared, mss);
         if self.state == State::SynReceived {
             repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
         }
