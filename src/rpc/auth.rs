@@ -33,12 +33,19 @@ pub enum AuthStat {
 }
 
 /// The AUTH_SYS credential as the client claims it; squashing is the export's matter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct AuthSys {
     pub stamp: u32,
     pub uid: u32,
     pub gid: u32,
     pub groups: smallvec::SmallVec<[u32; GROUPS_MAX]>,
+}
+
+impl Clone for AuthSys {
+    fn clone(&self) -> AuthSys {
+        // At once, where the derived one goes group by group.
+        AuthSys { groups: smallvec::SmallVec::from_slice(&self.groups), ..*self }
+    }
 }
 
 /// Who the caller says it is.
