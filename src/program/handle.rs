@@ -44,15 +44,27 @@ impl FileHandle {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Whether all bytes are the same; takes as long wherever they differ.
-    fn is_same(&self, other: &FileHandle) -> bool {
-        let pairs = self.bytes.iter().zip(&other.bytes);
-        pairs.fold(self.len ^ other.len, |difference, (a, b)| difference | (a ^ b)) == 0
+    /// Whether it is these bytes; takes as long wherever they differ.
+    fn is(&self, bytes: &[u8]) -> bool {
+        // The length is no secret.
+        if bytes.len() != usize::from(self.len) {
+            return false;
+        }
+        let (own, own_rest) = words(self.as_bytes());
+        let (given, given_rest) = words(bytes);
+        own.zip(given).fold(own_rest ^ given_rest, |difference, (own, given)| difference | (own ^ given)) == 0
     }
 
     pub fn to_smallvec(self) -> SmallVec<[u8; FILE_HANDLE_MAX]> {
         SmallVec::from_slice(self.as_bytes())
     }
+}
+
+/// Bytes as words of eight, and what is left of them as the end of one.
+fn words(bytes: &[u8]) -> (impl Iterator<Item = u64>, u64) {
+    let whole = bytes.chunks_exact(8);
+    let rest = whole.remainder().iter().fold(0, |rest, byte| rest << 8 | u64::from(*byte));
+    (whole.map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))), rest)
 }
 
 /// Handles that were opened lately, so that the same bytes are not authenticated again.
@@ -86,11 +98,11 @@ impl OpenedHandles {
     }
 
     /// `seal.open(handle)`, remembered. Always asked with the same seal.
-    pub fn open(&mut self, seal: &HandleSeal, handle: &FileHandle) -> Option<(u32, ObjectId)> {
-        let place = &mut self.places[usize::from(*handle.as_bytes().last()?)];
-        if !place.handle.is_same(handle) {
+    pub fn open(&mut self, seal: &HandleSeal, handle: &[u8]) -> Option<(u32, ObjectId)> {
+        let place = &mut self.places[usize::from(*handle.last()?)];
+        if !place.handle.is(handle) {
             let (export, object) = seal.open(handle)?;
-            *place = OpenedHandle { handle: *handle, export, object };
+            *place = OpenedHandle { handle: FileHandle::new(handle)?, export, object };
         }
         Some((place.export, place.object))
     }
@@ -150,9 +162,8 @@ impl HandleSeal {
     }
 
     /// The export id and the object of a handle that `seal` made under the same key; `None`: NFS3ERR_BADHANDLE.
-    pub fn open(&self, handle: &FileHandle) -> Option<(u32, ObjectId)> {
-        let bytes = handle.as_bytes();
-        let (sealed, code) = bytes.split_last_chunk::<SEAL_LEN>()?;
+    pub fn open(&self, handle: &[u8]) -> Option<(u32, ObjectId)> {
+        let (sealed, code) = handle.split_last_chunk::<SEAL_LEN>()?;
         // One comparison of words: how much of a guess was right does not show in the time.
         if self.code(sealed) != u64::from_be_bytes(*code) {
             return None;
@@ -181,8 +192,8 @@ mod tests {
             let object = ObjectId::new(&[7; ObjectId::LEN_MAX][..len]).unwrap();
             let handle = seal().seal(9, object);
             assert!(handle.as_bytes().len() <= FILE_HANDLE_MAX);
-            assert_eq!(seal().open(&handle), Some((9, object)));
-            assert_eq!(HandleSeal::new([0; 16]).open(&handle), None, "another server's handle");
+            assert_eq!(seal().open(handle.as_bytes()), Some((9, object)));
+            assert_eq!(HandleSeal::new([0; 16]).open(handle.as_bytes()), None, "another server's handle");
         }
     }
 
@@ -201,11 +212,11 @@ mod tests {
             for bit in 0..8 {
                 let mut forged = good.to_vec();
                 forged[at] ^= 1 << bit;
-                assert_eq!(seal().open(&FileHandle::new(&forged).unwrap()), None);
+                assert_eq!(seal().open(&forged), None);
             }
-            assert_eq!(seal().open(&FileHandle::new(&good[..at]).unwrap()), None);
+            assert_eq!(seal().open(&good[..at]), None);
         }
-        assert_eq!(seal().open(&FileHandle::new(&[good, &[0]].concat()).unwrap()), None);
+        assert_eq!(seal().open(&[good, &[0]].concat()), None);
         assert!(FileHandle::new(&[0; FILE_HANDLE_MAX + 1]).is_none());
     }
 
@@ -216,25 +227,25 @@ mod tests {
         for _ in 0..2 {
             for object in &objects {
                 let handle = seal().seal(5, *object);
-                assert_eq!(opened.open(&seal(), &handle), Some((5, *object)), "also where two share a place");
-                assert_eq!(opened.open(&seal(), &handle), Some((5, *object)), "from memory");
+                assert_eq!(opened.open(&seal(), handle.as_bytes()), Some((5, *object)), "also where two share a place");
+                assert_eq!(opened.open(&seal(), handle.as_bytes()), Some((5, *object)), "from memory");
             }
         }
         let good = seal().seal(5, objects[0]);
-        assert!(opened.open(&seal(), &good).is_some());
+        assert!(opened.open(&seal(), good.as_bytes()).is_some());
         for at in 0..good.as_bytes().len() {
             let mut forged = good.as_bytes().to_vec();
             forged[at] ^= 1;
-            assert_eq!(opened.open(&seal(), &FileHandle::new(&forged).unwrap()), None, "byte {at}");
-            assert_eq!(opened.open(&seal(), &FileHandle::new(&good.as_bytes()[..at]).unwrap()), None);
+            assert_eq!(opened.open(&seal(), &forged), None, "byte {at}");
+            assert_eq!(opened.open(&seal(), &good.as_bytes()[..at]), None);
         }
-        assert_eq!(opened.open(&seal(), &good), Some((5, objects[0])), "forgeries push nothing out");
+        assert_eq!(opened.open(&seal(), good.as_bytes()), Some((5, objects[0])), "forgeries push nothing out");
     }
 
     proptest! {
         #[test]
         fn random_bytes_are_bad(bytes in proptest::collection::vec(any::<u8>(), 0..=64)) {
-            prop_assert_eq!(seal().open(&FileHandle::new(&bytes).unwrap()), None);
+            prop_assert_eq!(seal().open(&bytes), None);
         }
     }
 }

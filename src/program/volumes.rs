@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::exports::{Export, ExportTable, FILE_HANDLE_MAX};
-use super::handle::{FileHandle, HandleSeal, OpenedHandles};
+use super::handle::{HandleSeal, OpenedHandles};
 use super::mount::MountTree;
 use crate::buf::Slice;
 use crate::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, Status, Store, Token};
@@ -67,7 +67,7 @@ impl Volumes {
     }
 
     /// The export and the object that a handle names, if it is one of ours.
-    pub fn open(&mut self, handle: &FileHandle) -> Result<(u32, ObjectId), Status> {
+    pub fn open(&mut self, handle: &[u8]) -> Result<(u32, ObjectId), Status> {
         self.opened.open(&self.seal, handle).ok_or(Status::BadHandle)
     }
 

@@ -242,8 +242,8 @@ struct Prepared {
 
 fn prepare(volumes: &mut Volumes, options: &Options, call: &Call<'_>, request: &mut Request<'_>) -> Result<Prepared, Status> {
     let client = call.peer.ip();
-    let (export, object) = volumes.open(&request.handle)?;
-    let second = match &request.second {
+    let (export, object) = volumes.open(request.handle)?;
+    let second = match request.second {
         None => object,
         Some(handle) => {
             volumes.admit(export, client)?;
