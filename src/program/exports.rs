@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
+use crate::rpc::auth::GROUPS_MAX;
 use crate::rpc::{AuthSys, Credential};
 use crate::store;
 
@@ -120,9 +121,10 @@ impl Export {
             uid: if lost(caller.uid) { self.anon_uid } else { caller.uid },
             gid: gid(caller.gid),
             groups: {
-                let mut groups = smallvec::SmallVec::from_slice(&caller.groups);
-                groups.iter_mut().for_each(|group| *group = gid(*group));
-                groups
+                // Copied whole, used or not: that is a few instructions.
+                let mut groups = [0; GROUPS_MAX];
+                let used = groups.iter_mut().zip(&caller.groups).map(|(to, from)| *to = gid(*from)).count();
+                smallvec::SmallVec::from_buf_and_len(groups, used)
             },
         }
     }

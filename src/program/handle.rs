@@ -64,7 +64,7 @@ impl FileHandle {
 fn words(bytes: &[u8]) -> (impl Iterator<Item = u64>, u64) {
     let whole = bytes.chunks_exact(8);
     let rest = whole.remainder().iter().fold(0, |rest, byte| rest << 8 | u64::from(*byte));
-    (whole.map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))), rest)
+    (whole.filter_map(|word| word.first_chunk()).map(|word| u64::from_ne_bytes(*word)), rest)
 }
 
 /// Handles that were opened lately, so that the same bytes are not authenticated again.

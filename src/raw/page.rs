@@ -179,8 +179,7 @@ impl FreePages {
     fn exchange(&self, old: u64, page: u32) -> Result<(), u64> {
         let version = (old >> 32).wrapping_add(1) << 32;
         // Release: who takes the page sees what stands below it, and all that its last owner did.
-        let exchanged =
-            self.top.compare_exchange_weak(old, version | u64::from(page), Ordering::AcqRel, Ordering::Acquire);
+        let exchanged = self.top.compare_exchange_weak(old, version | u64::from(page), Ordering::AcqRel, Ordering::Acquire);
         exchanged.map(|_| ())
     }
 }

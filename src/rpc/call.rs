@@ -35,6 +35,7 @@ pub struct Admitted<'a> {
 }
 
 /// Reads xid and direction.
+#[inline]
 pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
     let mut rest = Decoder::new(message);
     let [xid, direction] = rest.words()?;
@@ -42,6 +43,7 @@ pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
 }
 
 /// Judges the header of a call from the RPC version on; `last` is of the same connection. `Err` if it ends before the credential: not even a rejection is due.
+#[inline]
 pub fn admit<'a>(
     mut header: Decoder<'a>,
     transport: Transport,

@@ -73,8 +73,8 @@ impl<'a> Decoder<'a> {
             }
             return Ok(words);
         };
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-            *word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4).filter_map(<[u8]>::first_chunk)) {
+            *word = u32::from_be_bytes(*bytes);
         }
         self.skip(4 * N)?;
         Ok(words)

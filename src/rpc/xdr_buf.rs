@@ -35,6 +35,7 @@ pub struct XdrBuf<'a> {
 impl<'a> XdrBuf<'a> {
     /// A reply whose mark's room and `head` bytes of head stand at the front of `fragment`'s spare. `zeroes` must hold
     /// three bytes at least.
+    #[inline]
     pub fn new(fragment: &'a mut Fragment, head: usize, pages: &'a mut Vec<Slice>, zeroes: &Slice) -> XdrBuf<'a> {
         let data = gather_len(pages);
         let padding = padding(data);
@@ -58,6 +59,7 @@ impl<'a> XdrBuf<'a> {
     /// # Panics
     /// If the message is longer than a record can be or its parts do not add up: sending it would lose the place in the
     /// stream for good. Callers bound replies far below (`Options::send_queue_bytes_max`).
+    #[inline]
     pub fn seal(self, framing: Framing, joins: bool, out: &mut Vec<Slice>) -> usize {
         assert!(self.len <= RECORD_LEN_MAX, "a record has at most 2^31-1 bytes");
         let mark = LAST_FRAGMENT | self.len as u32;

@@ -109,8 +109,9 @@ pub fn fattr3(e: &mut Encoder<'_>, attributes: &Attributes) {
 
 pub fn post_op_attr(e: &mut Encoder<'_>, attributes: Option<&Attributes>) {
     let Some(attributes) = attributes else { return e.bool(false) };
-    e.bool(true);
-    fattr3(e, attributes);
+    let mut words = [1; 1 + FATTR3_WORDS];
+    words[1..].copy_from_slice(&fattr3_words(attributes));
+    e.words(words);
 }
 
 fn pre_op_attr(e: &mut Encoder<'_>, before: Option<&PreAttributes>) {
