@@ -714,6 +714,76 @@ mod tests {
         assert_eq!(page.len(), 4096);
     }
 
+    /// A pool over `region_pages`, whose devices see page `n` of region `r` at `iova(r, n)`.
+    fn regions(region_pages: &[usize], iova: fn(usize, usize) -> u64) -> (PagePool, Vec<usize>) {
+        const BLOCK: usize = 512;
+        let mut bases = Vec::new();
+        let of = |(at, &pages): (usize, &usize)| {
+            let memory = vec![0u8; pages * BLOCK].leak();
+            bases.push(memory.as_ptr() as usize);
+            let iova_of = Box::new(move |offset: usize| iova(at, offset / BLOCK));
+            Region { base: NonNull::from(memory).cast(), len: pages * BLOCK, iova_of, owner: Box::new(()) }
+        };
+        let regions = region_pages.iter().enumerate().map(of).collect();
+        // SAFETY: fresh memory that nobody else has and that is never freed.
+        (unsafe { PagePool::from_regions(regions, BLOCK) }, bases)
+    }
+
+    #[test]
+    fn every_page_of_every_ledger_has_a_place_and_an_address_of_its_own() {
+        let pages = [LEDGER_PAGES + 3, 5, 2 * LEDGER_PAGES];
+        let follows = |region, page| (region as u64 + 1) << 40 | (page * 512) as u64;
+        let scattered = |region, page| (region as u64 + 1) << 40 | (page as u64 ^ 1) << 20;
+        for iova in [follows, scattered] {
+            let (pool, bases) = regions(&pages, iova);
+            let all: Vec<Slice> = std::iter::from_fn(|| pool.allocate()).map(PageMut::freeze).collect();
+            assert_eq!(all.len(), pages.iter().sum::<usize>());
+            let mut slices = all.iter();
+            for (region, base) in bases.iter().enumerate() {
+                for page in 0..pages[region] {
+                    let slice = slices.next().unwrap().slice(7..9);
+                    assert_eq!(slice.address(), base + page * 512 + 7, "the first pages are taken first");
+                    assert_eq!(slice.iova(), iova(region, page) + 7);
+                }
+            }
+            drop(all);
+            assert_eq!((pool.outstanding(), pool.blocks()), (0, pages.iter().sum()));
+        }
+    }
+
+    #[test]
+    fn the_page_that_came_back_last_is_taken_first() {
+        let pool = pool();
+        let [a, b, _c] = [(); 3].map(|()| pool.allocate().unwrap());
+        let (first, second) = (a.as_ptr(), b.as_ptr());
+        drop((b, a));
+        assert_eq!([(); 2].map(|()| pool.allocate().unwrap().into_fragment().base.cast_const()), [first; 2]);
+        let [a, b] = [(); 2].map(|()| pool.allocate().unwrap());
+        assert_eq!((a.as_ptr(), b.as_ptr()), (first, second));
+    }
+
+    #[test]
+    fn many_threads_never_get_the_same_page() {
+        let pool = PagePool::anonymous(6, 4096).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let pages: Vec<_> = (0..2).filter_map(|_| pool.allocate()).collect();
+                        for mut page in pages {
+                            page[..8].fill(thread);
+                            assert_eq!(page[..8], [thread; 8]);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.outstanding(), 0);
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
+        assert_eq!(all.len(), 6);
+    }
+
     #[test]
     fn references_from_many_threads_add_up() {
         let pool = pool();
