@@ -271,12 +271,12 @@ impl PagePool {
     pub unsafe fn from_regions(regions: Vec<Region>, block_size: usize) -> PagePool {
         assert!(block_size.is_power_of_two() && (512..=1 << 30).contains(&block_size), "block size out of range");
         let blocks: usize = regions.iter().map(|region| region.len / block_size).sum();
-        let ledgers: usize = regions.iter().map(|region| (region.len / block_size).div_ceil(LEDGER_PAGES)).sum();
-        let numbers = ledgers * LEDGER_PAGES;
-        assert!(blocks > 0 && numbers < NO_PAGE as usize, "the regions hold no block, or too many");
+        let ledgers_len: usize = regions.iter().map(|region| (region.len / block_size).div_ceil(LEDGER_PAGES)).sum();
+        assert!(blocks > 0 && ledgers_len * LEDGER_PAGES < NO_PAGE as usize, "the regions hold no block, or too many");
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<PoolInner>| {
-            let mut ledgers = Vec::with_capacity(ledgers);
-            let free = FreePages::new(numbers);
+            let mut ledgers = Vec::with_capacity(ledgers_len);
+            let free = FreePages::new(ledgers_len * LEDGER_PAGES);
+            let mut numbers = Vec::with_capacity(ledgers_len);
             for region in &regions {
                 let blocks = region.len / block_size;
                 for first in (0..blocks).step_by(LEDGER_PAGES) {
@@ -296,10 +296,11 @@ impl PagePool {
                         },
                         counts: [const { AtomicU32::new(0) }; LEDGER_PAGES],
                     });
-                    // The first one on top.
-                    (number..number + pages as u32).rev().for_each(|page| free.push(page));
+                    numbers.push(number..number + pages as u32);
                 }
             }
+            // The first one on top.
+            numbers.into_iter().flatten().rev().for_each(|page| free.push(page));
             let owners = regions.into_iter().map(|region| region.owner).collect();
             PoolInner {
                 ledgers: ledgers.into_boxed_slice(),
