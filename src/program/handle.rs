@@ -46,13 +46,11 @@ impl FileHandle {
 
     /// Whether it is these bytes; takes as long wherever they differ.
     fn is(&self, bytes: &[u8]) -> bool {
-        // The length is no secret.
-        if bytes.len() != usize::from(self.len) {
-            return false;
-        }
-        let (own, own_rest) = words(self.as_bytes());
-        let (given, given_rest) = words(bytes);
-        own.zip(given).fold(own_rest ^ given_rest, |difference, (own, given)| difference | (own ^ given)) == 0
+        // The length is no secret. No handle that opens is shorter than a word.
+        let own = self.as_bytes();
+        let (Some(own_end), Some(end)) = (own.last_chunk(), bytes.last_chunk()) else { return false };
+        let difference = u64::from_ne_bytes(*own_end) ^ u64::from_ne_bytes(*end);
+        own.len() == bytes.len() && words(own).zip(words(bytes)).fold(difference, |sum, (a, b)| sum | (a ^ b)) == 0
     }
 
     pub fn to_smallvec(self) -> SmallVec<[u8; FILE_HANDLE_MAX]> {
@@ -60,11 +58,9 @@ impl FileHandle {
     }
 }
 
-/// Bytes as words of eight, and what is left of them as the end of one.
-fn words(bytes: &[u8]) -> (impl Iterator<Item = u64>, u64) {
-    let whole = bytes.chunks_exact(8);
-    let rest = whole.remainder().iter().fold(0, |rest, byte| rest << 8 | u64::from(*byte));
-    (whole.filter_map(|word| word.first_chunk()).map(|word| u64::from_ne_bytes(*word)), rest)
+/// Bytes as words of eight; what does not fill one is left out.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).filter_map(<[u8]>::first_chunk).map(|word| u64::from_ne_bytes(*word))
 }
 
 /// Handles that were opened lately, so that the same bytes are not authenticated again.
@@ -95,6 +91,12 @@ impl OpenedHandles {
             object: ObjectId::new(&[]).expect("nothing fits"),
         };
         OpenedHandles { places: Box::new([none; OPENED_HANDLES]) }
+    }
+
+    /// What a handle was found to name, if it was opened lately: a guess, for the handle is not compared.
+    pub fn guess(&self, handle: &[u8]) -> Option<(u32, &ObjectId)> {
+        let place = &self.places[usize::from(*handle.last()?)];
+        Some((place.export, &place.object))
     }
 
     /// `seal.open(handle)`, remembered. Always asked with the same seal.

@@ -71,6 +71,16 @@ impl Volumes {
         self.opened.open(&self.seal, handle).ok_or(Status::BadHandle)
     }
 
+    /// A READ with this handle will probably come next. Only memory is asked for, so a wrong guess does no harm.
+    pub fn expect_read(&self, handle: &[u8], offset: u64) {
+        if let Some((export, object)) = self.opened.guess(handle)
+            && let Some(export) = self.exports.find_by_id(export)
+            && let Some(store) = self.stores.get(export.store)
+        {
+            store.expect_read(object, offset);
+        }
+    }
+
     /// The export of a handle, for a client that may use it.
     pub fn admit(&self, export: u32, client: IpAddr) -> Result<&Export, Status> {
         // It was ours once: the export is gone (RFC 1813 section 2.6, NFS3ERR_STALE).

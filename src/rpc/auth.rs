@@ -83,6 +83,15 @@ impl LastCredential {
         self.parse(header)
     }
 
+    /// Bytes of the last credential and verifier; 0 if there was none, or a long one.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     fn parse(&mut self, header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {
         let before = header.rest();
         let credential = authenticate(header)?;

@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::auth::LastCredential;
+use super::call;
 use super::connection::{ConnectionId, ConnectionKey, ConnectionTable, Stall};
 use super::drc::SharedDrc;
 use super::options::{Options, RpcCounters};
@@ -328,6 +329,13 @@ impl Server {
         let peer = connection.peer;
         let limits = self.options.record();
         let whole = connection.reader.whole(&limits, stream);
+        if let Some(record) = whole
+            && let Some((_, behind)) = stream.split_at(MARKER_LEN + record.len())
+            && let Some(next) = connection.reader.whole(&limits, &behind)
+        {
+            // While this call is answered, the memory for the next one is on its way.
+            call::expect(next, &connection.last_credential, programs);
+        }
         let step = match whole {
             Some(record) => self.handle_message(now, Origin::Stream(id), peer, View::from(record), programs),
             None => match connection.reader.poll(&limits, stream) {

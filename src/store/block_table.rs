@@ -6,6 +6,8 @@
 //!
 //! Not here: what an entry means, locks.
 
+use crate::raw;
+
 /// Entries of a leaf and children of a branch.
 const NODE_LEN: usize = 1 << NODE_BITS;
 const NODE_BITS: u32 = 6;
@@ -158,6 +160,14 @@ impl<T> BlockTable<T> {
         match node {
             Some(Node::Leaf(leaf)) => &leaf.entries[place(number, 0)..],
             _ => const { &[None] },
+        }
+    }
+
+    /// Starts to bring the entry at `number` into the cache.
+    #[inline]
+    pub fn prefetch(&self, number: u64) {
+        if let Some(entry) = self.run(number).first() {
+            raw::prefetch(entry);
         }
     }
 

@@ -128,6 +128,11 @@ impl Blocks {
         }
     }
 
+    /// A read at `offset` is about to come.
+    pub fn prefetch(&self, block_size: usize, offset: u64) {
+        self.table.prefetch(offset / block_size as u64);
+    }
+
     /// Forgets everything from `size` on; tells how many blocks the file has less.
     pub fn truncate(&mut self, block_size: usize, size: u64) -> u64 {
         let before = self.table.len();

@@ -61,6 +61,10 @@ pub trait Store: Send {
         pages: &mut Vec<Slice>,
     ) -> Start;
 
+    /// A READ of this object at `offset` will probably be started next: a store may ask for the memory it will need. Nothing
+    /// else may come of it; the object may be none, and the caller may not be allowed to read it.
+    fn expect_read(&self, _object: &ObjectId, _offset: u64) {}
+
     /// Takes one finished operation; for a READ its data is appended to `pages`.
     fn poll_completion(&mut self, now: Instant, pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)>;
 
