@@ -17,7 +17,6 @@ use nfsplice::buf::{PagePool, Slice};
 use nfsplice::net::device::{DeviceCapabilities, HEADERS_CONTIGUOUS, TxOffload, TxRefused};
 use nfsplice::net::dpdk_device::{DpdkDevice, TransmitMode};
 use nfsplice::net::{Device, RxFrame};
-use nfsplice::program::handle::FileHandle;
 use nfsplice::store::{Credential, Operation, Start, Token};
 use nfsplice::time::Instant;
 use support::nfs;
@@ -109,7 +108,7 @@ fn start() -> Result<Eal, dpdk::Error> {
 fn cache_addresses(rig: &mut Rig<Station, Ring>, handle: &[u8], len: usize) -> Vec<Range<usize>> {
     let now = rig.now;
     let volumes = rig.server.shard.programs_mut().volumes_mut();
-    let (_, object) = volumes.seal().open(&FileHandle::new(handle).unwrap()).unwrap();
+    let (_, object) = volumes.seal().open(handle).unwrap();
     let caller = Credential { uid: 0, gid: 0, groups: Default::default() };
     let operation = Operation::Read { object, offset: 0, count: len as u32 };
     let mut pages = Vec::new();

@@ -33,18 +33,27 @@ impl FragmentArena {
 
     /// A fragment with at least `len` bytes of room: write into its `spare`, then `commit` what was used.
     /// `None`: the pool is exhausted, or `len` is larger than a page; the caller refuses the work.
+    #[inline]
     pub fn reserve(&mut self, len: usize) -> Option<&mut Fragment> {
+        if self.current.as_ref().is_none_or(|fragment| fragment.room() < len) {
+            self.turn_page(len)?;
+        }
+        self.current.as_mut()
+    }
+
+    /// Goes back to the front of the page if it can, else to another one.
+    #[cold]
+    fn turn_page(&mut self, len: usize) -> Option<()> {
         if len > self.pool.block_size() {
             return None;
         }
-        let fits = self.current.as_mut().is_some_and(|fragment| fragment.room() >= len || fragment.recycle());
-        if !fits {
+        if !self.current.as_mut().is_some_and(Fragment::recycle) {
             if self.leaves > 0 && self.pool.blocks().saturating_sub(self.pool.outstanding()) <= self.leaves {
                 return None;
             }
             self.current = Some(self.pool.allocate()?.into_fragment());
         }
-        self.current.as_mut()
+        Some(())
     }
 
     /// `len` zero bytes that live for ever: XDR padding, holes in sparse files. At most a page.

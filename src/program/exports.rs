@@ -5,9 +5,10 @@
 //! configuration file, where an export's files live (`store` is an index the owner of the stores understands).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
+use crate::rpc::auth::GROUPS_MAX;
 use crate::rpc::{AuthSys, Credential};
 use crate::store;
 
@@ -26,18 +27,23 @@ impl Network {
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
+        if let (IpAddr::V4(network), IpAddr::V4(ip)) = (self.address, ip) {
+            return self.contains_v4(network, ip);
+        }
         // An IPv4 client on a dual-stack path is still an IPv4 client.
         match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(ip)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-                (network.to_bits() ^ ip.to_bits()) & mask == 0
-            }
+            (IpAddr::V4(network), IpAddr::V4(ip)) => self.contains_v4(network, ip),
             (IpAddr::V6(network), IpAddr::V6(ip)) => {
                 let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
                 (network.to_bits() ^ ip.to_bits()) & mask == 0
             }
             _ => false,
         }
+    }
+
+    fn contains_v4(&self, network: Ipv4Addr, ip: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+        (network.to_bits() ^ ip.to_bits()) & mask == 0
     }
 }
 
@@ -115,9 +121,10 @@ impl Export {
             uid: if lost(caller.uid) { self.anon_uid } else { caller.uid },
             gid: gid(caller.gid),
             groups: {
-                let mut groups = smallvec::SmallVec::from_slice(&caller.groups);
-                groups.iter_mut().for_each(|group| *group = gid(*group));
-                groups
+                // Copied whole, used or not: that is a few instructions.
+                let mut groups = [0; GROUPS_MAX];
+                let used = groups.iter_mut().zip(&caller.groups).map(|(to, from)| *to = gid(*from)).count();
+                smallvec::SmallVec::from_buf_and_len(groups, used)
             },
         }
     }

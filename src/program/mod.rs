@@ -25,6 +25,7 @@ use std::ops::RangeInclusive;
 use crate::buf::Slice;
 use crate::counters;
 use crate::rpc::auth::AuthStat;
+use crate::rpc::xdr::Decoder;
 use crate::rpc::{Call, Disposition, ProcedureInfo, Programs, Results, Ticket, Transport};
 use crate::time::Instant;
 
@@ -117,6 +118,13 @@ impl Programs for ProgramTable {
             mount::PROGRAM => self.mount.procedure(procedure),
             nfs3::PROGRAM => self.nfs3.procedure(procedure),
             _ => None,
+        }
+    }
+
+    #[inline]
+    fn expect(&self, program: u32, procedure: u32, arguments: Decoder<'_>) {
+        if program == nfs3::PROGRAM {
+            self.nfs3.expect(&self.volumes, procedure, arguments);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::exports::{Export, ExportTable, FILE_HANDLE_MAX};
-use super::handle::{FileHandle, HandleSeal, OpenedHandles};
+use super::handle::{HandleSeal, OpenedHandles};
 use super::mount::MountTree;
 use crate::buf::Slice;
 use crate::store::{Credential, Failure, ObjectId, Operation, Outcome, Start, Status, Store, Token};
@@ -67,8 +67,18 @@ impl Volumes {
     }
 
     /// The export and the object that a handle names, if it is one of ours.
-    pub fn open(&mut self, handle: &FileHandle) -> Result<(u32, ObjectId), Status> {
+    pub fn open(&mut self, handle: &[u8]) -> Result<(u32, ObjectId), Status> {
         self.opened.open(&self.seal, handle).ok_or(Status::BadHandle)
+    }
+
+    /// A READ with this handle will probably come next. Only memory is asked for, so a wrong guess does no harm.
+    pub fn expect_read(&self, handle: &[u8], offset: u64) {
+        if let Some((export, object)) = self.opened.guess(handle)
+            && let Some(export) = self.exports.find_by_id(export)
+            && let Some(store) = self.stores.get(export.store)
+        {
+            store.expect_read(object, offset);
+        }
     }
 
     /// The export of a handle, for a client that may use it.

@@ -2,6 +2,7 @@
 //!
 //! - `page`: blocks of DMA-able memory, their reference counts, and the views through which the rest of the crate sees them.
 //! - `dma`: page pools in DPDK's memory, slices as transmit payload.
+//! - `prefetch`: asking for memory before it is needed.
 //! - `stream`: copying past the caches.
 //! - `syscall`: file handles and the file-system identity of a thread.
 //! - `uring`: reads and writes of files straight into and out of pages.
@@ -17,9 +18,11 @@
 #[cfg(feature = "dpdk")]
 mod dma;
 mod page;
+mod prefetch;
 mod stream;
 pub mod syscall;
 pub mod uring;
 
 pub use page::{Fragment, PageMut, PagePool, Region, Slice};
+pub use prefetch::prefetch;
 pub use stream::copy_past_caches;

@@ -13,9 +13,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 /// References a single page may have. Reaching it aborts the process: with 16-byte slices that many live references need
 /// more memory than any machine this runs on has, so it can only be a leak, and wrapping would be silent corruption.
@@ -27,25 +27,181 @@ const ANONYMOUS_ALIGN: usize = 4096;
 /// Alignment at which a `Fragment` starts each piece, bytes: the unit of XDR, so that replies follow each other without a gap.
 const FRAGMENT_ALIGN: u32 = 4;
 
-struct PageMeta {
-    references: AtomicU32,
-    index: u32,
+/// Bytes of a `Ledger`, which is aligned to its size.
+const LEDGER_BYTES: usize = 16 << 10;
+const LINE_BYTES: usize = 64;
+const COUNTS_PER_LINE: usize = LINE_BYTES / size_of::<AtomicU32>();
+/// Cache lines with counts: all of a ledger's but the first.
+const COUNT_LINES: usize = LEDGER_BYTES / LINE_BYTES - 1;
+/// Pages whose references one ledger counts.
+const LEDGER_PAGES: usize = COUNT_LINES * COUNTS_PER_LINE;
+
+/// What the pages of a ledger have in common.
+#[repr(C, align(64))]
+struct Common {
+    pool: *const PoolInner,
+    /// The first page.
     base: *mut u8,
     /// The address a device uses for `base`; equals the virtual address outside DPDK and in IOVA-as-VA mode.
     iova: u64,
-    pool: *const PoolInner,
+    /// That of each page, where the others' do not just follow.
+    iovas: Option<Box<[u64]>>,
+    /// The number of the first page; see `PoolInner::page`.
+    first: u32,
+    block_size: u32,
+}
+
+/// The reference counts of pages that lie one behind the other.
+///
+/// Four bytes a page: the counts of a gigabyte in pages of 64 KiB are 64 KiB, which stay in a core's cache while the gigabyte
+/// passes by. Everything else about a page follows from where its count stands, for a ledger is aligned to its size.
+/// The counts of neighbours stand in different cache lines: pages that several cores send at the same time share none, if they
+/// are few.
+#[repr(C, align(16384))]
+struct Ledger {
+    common: Common,
+    counts: [AtomicU32; LEDGER_PAGES],
+}
+
+const _: () = assert!(size_of::<Ledger>() == LEDGER_BYTES && align_of::<Ledger>() == LEDGER_BYTES);
+
+/// A page, named by its reference count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Page(NonNull<AtomicU32>);
+
+impl Page {
+    /// The page at `nth` place in a ledger.
+    fn new(ledger: &Ledger, nth: usize) -> Page {
+        assert!(nth < LEDGER_PAGES, "a page of another ledger");
+        let place = nth % COUNT_LINES * COUNTS_PER_LINE + nth / COUNT_LINES;
+        // Made from the whole ledger's address, which it is to lead back to.
+        let counts = NonNull::from(ledger).cast::<u8>();
+        // SAFETY: `place < LEDGER_PAGES`, and the counts follow `common` (the assertion on the size).
+        Page(unsafe { counts.add(size_of::<Common>()).cast::<AtomicU32>().add(place) })
+    }
+
+    /// The count.
+    ///
+    /// # Safety
+    /// The caller owns a reference to the page for as long as the result lives.
+    unsafe fn references<'a>(self) -> &'a AtomicU32 {
+        // SAFETY: the page is out, so its pool, and with it the ledger, is alive.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// # Safety
+    /// The caller owns a reference to the page for as long as the result lives.
+    unsafe fn common<'a>(self) -> &'a Common {
+        let ledger = self.0.as_ptr().map_addr(|at| at & !(LEDGER_BYTES - 1)).cast::<Common>();
+        // SAFETY: a ledger is aligned to its size and starts with its `Common`; the pointer to the count was made from the
+        // ledger's own (`new`); the page is out, so its pool, and with it the ledger, is alive.
+        unsafe { &*ledger }
+    }
+
+    /// Which page of its ledger.
+    fn nth(self) -> usize {
+        let place = (self.0.as_ptr().addr() % LEDGER_BYTES - size_of::<Common>()) / size_of::<AtomicU32>();
+        place % COUNTS_PER_LINE * COUNT_LINES + place / COUNTS_PER_LINE
+    }
+
+    /// The page's first byte and its bytes.
+    ///
+    /// # Safety
+    /// The caller owns a reference to the page.
+    unsafe fn block(self) -> (*mut u8, usize) {
+        // SAFETY: the caller's.
+        let common = unsafe { self.common() };
+        let len = common.block_size as usize;
+        (common.base.wrapping_add(self.nth() * len), len)
+    }
+
+    /// The address a device uses for the first byte.
+    ///
+    /// # Safety
+    /// The caller owns a reference to the page.
+    unsafe fn iova(self) -> u64 {
+        // SAFETY: the caller's.
+        let common = unsafe { self.common() };
+        match &common.iovas {
+            None => common.iova + self.nth() as u64 * u64::from(common.block_size),
+            Some(iovas) => iovas[self.nth()],
+        }
+    }
+}
+
+/// No page: the end of the list of free ones.
+const NO_PAGE: u32 = u32::MAX;
+
+/// The free pages, by number, as a stack: the page that came back last is taken first, because its bytes may still be in a
+/// cache, and pages that nobody needs are never touched.
+struct FreePages {
+    /// The top in the lower half; a version in the upper one, so that a top that was taken and came back is told from one that stayed.
+    top: CachePadded<AtomicU64>,
+    /// For each page that is free, the one below it.
+    below: Box<[AtomicU32]>,
+}
+
+impl FreePages {
+    /// None free, of pages whose numbers are less than `end`.
+    fn new(end: usize) -> FreePages {
+        let top = CachePadded::new(AtomicU64::new(u64::from(NO_PAGE)));
+        FreePages { top, below: (0..end).map(|_| AtomicU32::new(NO_PAGE)).collect() }
+    }
+
+    fn push(&self, page: u32) {
+        let mut top = self.top.load(Ordering::Relaxed);
+        loop {
+            self.below[page as usize].store(top as u32, Ordering::Relaxed);
+            match self.exchange(top, page) {
+                Ok(()) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<u32> {
+        let mut top = self.top.load(Ordering::Acquire);
+        loop {
+            let page = top as u32;
+            if page == NO_PAGE {
+                return None;
+            }
+            // If somebody else takes the page first, this may be anything, and the exchange fails.
+            let below = self.below[page as usize].load(Ordering::Relaxed);
+            match self.exchange(top, below) {
+                Ok(()) => return Some(page),
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// Makes `page` the top if nothing has changed since the top was `old`.
+    fn exchange(&self, old: u64, page: u32) -> Result<(), u64> {
+        let version = (old >> 32).wrapping_add(1) << 32;
+        // Release: who takes the page sees what stands below it, and all that its last owner did.
+        let exchanged = self.top.compare_exchange_weak(old, version | u64::from(page), Ordering::AcqRel, Ordering::Acquire);
+        exchanged.map(|_| ())
+    }
 }
 
 struct PoolInner {
-    metas: Box<[PageMeta]>,
-    free: ArrayQueue<u32>,
+    ledgers: Box<[Ledger]>,
+    free: FreePages,
+    blocks: usize,
     block_size: u32,
     outstanding: AtomicUsize,
-    /// Owns the memory `metas` point into; dropped after the last page came back.
+    /// Owns the memory `ledgers` point into; dropped after the last page came back.
     _owners: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-// SAFETY: the raw pointers in `metas` are to memory owned by `_owners` and to this very structure; access to the bytes is
+impl PoolInner {
+    /// The page of a number: ledger after ledger, as many numbers for each as it has room for.
+    fn page(&self, number: u32) -> Page {
+        Page::new(&self.ledgers[number as usize / LEDGER_PAGES], number as usize % LEDGER_PAGES)
+    }
+}
+
+// SAFETY: the raw pointers in `ledgers` are to memory owned by `_owners` and to this very structure; access to the bytes is
 // governed by `PageMut`/`Slice`, and the counts are atomic.
 unsafe impl Send for PoolInner {}
 // SAFETY: as above; all shared mutation goes through atomics and the lock-free queue.
@@ -115,30 +271,41 @@ impl PagePool {
     pub unsafe fn from_regions(regions: Vec<Region>, block_size: usize) -> PagePool {
         assert!(block_size.is_power_of_two() && (512..=1 << 30).contains(&block_size), "block size out of range");
         let blocks: usize = regions.iter().map(|region| region.len / block_size).sum();
-        assert!(blocks > 0 && blocks <= u32::MAX as usize, "the regions hold no block, or too many");
-        let free = ArrayQueue::new(blocks);
+        let ledgers_len: usize = regions.iter().map(|region| (region.len / block_size).div_ceil(LEDGER_PAGES)).sum();
+        assert!(blocks > 0 && ledgers_len * LEDGER_PAGES < NO_PAGE as usize, "the regions hold no block, or too many");
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<PoolInner>| {
-            let mut metas = Vec::with_capacity(blocks);
+            let mut ledgers = Vec::with_capacity(ledgers_len);
+            let free = FreePages::new(ledgers_len * LEDGER_PAGES);
+            let mut numbers = Vec::with_capacity(ledgers_len);
             for region in &regions {
-                for at in (0..region.len / block_size).map(|nth| nth * block_size) {
-                    metas.push(PageMeta {
-                        references: AtomicU32::new(0),
-                        index: metas.len() as u32,
-                        // SAFETY: `at + block_size <= region.len` by the division above.
-                        base: unsafe { region.base.as_ptr().add(at) },
-                        iova: (region.iova_of)(at),
-                        pool: weak.as_ptr(),
+                let blocks = region.len / block_size;
+                for first in (0..blocks).step_by(LEDGER_PAGES) {
+                    let pages = LEDGER_PAGES.min(blocks - first);
+                    let iova_of = |nth: usize| (region.iova_of)((first + nth) * block_size);
+                    let follows = (0..pages).all(|nth| iova_of(nth) == iova_of(0) + (nth * block_size) as u64);
+                    let number = (ledgers.len() * LEDGER_PAGES) as u32;
+                    ledgers.push(Ledger {
+                        common: Common {
+                            pool: weak.as_ptr(),
+                            // SAFETY: `first < blocks`, so the block ends within `region.len`.
+                            base: unsafe { region.base.as_ptr().add(first * block_size) },
+                            iova: iova_of(0),
+                            iovas: (!follows).then(|| (0..pages).map(iova_of).collect()),
+                            first: number,
+                            block_size: block_size as u32,
+                        },
+                        counts: [const { AtomicU32::new(0) }; LEDGER_PAGES],
                     });
+                    numbers.push(number..number + pages as u32);
                 }
             }
-            for index in 0..blocks {
-                let pushed = free.push(index as u32);
-                debug_assert!(pushed.is_ok());
-            }
+            // The first one on top.
+            numbers.into_iter().flatten().rev().for_each(|page| free.push(page));
             let owners = regions.into_iter().map(|region| region.owner).collect();
             PoolInner {
-                metas: metas.into_boxed_slice(),
+                ledgers: ledgers.into_boxed_slice(),
                 free,
+                blocks,
                 block_size: block_size as u32,
                 outstanding: AtomicUsize::new(0),
                 _owners: owners,
@@ -149,15 +316,16 @@ impl PagePool {
 
     /// Takes a free block; its bytes are whatever was last in it. `None`: the pool is exhausted.
     pub fn allocate(&self) -> Option<PageMut> {
-        let index = self.inner.free.pop()?;
-        let meta = &self.inner.metas[index as usize];
-        debug_assert_eq!(meta.references.load(Ordering::Relaxed), 0);
-        meta.references.store(1, Ordering::Relaxed);
+        let page = self.inner.page(self.inner.free.pop()?);
+        // SAFETY: the page was just taken from the free ones, and `inner` keeps the pool alive.
+        let references = unsafe { page.references() };
+        debug_assert_eq!(references.load(Ordering::Relaxed), 0);
+        references.store(1, Ordering::Relaxed);
         // The page keeps the pool alive: one strong count per outstanding page, given back in `release`.
         // SAFETY: `inner` is a live Arc, so its pointer came from `Arc::into_raw`-compatible storage and the count is > 0.
         unsafe { Arc::increment_strong_count(Arc::as_ptr(&self.inner)) };
         self.inner.outstanding.fetch_add(1, Ordering::Relaxed);
-        Some(PageMut { meta: NonNull::from(meta) })
+        Some(PageMut { page })
     }
 
     /// Bytes in each block.
@@ -167,7 +335,7 @@ impl PagePool {
 
     /// Blocks in the pool, free or not.
     pub fn blocks(&self) -> usize {
-        self.inner.metas.len()
+        self.inner.blocks
     }
 
     /// Blocks that are out: written, cached, queued or in flight.
@@ -183,36 +351,43 @@ impl fmt::Debug for PagePool {
 }
 
 /// Takes one more reference. The caller must own one.
-fn acquire(meta: NonNull<PageMeta>) {
-    // SAFETY: the caller owns a reference, so the pool, and with it the meta, is alive.
-    let before = unsafe { meta.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
+#[inline]
+fn acquire(page: Page) {
+    // SAFETY: the caller owns a reference.
+    let before = unsafe { page.references() }.fetch_add(1, Ordering::Relaxed);
     if before >= PAGE_REFERENCES_MAX {
         std::process::abort();
     }
 }
 
 /// Gives one reference back, and the page with it if it was the last.
-fn release(meta: NonNull<PageMeta>) {
-    // SAFETY: the caller owns the reference it gives back, so the meta is alive until the pool's count is dropped below.
-    let page = unsafe { meta.as_ref() };
-    if page.references.fetch_sub(1, Ordering::Release) != 1 {
-        return;
+#[inline]
+fn release(page: Page) {
+    // SAFETY: the caller owns the reference it gives back, so the pool is alive until its count is dropped in `give_back`.
+    if unsafe { page.references() }.fetch_sub(1, Ordering::Release) == 1 {
+        give_back(page);
     }
+}
+
+/// Gives a page back to its pool. The caller has just dropped its last reference.
+fn give_back(page: Page) {
     // All reads through other views happened before this point: the next owner may write.
     fence(Ordering::Acquire);
-    let pool = page.pool;
-    // SAFETY: this page held a strong count on its pool, so `pool` is alive here.
+    // SAFETY: this page held a strong count on its pool, which is given back only below.
+    let common = unsafe { page.common() };
+    let pool = common.pool;
+    let number = common.first + page.nth() as u32;
+    // SAFETY: as above, so `pool` is alive here.
     let inner = unsafe { &*pool };
     inner.outstanding.fetch_sub(1, Ordering::Relaxed);
-    let pushed = inner.free.push(page.index);
-    debug_assert!(pushed.is_ok(), "more blocks came back than the pool has");
+    inner.free.push(number);
     // SAFETY: gives back the strong count that `allocate` took for this page.
     unsafe { Arc::decrement_strong_count(pool) };
 }
 
 /// The only reference to a block: may be read and written.
 pub struct PageMut {
-    meta: NonNull<PageMeta>,
+    page: Page,
 }
 
 // SAFETY: sole owner of its block; the counts are atomic.
@@ -222,26 +397,25 @@ unsafe impl Sync for PageMut {}
 
 impl PageMut {
     fn parts(&self) -> (*mut u8, usize) {
-        // SAFETY: `self` owns a reference, so meta and pool are alive.
-        let meta = unsafe { self.meta.as_ref() };
-        // SAFETY: as above.
-        let len = unsafe { (*meta.pool).block_size } as usize;
-        (meta.base, len)
+        // SAFETY: `self` owns a reference.
+        unsafe { self.page.block() }
     }
 
     /// Ends writing: the whole block as an immutable view.
     pub fn freeze(self) -> Slice {
         let len = self.len() as u32;
-        let meta = self.meta;
+        let page = self.page;
         std::mem::forget(self);
-        Slice { meta, offset: 0, len }
+        Slice { page, offset: 0, len }
     }
 
     /// Makes the block a fragment to be filled front to back.
     pub fn into_fragment(self) -> Fragment {
-        let meta = self.meta;
+        let page = self.page;
         std::mem::forget(self);
-        Fragment { meta, used: 0 }
+        // SAFETY: the fragment to be made owns the reference.
+        let (base, len) = unsafe { page.block() };
+        Fragment { page, base, block_size: len as u32, used: 0 }
     }
 }
 
@@ -264,7 +438,7 @@ impl DerefMut for PageMut {
 
 impl Drop for PageMut {
     fn drop(&mut self) {
-        release(self.meta);
+        release(self.page);
     }
 }
 
@@ -272,7 +446,7 @@ impl Drop for PageMut {
 ///
 /// The bytes cannot change while it lives. Cloning takes a reference, it copies nothing.
 pub struct Slice {
-    meta: NonNull<PageMeta>,
+    page: Page,
     offset: u32,
     len: u32,
 }
@@ -289,8 +463,8 @@ impl Slice {
     /// If the range is not inside this view.
     pub fn slice(&self, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end && range.end <= self.len as usize, "slice out of range");
-        acquire(self.meta);
-        Slice { meta: self.meta, offset: self.offset + range.start as u32, len: (range.end - range.start) as u32 }
+        acquire(self.page);
+        Slice { page: self.page, offset: self.offset + range.start as u32, len: (range.end - range.start) as u32 }
     }
 
     /// Drops the first `n` bytes from the view.
@@ -310,69 +484,72 @@ impl Slice {
 
     /// The page again for writing, if this is its only reference; otherwise the view is given back.
     pub fn try_into_mut(self) -> Result<PageMut, Slice> {
-        // SAFETY: `self` owns a reference.
-        let meta = unsafe { self.meta.as_ref() };
         // Acquire pairs with the Release of the other views' drops: their reads are over.
-        if meta.references.load(Ordering::Acquire) != 1 {
+        // SAFETY: `self` owns a reference.
+        if unsafe { self.page.references() }.load(Ordering::Acquire) != 1 {
             return Err(self);
         }
-        let meta = self.meta;
+        let page = self.page;
         std::mem::forget(self);
-        Ok(PageMut { meta })
+        Ok(PageMut { page })
     }
 
     /// Whether nobody else refers to the page. The answer can turn from `false` to `true` at any time, never back
     /// while the caller keeps its own reference to itself.
     pub fn is_unique(&self) -> bool {
         // SAFETY: `self` owns a reference.
-        unsafe { self.meta.as_ref() }.references.load(Ordering::Acquire) == 1
+        unsafe { self.page.references() }.load(Ordering::Acquire) == 1
     }
 
     /// The virtual address of the first byte; for devices, and for tests that show where bytes lie.
     pub fn address(&self) -> usize {
-        // SAFETY: `self` owns a reference, so the meta is alive.
-        unsafe { self.meta.as_ref() }.base as usize + self.offset as usize
+        // SAFETY: `self` owns a reference.
+        let (base, _) = unsafe { self.page.block() };
+        base as usize + self.offset as usize
     }
 
     /// The address under which a device reads the first byte.
     pub fn iova(&self) -> u64 {
-        // SAFETY: `self` owns a reference, so the meta is alive.
-        unsafe { self.meta.as_ref() }.iova + u64::from(self.offset)
+        // SAFETY: `self` owns a reference.
+        let iova = unsafe { self.page.iova() };
+        iova + u64::from(self.offset)
     }
 
     /// Whether `next` continues this view in the same page.
     pub fn is_followed_by(&self, next: &Slice) -> bool {
-        self.meta == next.meta && self.offset + self.len == next.offset
+        self.page == next.page && self.offset + self.len == next.offset
     }
 }
 
 impl Clone for Slice {
     fn clone(&self) -> Slice {
-        acquire(self.meta);
-        Slice { meta: self.meta, offset: self.offset, len: self.len }
+        acquire(self.page);
+        Slice { page: self.page, offset: self.offset, len: self.len }
     }
 }
 
 impl Deref for Slice {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
+        // SAFETY: `self` owns a reference.
+        let (base, _) = unsafe { self.page.block() };
         // SAFETY: every constructor keeps offset + len inside the block; the block is initialised; while a `Slice` covers
         // these bytes nobody writes them (see the module's rules).
-        unsafe { std::slice::from_raw_parts(self.address() as *const u8, self.len as usize) }
+        unsafe { std::slice::from_raw_parts(base.add(self.offset as usize), self.len as usize) }
     }
 }
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        release(self.meta);
+        release(self.page);
     }
 }
 
 impl fmt::Debug for Slice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // SAFETY: `self` owns a reference, so the meta is alive.
-        let index = unsafe { self.meta.as_ref() }.index;
-        write!(f, "Slice(page {index}, {}+{})", self.offset, self.len)
+        // SAFETY: `self` owns a reference.
+        let number = unsafe { self.page.common() }.first as usize + self.page.nth();
+        write!(f, "Slice(page {number}, {}+{})", self.offset, self.len)
     }
 }
 
@@ -380,7 +557,10 @@ impl fmt::Debug for Slice {
 ///
 /// It owns one reference to the page, so no `Slice` of it is ever unique while the fragment lives.
 pub struct Fragment {
-    meta: NonNull<PageMeta>,
+    page: Page,
+    /// The page's memory.
+    base: *mut u8,
+    block_size: u32,
     used: u32,
 }
 
@@ -389,8 +569,7 @@ unsafe impl Send for Fragment {}
 
 impl Fragment {
     fn block_size(&self) -> usize {
-        // SAFETY: `self` owns a reference, so meta and pool are alive.
-        unsafe { (*self.meta.as_ref().pool).block_size as usize }
+        self.block_size as usize
     }
 
     /// Bytes that can still be written.
@@ -403,7 +582,7 @@ impl Fragment {
         let room = self.room();
         // SAFETY: bytes from `used` on are covered by no `Slice` (they are handed out only by `commit`, which moves `used`
         // past them), and `&mut self` makes this the only writer.
-        unsafe { std::slice::from_raw_parts_mut(self.meta.as_ref().base.add(self.used as usize), room) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(self.used as usize), room) }
     }
 
     /// Shares the first `len` bytes of `spare` as an immutable view.
@@ -412,8 +591,8 @@ impl Fragment {
     /// If `len` is larger than the room left.
     pub fn commit(&mut self, len: usize) -> Slice {
         assert!(len <= self.room(), "fragment overrun");
-        acquire(self.meta);
-        let slice = Slice { meta: self.meta, offset: self.used, len: len as u32 };
+        acquire(self.page);
+        let slice = Slice { page: self.page, offset: self.used, len: len as u32 };
         let end = self.used + len as u32;
         self.used = end.next_multiple_of(FRAGMENT_ALIGN).min(self.block_size() as u32);
         slice
@@ -426,7 +605,7 @@ impl Fragment {
     /// If `len` is larger than the room left.
     pub fn commit_onto(&mut self, last: &mut Slice, len: usize) -> bool {
         assert!(len <= self.room(), "fragment overrun");
-        if last.meta != self.meta || last.offset + last.len != self.used {
+        if last.page != self.page || last.offset + last.len != self.used {
             return false;
         }
         last.len += len as u32;
@@ -437,7 +616,7 @@ impl Fragment {
     /// Starts at the front again if no piece is referenced any more; tells whether it did.
     pub fn recycle(&mut self) -> bool {
         // SAFETY: `self` owns a reference.
-        let unique = unsafe { self.meta.as_ref() }.references.load(Ordering::Acquire) == 1;
+        let unique = unsafe { self.page.references() }.load(Ordering::Acquire) == 1;
         if unique {
             self.used = 0;
         }
@@ -447,7 +626,7 @@ impl Fragment {
 
 impl Drop for Fragment {
     fn drop(&mut self) {
-        release(self.meta);
+        release(self.page);
     }
 }
 
@@ -534,6 +713,76 @@ mod tests {
         let page = pool.allocate().unwrap().freeze();
         drop(pool);
         assert_eq!(page.len(), 4096);
+    }
+
+    /// A pool over `region_pages`, whose devices see page `n` of region `r` at `iova(r, n)`.
+    fn regions(region_pages: &[usize], iova: fn(usize, usize) -> u64) -> (PagePool, Vec<usize>) {
+        const BLOCK: usize = 512;
+        let mut bases = Vec::new();
+        let of = |(at, &pages): (usize, &usize)| {
+            let memory = vec![0u8; pages * BLOCK].leak();
+            bases.push(memory.as_ptr() as usize);
+            let iova_of = Box::new(move |offset: usize| iova(at, offset / BLOCK));
+            Region { base: NonNull::from(memory).cast(), len: pages * BLOCK, iova_of, owner: Box::new(()) }
+        };
+        let regions = region_pages.iter().enumerate().map(of).collect();
+        // SAFETY: fresh memory that nobody else has and that is never freed.
+        (unsafe { PagePool::from_regions(regions, BLOCK) }, bases)
+    }
+
+    #[test]
+    fn every_page_of_every_ledger_has_a_place_and_an_address_of_its_own() {
+        let pages = [LEDGER_PAGES + 3, 5, 2 * LEDGER_PAGES];
+        let follows = |region, page| (region as u64 + 1) << 40 | (page * 512) as u64;
+        let scattered = |region, page| (region as u64 + 1) << 40 | (page as u64 ^ 1) << 20;
+        for iova in [follows, scattered] {
+            let (pool, bases) = regions(&pages, iova);
+            let all: Vec<Slice> = std::iter::from_fn(|| pool.allocate()).map(PageMut::freeze).collect();
+            assert_eq!(all.len(), pages.iter().sum::<usize>());
+            let mut slices = all.iter();
+            for (region, base) in bases.iter().enumerate() {
+                for page in 0..pages[region] {
+                    let slice = slices.next().unwrap().slice(7..9);
+                    assert_eq!(slice.address(), base + page * 512 + 7, "the first pages are taken first");
+                    assert_eq!(slice.iova(), iova(region, page) + 7);
+                }
+            }
+            drop(all);
+            assert_eq!((pool.outstanding(), pool.blocks()), (0, pages.iter().sum()));
+        }
+    }
+
+    #[test]
+    fn the_page_that_came_back_last_is_taken_first() {
+        let pool = pool();
+        let [a, b, _c] = [(); 3].map(|()| pool.allocate().unwrap());
+        let (first, second) = (a.as_ptr(), b.as_ptr());
+        drop((b, a));
+        assert_eq!([(); 2].map(|()| pool.allocate().unwrap().into_fragment().base.cast_const()), [first; 2]);
+        let [a, b] = [(); 2].map(|()| pool.allocate().unwrap());
+        assert_eq!((a.as_ptr(), b.as_ptr()), (first, second));
+    }
+
+    #[test]
+    fn many_threads_never_get_the_same_page() {
+        let pool = PagePool::anonymous(6, 4096).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let pages: Vec<_> = (0..2).filter_map(|_| pool.allocate()).collect();
+                        for mut page in pages {
+                            page[..8].fill(thread);
+                            assert_eq!(page[..8], [thread; 8]);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.outstanding(), 0);
+        let all: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
+        assert_eq!(all.len(), 6);
     }
 
     #[test]

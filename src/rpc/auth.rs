@@ -33,12 +33,19 @@ pub enum AuthStat {
 }
 
 /// The AUTH_SYS credential as the client claims it; squashing is the export's matter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct AuthSys {
     pub stamp: u32,
     pub uid: u32,
     pub gid: u32,
     pub groups: smallvec::SmallVec<[u32; GROUPS_MAX]>,
+}
+
+impl Clone for AuthSys {
+    fn clone(&self) -> AuthSys {
+        // At once, where the derived one goes group by group.
+        AuthSys { groups: smallvec::SmallVec::from_slice(&self.groups), ..*self }
+    }
 }
 
 /// Who the caller says it is.
@@ -74,6 +81,15 @@ impl LastCredential {
             return Ok(self.credential.clone());
         }
         self.parse(header)
+    }
+
+    /// Bytes of the last credential and verifier; 0 if there was none, or a long one.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     fn parse(&mut self, header: &mut Decoder<'_>) -> Result<Credential, AuthStat> {

@@ -35,13 +35,25 @@ pub struct Admitted<'a> {
 }
 
 /// Reads xid and direction.
+#[inline]
 pub fn parse(message: View<'_>) -> Result<Message<'_>, XdrError> {
     let mut rest = Decoder::new(message);
     let [xid, direction] = rest.words()?;
     Ok(if direction == CALL { Message::Call { xid, rest } } else { Message::NotACall })
 }
 
+/// Tells the program about a call that comes after the one at hand, taken to be like those before it on its connection.
+#[inline]
+pub fn expect(message: &[u8], last: &LastCredential, programs: &impl Programs) {
+    let mut header = Decoder::new(View::from(message));
+    let Ok([_xid, CALL, RPC_VERSION, program, _version, procedure]) = header.words() else { return };
+    if !last.is_empty() && header.skip(last.len()).is_ok() {
+        programs.expect(program, procedure, header);
+    }
+}
+
 /// Judges the header of a call from the RPC version on; `last` is of the same connection. `Err` if it ends before the credential: not even a rejection is due.
+#[inline]
 pub fn admit<'a>(
     mut header: Decoder<'a>,
     transport: Transport,

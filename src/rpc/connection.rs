@@ -135,6 +135,7 @@ impl Connection {
 
     /// Whether a call may be taken whose reply has at most `need` bytes. A connection that owes nothing may always ask:
     /// a single reply larger than the limit must not block it for ever.
+    #[inline]
     pub fn admits(&self, limits: &ConnectionLimits, need: u64) -> Result<(), Stall> {
         if self.in_flight >= limits.calls_in_flight_max {
             return Err(Stall::CallsInFlight);
@@ -232,6 +233,7 @@ impl ConnectionTable {
         Some(ConnectionId { slot, generation: self.slots[slot as usize].generation })
     }
 
+    #[inline]
     pub fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation == id.generation { slot.connection.as_mut() } else { None }

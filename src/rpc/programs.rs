@@ -120,6 +120,10 @@ pub trait Programs {
     /// served at all answers `None` as well.
     fn procedure(&self, program: u32, version: u32, procedure: u32) -> Option<ProcedureInfo>;
 
+    /// This call, of which nothing is checked, will probably come after the one that is given to `call` next: a program may
+    /// ask for memory that it will need. Nothing else may come of it.
+    fn expect(&self, _program: u32, _procedure: u32, _arguments: Decoder<'_>) {}
+
     /// Answers or parks one call. The call's bytes are gone when this returns.
     fn call(&mut self, now: Instant, call: &Call<'_>, ticket: Ticket, results: &mut Results<'_>) -> Disposition;
 

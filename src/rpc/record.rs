@@ -69,6 +69,21 @@ impl RecordReader {
         if stream.len() < self.scanned { RecordState::Incomplete } else { RecordState::Complete }
     }
 
+    /// The record at the front of `stream`, if nothing of it was looked at before and it is one fragment in one buffer, as
+    /// nearly every call is: what `poll` and `record` come to, in one step. It takes up `MARKER_LEN` bytes more than it has.
+    #[inline]
+    pub fn whole<'s>(&self, limits: &RecordLimits, stream: &View<'s>) -> Option<&'s [u8]> {
+        if self.fragments > 0 || limits.fragments_max == 0 {
+            return None;
+        }
+        let marker = u32::from_be_bytes(*stream.peek(MARKER_LEN)?.first_chunk()?);
+        let len = (marker & !LAST_FRAGMENT) as usize;
+        if marker & LAST_FRAGMENT == 0 || !(RECORD_BYTES_MIN..=limits.record_bytes_max as usize).contains(&len) {
+            return None;
+        }
+        stream.peek(MARKER_LEN + len)?.get(MARKER_LEN..)
+    }
+
     fn read_marker(&mut self, limits: &RecordLimits, marker: u32) -> Result<(), BadRecord> {
         let last = marker & LAST_FRAGMENT != 0;
         let len = (marker & !LAST_FRAGMENT) as usize;

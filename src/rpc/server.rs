@@ -21,12 +21,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::auth::LastCredential;
+use super::call;
 use super::connection::{ConnectionId, ConnectionKey, ConnectionTable, Stall};
 use super::drc::SharedDrc;
 use super::options::{Options, RpcCounters};
 use super::parked::{Origin, ParkedCalls};
 use super::programs::{Peer, Programs, Ticket, Transport};
-use super::record::{BadRecord, RecordState};
+use super::record::{BadRecord, MARKER_LEN, RecordState};
 use crate::buf::{FragmentArena, RxChain, Slice, View};
 use crate::time::{Duration, Instant};
 
@@ -94,7 +95,7 @@ enum Step {
 struct QueuedReplies {
     origin: Origin,
     peer: Peer,
-    pieces: u32,
+    pieces: Vec<Slice>,
     bytes: u64,
 }
 
@@ -107,8 +108,8 @@ pub struct Server {
     datagram_calls_in_flight: u32,
     drc: SharedDrc,
     replies: VecDeque<QueuedReplies>,
-    /// The pieces of all queued replies, in order.
-    pieces: VecDeque<Slice>,
+    /// Empty lists for the pieces of replies, reused.
+    lists: Vec<Vec<Slice>>,
     datagram_replies: u32,
     datagram_credential: LastCredential,
     closes: VecDeque<(ConnectionKey, CloseReason)>,
@@ -149,7 +150,7 @@ impl Server {
             datagram_calls_in_flight: 0,
             drc,
             replies: VecDeque::new(),
-            pieces: VecDeque::new(),
+            lists: Vec::new(),
             datagram_replies: 0,
             datagram_credential: LastCredential::default(),
             closes: VecDeque::new(),
@@ -326,13 +327,25 @@ impl Server {
         }
         connection.stalled = None;
         let peer = connection.peer;
-        let step = match connection.reader.poll(&self.options.record(), stream) {
-            RecordState::Incomplete => return self.wait_for_more(now, id, stream.len()),
-            RecordState::Bad(bad) => Step::Close(CloseReason::BadRecord(bad)),
-            RecordState::Complete => {
-                let record = connection.reader.record(stream, assembly);
-                self.handle_message(now, Origin::Stream(id), peer, record, programs)
-            }
+        let limits = self.options.record();
+        let whole = connection.reader.whole(&limits, stream);
+        if let Some(record) = whole
+            && let Some((_, behind)) = stream.split_at(MARKER_LEN + record.len())
+            && let Some(next) = connection.reader.whole(&limits, &behind)
+        {
+            // While this call is answered, the memory for the next one is on its way.
+            call::expect(next, &connection.last_credential, programs);
+        }
+        let step = match whole {
+            Some(record) => self.handle_message(now, Origin::Stream(id), peer, View::from(record), programs),
+            None => match connection.reader.poll(&limits, stream) {
+                RecordState::Incomplete => return self.wait_for_more(now, id, stream.len()),
+                RecordState::Bad(bad) => Step::Close(CloseReason::BadRecord(bad)),
+                RecordState::Complete => {
+                    let record = connection.reader.record(stream, assembly);
+                    self.handle_message(now, Origin::Stream(id), peer, record, programs)
+                }
+            },
         };
         match step {
             Step::Taken => {
@@ -341,7 +354,7 @@ impl Server {
                 let Some(connection) = self.connections.get(id) else { return Front::Dead };
                 connection.record_since = None;
                 connection.last_active = now;
-                Front::Taken(connection.reader.finish())
+                Front::Taken(whole.map_or_else(|| connection.reader.finish(), |record| MARKER_LEN + record.len()))
             }
             Step::Stall(stall) => {
                 self.stall(now, id, stall);
@@ -478,8 +491,9 @@ impl Server {
     pub fn poll_reply(&mut self, gather: &mut Vec<Slice>) -> Option<Destination> {
         loop {
             gather.clear();
-            let reply = self.replies.pop_front()?;
-            gather.extend(self.pieces.drain(..reply.pieces as usize));
+            let mut reply = self.replies.pop_front()?;
+            std::mem::swap(gather, &mut reply.pieces);
+            self.lists.push(reply.pieces);
             let id = match reply.origin {
                 Origin::Stream(id) => id,
                 Origin::Datagram => {

@@ -47,6 +47,7 @@ impl<'a> Decoder<'a> {
         self.rest.take(len).ok_or(XdrError::Short)
     }
 
+    #[inline]
     pub fn skip(&mut self, bytes: usize) -> Result<(), XdrError> {
         self.take(bytes).map(|_| ())
     }
@@ -64,11 +65,18 @@ impl<'a> Decoder<'a> {
     /// `N` words in a row: all of them or `Short`.
     #[inline]
     pub fn words<const N: usize>(&mut self) -> Result<[u32; N], XdrError> {
-        let mut taken = Decoder { rest: self.take(4 * N)? };
         let mut words = [0; N];
-        for word in &mut words {
-            *word = taken.u32()?;
+        let Some(bytes) = self.rest.peek(4 * N) else {
+            let mut taken = Decoder { rest: self.take(4 * N)? };
+            for word in &mut words {
+                *word = taken.u32()?;
+            }
+            return Ok(words);
+        };
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4).filter_map(<[u8]>::first_chunk)) {
+            *word = u32::from_be_bytes(*bytes);
         }
+        self.skip(4 * N)?;
         Ok(words)
     }
 

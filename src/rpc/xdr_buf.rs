@@ -4,8 +4,6 @@
 //! the head, in the same piece of the same fragment page, and filled in when the reply is sealed: it costs no allocation and
 //! has no lifetime of its own. Pages are references; the tail is a reference to zeroes. Nothing but the head was ever written.
 
-use std::collections::VecDeque;
-
 use super::record::{LAST_FRAGMENT, MARKER_LEN};
 use super::xdr::padding;
 use crate::buf::{Fragment, Slice, gather_len};
@@ -37,6 +35,7 @@ pub struct XdrBuf<'a> {
 impl<'a> XdrBuf<'a> {
     /// A reply whose mark's room and `head` bytes of head stand at the front of `fragment`'s spare. `zeroes` must hold
     /// three bytes at least.
+    #[inline]
     pub fn new(fragment: &'a mut Fragment, head: usize, pages: &'a mut Vec<Slice>, zeroes: &Slice) -> XdrBuf<'a> {
         let data = gather_len(pages);
         let padding = padding(data);
@@ -60,26 +59,27 @@ impl<'a> XdrBuf<'a> {
     /// # Panics
     /// If the message is longer than a record can be or its parts do not add up: sending it would lose the place in the
     /// stream for good. Callers bound replies far below (`Options::send_queue_bytes_max`).
-    pub fn seal(self, framing: Framing, joins: bool, out: &mut VecDeque<Slice>) -> usize {
+    #[inline]
+    pub fn seal(self, framing: Framing, joins: bool, out: &mut Vec<Slice>) -> usize {
         assert!(self.len <= RECORD_LEN_MAX, "a record has at most 2^31-1 bytes");
         let mark = LAST_FRAGMENT | self.len as u32;
         self.fragment.spare()[..MARKER_LEN].copy_from_slice(&mark.to_be_bytes());
         let parts = self.head + gather_len(self.pages) + self.tail.as_ref().map_or(0, |tail| tail.len());
-        assert_eq!(parts, self.len, "len == head + pages + tail");
+        assert!(parts == self.len, "len == head + pages + tail");
         let marked = MARKER_LEN + self.head;
-        let joined = joins && out.back_mut().is_some_and(|last| self.fragment.commit_onto(last, marked));
+        let joined = joins && out.last_mut().is_some_and(|last| self.fragment.commit_onto(last, marked));
         if !joined {
             let mut head = self.fragment.commit(marked);
             if framing == Framing::Datagram {
                 head.advance(MARKER_LEN);
             }
-            out.push_back(head);
+            out.push(head);
         }
         if !self.pages.is_empty() {
-            out.extend(self.pages.drain(..));
+            out.append(self.pages);
         }
         if let Some(tail) = self.tail {
-            out.push_back(tail);
+            out.push(tail);
         }
         if framing == Framing::Stream { MARKER_LEN + self.len } else { self.len }
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::buf::{FragmentArena, PagePool};
 
-    fn sealed(data: &[usize], framing: Framing) -> (VecDeque<Slice>, usize) {
+    fn sealed(data: &[usize], framing: Framing) -> (Vec<Slice>, usize) {
         let pool = PagePool::anonymous(8, 4096).unwrap();
         let mut arena = FragmentArena::new(pool.clone()).unwrap();
         let zeroes = arena.zeroes(3);
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(page_base(&pages, 4096), if data.is_empty() { 0 } else { 100 });
         let fragment = arena.reserve(64).unwrap();
         fragment.spare()[MARKER_LEN..MARKER_LEN + 8].copy_from_slice(b"thehead!");
-        let mut out = VecDeque::new();
+        let mut out = Vec::new();
         let bytes = XdrBuf::new(fragment, 8, &mut pages, &zeroes).seal(framing, false, &mut out);
         assert!(pages.is_empty());
         assert_eq!(out.iter().map(|slice| slice.len()).sum::<usize>(), bytes);
@@ -131,7 +131,7 @@ mod tests {
         let pool = PagePool::anonymous(8, 4096).unwrap();
         let mut arena = FragmentArena::new(pool.clone()).unwrap();
         let zeroes = arena.zeroes(3);
-        let mut out = VecDeque::new();
+        let mut out = Vec::new();
         let mut seal = |joins: bool, pages: &mut Vec<Slice>| {
             let fragment = arena.reserve(64).unwrap();
             fragment.spare()[MARKER_LEN..MARKER_LEN + 8].copy_from_slice(b"thehead!");

@@ -1,4 +1,4 @@
-//! The data of a file as a map of blocks of page memory, copied on write.
+//! The data of a file as a table of blocks of page memory, copied on write.
 //!
 //! A block is a `Slice` from the front of its page; it may be shorter than the page (nothing was written further back, or
 //! the file was truncated there), and what is missing reads as zeroes. So truncating never touches bytes, which a reader or
@@ -6,9 +6,7 @@
 //!
 //! Not here: the size of the file, locks, where clean blocks can be read again from (the local store's page cache).
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
+use super::block_table::BlockTable;
 use crate::buf::{PagePool, Slice, View};
 
 /// Bytes from which on a WRITE goes to memory past the caches. What is smaller is often metadata, and read again soon.
@@ -63,16 +61,15 @@ pub struct Wrote {
 }
 
 /// The blocks of one file. All blocks have the block size of the pool that is passed to `write`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Blocks {
-    /// By number. `None` stands only while `write` has the block in hand.
-    map: BTreeMap<u64, Option<Slice>>,
+    table: BlockTable<Slice>,
 }
 
 impl Blocks {
     /// Blocks that hold memory.
     pub fn count(&self) -> u64 {
-        self.map.len() as u64
+        self.table.len()
     }
 
     /// Writes `data` at `offset`, at most `blocks_left` new blocks of it. The caller has checked that the end fits in 64 bits.
@@ -84,23 +81,23 @@ impl Blocks {
             let (number, at) = (position / block_size as u64, (position % block_size as u64) as usize);
             let len = (block_size - at).min(data.len() - wrote.bytes);
             let Some(part) = data.part(wrote.bytes, len) else { break };
-            match self.map.entry(number) {
-                Entry::Occupied(mut entry) => match write_block(entry.get_mut().take(), pool, at, part) {
+            if let Some(entry) = self.table.entry(number) {
+                match write_block(entry.take(), pool, at, part) {
                     Ok((block, copied)) => {
-                        *entry.get_mut() = Some(block);
+                        *entry = Some(block);
                         wrote.blocks_copied += u64::from(copied);
                     }
                     Err(old) => {
-                        *entry.get_mut() = old;
+                        *entry = old;
                         break;
                     }
-                },
-                Entry::Vacant(entry) if wrote.blocks_added < blocks_left => {
-                    let Ok((block, _)) = write_block(None, pool, at, part) else { break };
-                    entry.insert(Some(block));
-                    wrote.blocks_added += 1;
                 }
-                Entry::Vacant(_) => break,
+            } else if wrote.blocks_added < blocks_left {
+                let Ok((block, _)) = write_block(None, pool, at, part) else { break };
+                self.table.insert(number, block);
+                wrote.blocks_added += 1;
+            } else {
+                break;
             }
             wrote.bytes += len;
         }
@@ -111,40 +108,49 @@ impl Blocks {
     /// the block size; holes are made of it. The caller has checked that the end fits in 64 bits.
     pub fn read(&self, offset: u64, count: u32, zeroes: &Slice, pages: &mut Vec<Slice>) {
         let block_size = zeroes.len() as u64;
-        let end = offset + u64::from(count);
-        let mut position = offset;
-        while position < end {
-            let (number, at) = (position / block_size, (position % block_size) as usize);
-            let to = (block_size.min(end - number * block_size)) as usize;
-            let valid = match self.map.get(&number).and_then(Option::as_ref) {
-                Some(block) => {
-                    let valid = block.len().min(to);
-                    if at < valid {
-                        pages.push(block.slice(at..valid));
+        let (mut number, mut at) = (offset / block_size, (offset % block_size) as usize);
+        let mut left = count as usize;
+        while left > 0 {
+            for block in self.table.run(number) {
+                let to = (at + left).min(block_size as usize);
+                left -= to - at;
+                let valid = match block {
+                    Some(block) => {
+                        let valid = block.len().min(to);
+                        if at < valid {
+                            pages.push(block.slice(at..valid));
+                        }
+                        valid
                     }
-                    valid
+                    None => 0,
+                };
+                if valid.max(at) < to {
+                    pages.push(zeroes.slice(valid.max(at)..to));
                 }
-                None => 0,
-            };
-            if valid.max(at) < to {
-                pages.push(zeroes.slice(valid.max(at)..to));
+                (number, at) = (number + 1, 0);
+                if left == 0 {
+                    break;
+                }
             }
-            position = number * block_size + to as u64;
         }
+    }
+
+    /// A read at `offset` is about to come.
+    pub fn prefetch(&self, block_size: usize, offset: u64) {
+        self.table.prefetch(offset / block_size as u64);
     }
 
     /// Forgets everything from `size` on; tells how many blocks the file has less.
     pub fn truncate(&mut self, block_size: usize, size: u64) -> u64 {
-        let before = self.map.len();
-        let first_gone = size.div_ceil(block_size as u64);
-        drop(self.map.split_off(&first_gone));
+        let before = self.table.len();
+        self.table.remove_from(size.div_ceil(block_size as u64), drop);
         let keep = (size % block_size as u64) as usize;
         if keep != 0
-            && let Some(Some(last)) = self.map.get_mut(&(size / block_size as u64))
+            && let Some(last) = self.table.get_mut(size / block_size as u64)
         {
             last.truncate(keep);
         }
-        (before - self.map.len()) as u64
+        before - self.table.len()
     }
 }
 

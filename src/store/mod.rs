@@ -2,7 +2,8 @@
 //!
 //! - `types`: objects, attributes, operations, outcomes.
 //! - `permission`: who may do what, as pure functions that every store asks.
-//! - `blocks`: the data of a file as a map of pages that are copied on write.
+//! - `block_table`: what is known of each block of a file, by number.
+//! - `blocks`: the data of a file as a table of pages that are copied on write.
 //! - `memory`: a store that lives in memory.
 //! - `cache`: which blocks of a host's files are in memory, and which go first.
 //! - `local`: a store over a directory of the host.
@@ -12,6 +13,7 @@
 //! May import: `buf`, `raw`, `time`, `counters`.
 #![allow(clippy::result_large_err, reason = "a failure carries two wcc_data on the stack; a box would allocate per failing call")]
 
+mod block_table;
 pub mod blocks;
 pub mod cache;
 #[cfg(test)]
@@ -58,6 +60,10 @@ pub trait Store: Send {
         token: Token,
         pages: &mut Vec<Slice>,
     ) -> Start;
+
+    /// A READ of this object at `offset` will probably be started next: a store may ask for the memory it will need. Nothing
+    /// else may come of it; the object may be none, and the caller may not be allowed to read it.
+    fn expect_read(&self, _object: &ObjectId, _offset: u64) {}
 
     /// Takes one finished operation; for a READ its data is appended to `pages`.
     fn poll_completion(&mut self, now: Instant, pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)>;

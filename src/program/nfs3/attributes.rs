@@ -6,8 +6,8 @@ use super::procedures::{Reply, unexpected};
 use crate::rpc::xdr::{Decoder, Encoder};
 use crate::store::{Failure, Outcome};
 
-pub fn decode_getattr<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::GetAttributes))
+pub fn decode_getattr<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::GetAttributes))
 }
 
 pub fn encode_getattr(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {
@@ -16,8 +16,8 @@ pub fn encode_getattr(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> 
     Ok(())
 }
 
-pub fn decode_setattr<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+pub fn decode_setattr<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let changes = decode::changes(d)?;
     // sattrguard3: the change time the client believes in.
     let guard = if d.bool()? { Some(decode::time(d)?) } else { None };
@@ -31,8 +31,8 @@ pub fn encode_setattr(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> 
     Ok(())
 }
 
-pub fn decode_access<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::Access { mask: d.u32()? }))
+pub fn decode_access<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::Access { mask: d.u32()? }))
 }
 
 pub fn encode_access(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {

@@ -9,8 +9,8 @@ use super::procedures::{Reply, unexpected};
 use crate::rpc::xdr::{Decoder, Encoder};
 use crate::store::{Failure, Outcome, Stability, Status};
 
-pub fn decode_readlink<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::ReadLink))
+pub fn decode_readlink<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::ReadLink))
 }
 
 pub fn encode_readlink(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {
@@ -20,10 +20,10 @@ pub fn encode_readlink(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) ->
     Ok(())
 }
 
-pub fn decode_read<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
-    let offset = d.u64()?;
-    let count = d.u32()?;
+pub fn decode_read<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
+    let [high, low, count] = d.words()?;
+    let offset = u64::from(high) << 32 | u64::from(low);
     // No file has bytes there, so the answer is the end of the file (RFC 1813 section 3.3.6), as from the Linux server.
     let offset = offset.min(OFFSET_MAX);
     let count = count.min(u32::try_from(OFFSET_MAX - offset).unwrap_or(u32::MAX));
@@ -33,15 +33,13 @@ pub fn decode_read<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Reques
 pub fn encode_read(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {
     let Outcome::Data { count, end_of_file, attributes } = outcome else { return unexpected() };
     encode::post_op_attr(e, Some(attributes));
-    e.u32(*count);
-    e.bool(*end_of_file);
-    // The length of the opaque data, which follow in `Results::pages`.
-    e.u32(*count);
+    // The second count is the length of the opaque data, which follow in `Results::pages`.
+    e.words([*count, u32::from(*end_of_file), *count]);
     Ok(())
 }
 
-pub fn decode_write<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+pub fn decode_write<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let offset = d.u64()?;
     let count = d.u32()?;
     let stability = d.enumeration(|value| match value {
@@ -79,8 +77,8 @@ pub fn encode_write(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Re
     Ok(())
 }
 
-pub fn decode_commit<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+pub fn decode_commit<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let offset = d.u64()?;
     let count = d.u32()?;
     // A range that leaves the address space means "to the end of the file" (count 0), as in the Linux server.

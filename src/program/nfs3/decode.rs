@@ -5,7 +5,6 @@
 
 use crate::buf::View;
 use crate::program::exports::FILE_HANDLE_MAX;
-use crate::program::handle::FileHandle;
 use crate::rpc::xdr::{Decoder, XdrError};
 use crate::store::{
     AttributeChanges, CreateHow, LINK_TARGET_MAX, NAME_MAX, NodeKind, ObjectId, Operation, SetTime, Stability, Status, Timestamp,
@@ -35,8 +34,10 @@ impl From<Status> for Refusal {
     }
 }
 
-/// Room for names that straddle received buffers; one per core, reused.
+/// Room for handles and names that straddle received buffers; one per core, reused.
 pub struct Scratch {
+    pub handle: [u8; FILE_HANDLE_MAX],
+    pub second_handle: [u8; FILE_HANDLE_MAX],
     pub first: [u8; NAME_MAX],
     pub second: [u8; NAME_MAX],
     pub target: [u8; LINK_TARGET_MAX],
@@ -44,19 +45,20 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Scratch {
-        Scratch { first: [0; NAME_MAX], second: [0; NAME_MAX], target: [0; LINK_TARGET_MAX] }
+        let handle = [0; FILE_HANDLE_MAX];
+        Scratch { handle, second_handle: handle, first: [0; NAME_MAX], second: [0; NAME_MAX], target: [0; LINK_TARGET_MAX] }
     }
 }
 
 /// Decoded arguments.
 pub struct Request<'a> {
-    pub handle: FileHandle,
+    pub handle: &'a [u8],
     /// RENAME's target directory, LINK's directory.
-    pub second: Option<FileHandle>,
+    pub second: Option<&'a [u8]>,
     pub verb: Verb<'a>,
 }
 
-/// What is asked for; names and data lie in the received buffers or in `Scratch`.
+/// What is asked for; handles, names and data lie in the received buffers or in `Scratch`.
 #[derive(Clone, Copy)]
 pub enum Verb<'a> {
     GetAttributes,
@@ -92,11 +94,9 @@ pub struct Listing {
     pub plus: bool,
 }
 
-pub fn handle(d: &mut Decoder<'_>) -> Result<FileHandle, Refusal> {
+pub fn handle<'a>(d: &mut Decoder<'a>, scratch: &'a mut [u8; FILE_HANDLE_MAX]) -> Result<&'a [u8], Refusal> {
     // A longer one is not an nfs_fh3 (RFC 1813 section 2.3.3).
-    let view = d.opaque(FILE_HANDLE_MAX)?;
-    let mut scratch = [0; FILE_HANDLE_MAX];
-    view.contiguous_in(&mut scratch).and_then(FileHandle::new).ok_or(Refusal::Garbage)
+    d.opaque(FILE_HANDLE_MAX)?.contiguous_in(scratch).ok_or(Refusal::Garbage)
 }
 
 /// A file name. The Linux server drops calls with odd names as garbage; here the client is told what is wrong with it.
@@ -164,7 +164,7 @@ pub fn check_changes(changes: &AttributeChanges) -> Result<(), Status> {
 }
 
 impl<'a> Request<'a> {
-    pub fn new(handle: FileHandle, verb: Verb<'a>) -> Request<'a> {
+    pub fn new(handle: &'a [u8], verb: Verb<'a>) -> Request<'a> {
         Request { handle, second: None, verb }
     }
 

@@ -18,8 +18,8 @@ const ENTRY_PLUS_BYTES_MIN: u32 = ENTRY_BYTES + 4 + 4 + 4;
 /// Bytes of an entry that count towards dircount beside the name: fileid, length of the name, cookie.
 const DIRECTORY_INFORMATION_BYTES: u32 = 8 + 4 + 8;
 
-pub fn decode_readdir<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+pub fn decode_readdir<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let cookie = d.u64()?;
     let verifier = d.opaque_fixed()?;
     let reply_max = d.u32()?;
@@ -27,8 +27,8 @@ pub fn decode_readdir<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Req
     Ok(Request::new(handle, Verb::ReadDirectory(listing)))
 }
 
-pub fn decode_readdirplus<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+pub fn decode_readdirplus<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let cookie = d.u64()?;
     let verifier = d.opaque_fixed()?;
     let names_max = d.u32()?;

@@ -9,6 +9,7 @@ use crate::store::{Attributes, ObjectKind, PreAttributes, Status, Timestamp, Wcc
 /// Most bytes each type takes.
 pub const STATUS_BYTES: u32 = 4;
 pub const FATTR3_BYTES: u32 = 84;
+const FATTR3_WORDS: usize = FATTR3_BYTES as usize / 4;
 pub const POST_OP_ATTR_BYTES: u32 = 4 + FATTR3_BYTES;
 pub const WCC_DATA_BYTES: u32 = 4 + 24 + POST_OP_ATTR_BYTES;
 pub const POST_OP_FH3_BYTES: u32 = 4 + 4 + 64;
@@ -70,12 +71,13 @@ pub fn time(e: &mut Encoder<'_>, time: &Timestamp) {
     e.words(nfstime3(time));
 }
 
-pub fn fattr3(e: &mut Encoder<'_>, a: &Attributes) {
+/// The words of a fattr3.
+#[inline]
+fn fattr3_words(a: &Attributes) -> [u32; FATTR3_WORDS] {
     let (high, low) = (|value: u64| (value >> 32) as u32, |value: u64| value as u32);
     let [[accessed, accessed_ns], [modified, modified_ns], [changed, changed_ns]] =
         [a.accessed, a.modified, a.changed].map(|at| nfstime3(&at));
-    // In one piece, because every reply but NULL's has it.
-    e.words([
+    [
         ftype3(a.kind),
         a.mode,
         a.links,
@@ -97,14 +99,19 @@ pub fn fattr3(e: &mut Encoder<'_>, a: &Attributes) {
         modified_ns,
         changed,
         changed_ns,
-    ]);
+    ]
+}
+
+pub fn fattr3(e: &mut Encoder<'_>, attributes: &Attributes) {
+    // In one piece, because every reply but NULL's has it.
+    e.words(fattr3_words(attributes));
 }
 
 pub fn post_op_attr(e: &mut Encoder<'_>, attributes: Option<&Attributes>) {
-    e.bool(attributes.is_some());
-    if let Some(attributes) = attributes {
-        fattr3(e, attributes);
-    }
+    let Some(attributes) = attributes else { return e.bool(false) };
+    let mut words = [1; 1 + FATTR3_WORDS];
+    words[1..].copy_from_slice(&fattr3_words(attributes));
+    e.words(words);
 }
 
 fn pre_op_attr(e: &mut Encoder<'_>, before: Option<&PreAttributes>) {

@@ -15,8 +15,8 @@ const FSF3_CANSETTIME: u32 = 0x10;
 /// Suggested multiple of READ and WRITE sizes, bytes.
 const TRANSFER_MULTIPLE: u32 = 4096;
 
-pub fn decode_fsstat<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::Status))
+pub fn decode_fsstat<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::Status))
 }
 
 pub fn encode_fsstat(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {
@@ -33,8 +33,8 @@ pub fn encode_fsstat(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> R
     Ok(())
 }
 
-pub fn decode_fsinfo<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::GetAttributes))
+pub fn decode_fsinfo<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::GetAttributes))
 }
 
 pub fn encode_fsinfo(e: &mut Encoder<'_>, outcome: &Outcome, reply: &Reply<'_>) -> Result<(), Failure> {
@@ -56,8 +56,8 @@ pub fn encode_fsinfo(e: &mut Encoder<'_>, outcome: &Outcome, reply: &Reply<'_>) 
     Ok(())
 }
 
-pub fn decode_pathconf<'a>(d: &mut Decoder<'a>, _: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    Ok(Request::new(decode::handle(d)?, Verb::Limits))
+pub fn decode_pathconf<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
+    Ok(Request::new(decode::handle(d, &mut scratch.handle)?, Verb::Limits))
 }
 
 pub fn encode_pathconf(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> Result<(), Failure> {

@@ -27,9 +27,10 @@ pub use counters::Nfs3Counters;
 
 use self::decode::{Listing, Refusal, Request, Scratch, Verb};
 use self::procedures::{Procedure, Reply, is_listing, procedure};
-use super::exports::Export;
+use super::exports::{Export, FILE_HANDLE_MAX};
 use super::volumes::Volumes;
 use crate::buf::{Slice, gather_len};
+use crate::rpc::xdr::Decoder;
 use crate::rpc::{Call, Disposition, ProcedureInfo, Results, Ticket};
 use crate::store::{Failure, ObjectId, Outcome, Start, Status, Token, access};
 use crate::time::Instant;
@@ -102,6 +103,18 @@ impl Nfs3 {
             head_bytes_max: procedure.head_bytes_max + listing,
             pages_bytes_max: if number == procedures::READ { self.options.read_bytes_max } else { 0 },
         })
+    }
+
+    /// The arguments of the call that comes next: if it is a READ, what it will need of memory is asked for.
+    #[inline]
+    pub fn expect(&self, volumes: &Volumes, number: u32, mut arguments: Decoder<'_>) {
+        if number == procedures::READ
+            && let Ok(handle) = arguments.opaque(FILE_HANDLE_MAX)
+            && let Some(handle) = handle.contiguous()
+            && let Ok(offset) = arguments.u64()
+        {
+            volumes.expect_read(handle, offset);
+        }
     }
 
     pub fn call(
@@ -242,8 +255,8 @@ struct Prepared {
 
 fn prepare(volumes: &mut Volumes, options: &Options, call: &Call<'_>, request: &mut Request<'_>) -> Result<Prepared, Status> {
     let client = call.peer.ip();
-    let (export, object) = volumes.open(&request.handle)?;
-    let second = match &request.second {
+    let (export, object) = volumes.open(request.handle)?;
+    let second = match request.second {
         None => object,
         Some(handle) => {
             volumes.admit(export, client)?;

@@ -7,7 +7,7 @@ use crate::rpc::xdr::{Decoder, Encoder};
 use crate::store::{CreateHow, Failure, LINK_TARGET_MAX, NodeKind, Outcome, Status};
 
 pub fn decode_lookup<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::name(d, &mut scratch.first)??;
     Ok(Request::new(handle, Verb::Lookup { name }))
 }
@@ -21,7 +21,7 @@ pub fn encode_lookup(e: &mut Encoder<'_>, outcome: &Outcome, reply: &Reply<'_>) 
 }
 
 pub fn decode_create<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::new_name(d, &mut scratch.first)?;
     let how = match d.u32()? {
         0 => CreateHow::Unchecked(decode::changes(d)?),
@@ -45,7 +45,7 @@ pub fn encode_created(e: &mut Encoder<'_>, outcome: &Outcome, reply: &Reply<'_>)
 }
 
 pub fn decode_mkdir<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::new_name(d, &mut scratch.first)?;
     let attributes = decode::changes(d)?;
     decode::check_changes(&attributes)?;
@@ -53,7 +53,7 @@ pub fn decode_mkdir<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result
 }
 
 pub fn decode_symlink<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::new_name(d, &mut scratch.first)?;
     let attributes = decode::changes(d)?;
     let target = d.string(d.remaining())?;
@@ -70,7 +70,7 @@ pub fn decode_symlink<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Resu
 }
 
 pub fn decode_mknod<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::new_name(d, &mut scratch.first)?;
     // ftype3: the types that are made by other procedures have no arguments here and are refused (section 3.3.11).
     let kind = d.u32()?;
@@ -90,7 +90,7 @@ pub fn decode_mknod<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result
 }
 
 pub fn decode_remove<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let name = decode::name(d, &mut scratch.first)??;
     if decode::is_dots(name) {
         return Err(Status::AccessDenied.into());
@@ -99,7 +99,7 @@ pub fn decode_remove<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Resul
 }
 
 pub fn decode_rmdir<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     // RFC 1813 section 3.3.13, implementation: "." gets INVAL and ".." gets EXIST.
     match decode::name(d, &mut scratch.first)?? {
         b"." => Err(Status::InvalidArgument.into()),
@@ -115,9 +115,9 @@ pub fn encode_removed(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> 
 }
 
 pub fn decode_rename<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
+    let handle = decode::handle(d, &mut scratch.handle)?;
     let from = decode::name(d, &mut scratch.first)?;
-    let second = Some(decode::handle(d)?);
+    let second = Some(decode::handle(d, &mut scratch.second_handle)?);
     let to = decode::name(d, &mut scratch.second)?;
     let (from, to) = (from?, to?);
     // RFC 1813 section 3.3.14: aliases of directories cannot be renamed, or renamed over.
@@ -135,8 +135,8 @@ pub fn encode_rename(e: &mut Encoder<'_>, outcome: &Outcome, _: &Reply<'_>) -> R
 }
 
 pub fn decode_link<'a>(d: &mut Decoder<'a>, scratch: &'a mut Scratch) -> Result<Request<'a>, Refusal> {
-    let handle = decode::handle(d)?;
-    let second = Some(decode::handle(d)?);
+    let handle = decode::handle(d, &mut scratch.handle)?;
+    let second = Some(decode::handle(d, &mut scratch.second_handle)?);
     let name = decode::new_name(d, &mut scratch.first)??;
     Ok(Request { handle, second, verb: Verb::Link { name } })
 }

@@ -306,17 +306,21 @@ impl Server {
             }
             Origin::Datagram => (Framing::Datagram, None),
         };
-        let before = self.pieces.len();
+        let reply = XdrBuf::new(fragment, head, pages, &self.zeroes);
         let last = self.replies.back_mut().filter(|last| framing == Framing::Stream && last.origin == pending.origin);
-        let bytes = XdrBuf::new(fragment, head, pages, &self.zeroes).seal(framing, last.is_some(), &mut self.pieces) as u64;
-        let pieces = (self.pieces.len() - before) as u32;
-        match last {
+        let bytes = match last {
             Some(last) => {
-                last.pieces += pieces;
+                let bytes = reply.seal(framing, true, &mut last.pieces) as u64;
                 last.bytes += bytes;
+                bytes
             }
-            None => self.replies.push_back(QueuedReplies { origin: pending.origin, peer: pending.peer, pieces, bytes }),
-        }
+            None => {
+                let mut pieces = self.lists.pop().unwrap_or_default();
+                let bytes = reply.seal(framing, false, &mut pieces) as u64;
+                self.replies.push_back(QueuedReplies { origin: pending.origin, peer: pending.peer, pieces, bytes });
+                bytes
+            }
+        };
         self.counters.replies += 1;
         self.counters.reply_bytes += bytes;
         match queued {

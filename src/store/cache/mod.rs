@@ -10,10 +10,10 @@
 //! Lock order: a file's lock, then the clock's. The clock never takes a file's lock; evicting asks with `try_lock`.
 //! Not here: I/O, attributes, who waits for a block (`store::local`).
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buf::Slice;
+use crate::store::block_table::BlockTable;
 
 /// Takes a lock; a panic elsewhere does not spread, because every critical section here leaves its data whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -114,20 +114,27 @@ pub enum Verdict {
     Kept,
 }
 
+/// The slot of a block that is no longer cached.
+fn give_back<O: Clone>(clock: &Clock<O>, block: &Block) {
+    if let Block::Ready(ready) = block {
+        clock.remove(ready.slot);
+    }
+}
+
 /// The cached blocks of one file. Dropping it gives its slots back.
 pub struct FileBlocks<O: Clone> {
     clock: Arc<Clock<O>>,
     owner: O,
-    blocks: BTreeMap<u64, Block>,
+    blocks: BlockTable<Block>,
 }
 
 impl<O: Clone> FileBlocks<O> {
     pub fn new(clock: Arc<Clock<O>>, owner: O) -> FileBlocks<O> {
-        FileBlocks { clock, owner, blocks: BTreeMap::new() }
+        FileBlocks { clock, owner, blocks: BlockTable::default() }
     }
 
     pub fn presence(&self, index: u64) -> Presence {
-        match self.blocks.get(&index) {
+        match self.blocks.get(index) {
             Some(Block::Ready(_)) => Presence::Ready,
             Some(Block::Filling { .. }) => Presence::Filling,
             None => Presence::Absent,
@@ -140,7 +147,7 @@ impl<O: Clone> FileBlocks<O> {
 
     /// The page of a block, and whether this is the first use of a block that was read ahead.
     pub fn get(&mut self, index: u64) -> Option<(&Slice, bool)> {
-        match self.blocks.get_mut(&index)? {
+        match self.blocks.get_mut(index)? {
             Block::Ready(ready) => {
                 ready.referenced = true;
                 Some((&ready.page, std::mem::take(&mut ready.ahead)))
@@ -157,50 +164,43 @@ impl<O: Clone> FileBlocks<O> {
 
     /// The read `id` of this block ended: tells whether what it brought is still wanted, and forgets it.
     pub fn end_fill(&mut self, index: u64, id: u64) -> bool {
-        let wanted = matches!(self.blocks.get(&index), Some(Block::Filling { id: current }) if *current == id);
+        let wanted = matches!(self.blocks.get(index), Some(Block::Filling { id: current }) if *current == id);
         if wanted {
-            self.blocks.remove(&index);
+            self.blocks.remove(index);
         }
         wanted
     }
 
     /// Puts `page` in place of whatever is known of the block. If the cache is full nothing is cached, and `false` comes back.
     pub fn install(&mut self, index: u64, page: Slice, ahead: bool) -> bool {
-        if let Some(Block::Ready(ready)) = self.blocks.get_mut(&index) {
+        if let Some(Block::Ready(ready)) = self.blocks.get_mut(index) {
             ready.page = page;
             ready.referenced = true;
             return true;
         }
         let Some(slot) = self.clock.insert(self.owner.clone(), index) else {
-            self.blocks.remove(&index);
+            self.blocks.remove(index);
             return false;
         };
         self.blocks.insert(index, Block::Ready(Ready { page, slot, referenced: !ahead, ahead }));
         true
     }
 
-    fn give_back(&self, block: Option<Block>) {
-        if let Some(Block::Ready(ready)) = block {
-            self.clock.remove(ready.slot);
-        }
-    }
-
     /// Forgets a block; what a running read brings for it will not be used.
     pub fn forget(&mut self, index: u64) {
-        let block = self.blocks.remove(&index);
-        self.give_back(block);
+        if let Some(block) = self.blocks.remove(index) {
+            give_back(&self.clock, &block);
+        }
     }
 
     /// Forgets the blocks from `index` on.
     pub fn forget_from(&mut self, index: u64) {
-        for (_, block) in self.blocks.split_off(&index) {
-            self.give_back(Some(block));
-        }
+        self.blocks.remove_from(index, |block| give_back(&self.clock, &block));
     }
 
     /// Evicts the block if it was not used lately and nobody holds its page.
     pub fn try_evict(&mut self, index: u64) -> Verdict {
-        let Some(Block::Ready(ready)) = self.blocks.get_mut(&index) else { return Verdict::Kept };
+        let Some(Block::Ready(ready)) = self.blocks.get_mut(index) else { return Verdict::Kept };
         if std::mem::take(&mut ready.referenced) || !ready.page.is_unique() {
             return Verdict::Kept;
         }

@@ -90,7 +90,12 @@ impl LocalHandle {
         (object, offset, count): (ObjectId, u64, u32),
         pages: &mut Vec<Slice>,
     ) -> Start {
-        let Some((inode, attributes)) = self.fresh(&object, park.now) else {
+        let Some(inode) = self.shared.table.get(&object) else {
+            return self.park(park, caller, Owned::Read { object, offset, count });
+        };
+        let mut state = lock(&inode.state);
+        let Some(attributes) = state.fresh(park.now, self.shared.attribute_age_max()).copied() else {
+            drop(state);
             return self.park(park, caller, Owned::Read { object, offset, count });
         };
         match admit_read(&attributes, caller, offset, count) {
@@ -102,7 +107,6 @@ impl LocalHandle {
             Ok(_) => {}
         }
         let (count, end_of_file) = clamp(attributes.size, offset, u64::from(count));
-        let mut state = lock(&inode.state);
         let hit = self.gather(&mut state, offset, count, pages);
         let ahead = self.shared.read_ahead(&inode, &mut state, offset, count);
         drop(state);

@@ -119,6 +119,15 @@ impl Table {
         Ok(Outcome::Data { count, end_of_file: u64::from(count) >= left, attributes })
     }
 
+    /// A READ will probably come.
+    pub fn expect_read(&self, object: ObjectId, offset: u64) {
+        if let Ok(index) = self.find(object)
+            && let Body::File { blocks, .. } = &self.inode(index).body
+        {
+            blocks.prefetch(self.options.pool.block_size(), offset);
+        }
+    }
+
     pub fn write(
         &mut self,
         caller: &Credential,

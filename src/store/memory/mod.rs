@@ -139,10 +139,23 @@ impl Store for MemoryHandle {
     ) -> Start {
         let mut table = self.shared.lock();
         table.tick(now);
-        let done = Start::Done(perform(&mut table, caller, operation, pages, &mut self.counters));
         self.counters.operations += 1;
+        // What is asked for most, without moving its outcome: it is hundreds of bytes.
+        if let Operation::GetAttributes { object } = operation
+            && let Ok(index) = table.find(*object)
+        {
+            return Start::Done(Ok(Outcome::Attributes(table.attributes(index))));
+        }
+        let done = Start::Done(perform(&mut table, caller, operation, pages, &mut self.counters));
         self.counters.failures += u64::from(matches!(done, Start::Done(Err(_))));
         done
+    }
+
+    fn expect_read(&self, object: &ObjectId, offset: u64) {
+        // Somebody else's turn at the lock is not worth waiting for.
+        if let Ok(table) = self.shared.table.try_lock() {
+            table.expect_read(*object, offset);
+        }
     }
 
     fn poll_completion(&mut self, _now: Instant, _pages: &mut Vec<Slice>) -> Option<(Token, Result<Outcome, Failure>)> {
