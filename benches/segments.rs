@@ -153,16 +153,11 @@ impl Core {
 
     fn transmit(&mut self, now: Instant) {
         while self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
-            let packet = OutgoingPacket {
-                src: self.transmit.src,
-                dst: self.transmit.dst,
-                protocol: protocol::TCP,
-                traffic_class: self.transmit.ecn,
-                transport_header: self.transmit.header(),
-                payload: &self.transmit.payload,
-                tso_mss: self.transmit.tso_mss,
-            };
-            self.interface.send(now, &mut self.device, &packet).unwrap();
+            let Transmit { src, dst, ecn, tso_mss, .. } = self.transmit;
+            let (transport_header, payload) = self.transmit.parts();
+            let packet =
+                OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+            self.interface.send_taking(now, &mut self.device, &packet, payload).unwrap();
         }
         if self.interface.has_transmit() {
             self.interface.poll_transmit(now, &mut self.device);

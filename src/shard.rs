@@ -401,19 +401,15 @@ impl<D: Device, P: Programs> Shard<D, P> {
             return true;
         };
         let Lane { device, interface } = &mut self.lanes[at];
-        let packet = OutgoingPacket {
-            src: self.transmit.src,
-            dst: self.transmit.dst,
-            protocol: protocol::TCP,
-            traffic_class: self.transmit.ecn,
-            transport_header: self.transmit.header(),
-            payload: &self.transmit.payload,
-            tso_mss: self.transmit.tso_mss,
-        };
-        let mut result = interface.send(now, device, &packet);
+        let Transmit { src, dst, ecn, tso_mss, .. } = self.transmit;
+        // The payload is the device's from here on.
+        let (transport_header, payload) = self.transmit.parts();
+        let packet =
+            OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+        let mut result = interface.send_taking(now, device, &packet, payload);
         if result == Err(SendRefused::Full) {
             device.flush();
-            result = interface.send(now, device, &packet);
+            result = interface.send_taking(now, device, &packet, payload);
         }
         match result {
             Ok(()) => true,

@@ -120,12 +120,13 @@ fn run(tx: &mut TxQueue<Slice>, blocks: &[Slice], segments: usize) -> f64 {
         .filter(|chunk| chunk.len() == segments)
         .map(|chunk| chunk.iter().zip(&lengths(segments)[1..]).map(|(block, &bytes)| block.slice(0..bytes)).collect())
         .collect();
-    let mut at = 0;
+    let (mut at, mut payload) = (0, Vec::new());
     let start = dpdk::cycles();
     for _ in 0..CHAINS / BURST {
         for _ in 0..BURST {
             at = (at + 1) % pieces.len();
-            tx.push(&header, pieces[at].iter().cloned(), &TxOffload::default()).expect("net_null frees at once");
+            payload.extend(pieces[at].iter().cloned());
+            tx.push_taking(&header, &mut payload, &TxOffload::default()).expect("net_null frees at once");
         }
         tx.flush();
     }

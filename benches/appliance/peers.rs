@@ -83,7 +83,7 @@ impl Bed {
         let file = self.path(name);
         let text = format!(
             "[server]\nstate_dir = \"{}\"\nstats_socket = \"{}\"\nlog_level = \"warn\"\ntransmit = \"{transmit}\"\n\n\
-             [cores]\nengine = [{SERVER_CPU}]\nio_threads = 1\n\n\
+             [cores]\nengine = [{SERVER_CPU}]\nio_threads = 1\nidle = \"poll\"\n\n\
              [memory]\nhugepages = {}\neal_mib = 256\npage_cache_mib = 64\n\n\
              [[port]]\ndevice = \"{device}\"\nmac = \"02:00:0a:4d:00:02\"\naddress = \"{SERVER_ADDRESS}/24\"\n\n\
              [[export]]\nname = \"/export\"\nstore = \"memory\"\nmemory_mib = {EXPORT_MIB}\nsquash = \"none\"\n\

@@ -53,7 +53,7 @@ fn main() -> Result<(), dpdk::Error> {
 /// Cycles per chain.
 fn run(tx: &mut TxQueue<Forever>, zone: &'static Zone, chains: usize, pieces: usize, copy: bool) -> f64 {
     let header = [0u8; 82];
-    let mut at = 0;
+    let (mut at, mut taken) = (0, Vec::new());
     let start = cycles();
     for _ in 0..chains / BURST {
         for _ in 0..BURST {
@@ -64,7 +64,8 @@ fn run(tx: &mut TxQueue<Forever>, zone: &'static Zone, chains: usize, pieces: us
             let queued = if copy {
                 tx.push_copy(&header, payload, &TxOffload::default())
             } else {
-                tx.push(&header, payload, &TxOffload::default())
+                taken.extend(payload);
+                tx.push_taking(&header, &mut taken, &TxOffload::default())
             };
             queued.expect("net_null frees at once");
         }

@@ -46,6 +46,8 @@ pub struct PortCapabilities {
     pub max_tso_frame_bytes: u32,
     /// Payload by reference works. False: use `push_copy`, every frame in one buffer.
     pub accepts_chains: bool,
+    /// The driver gives a chain's buffers back together, the last one last: only that one needs a reference to the payload.
+    pub frees_chains_whole: bool,
     /// An idle receive queue can be slept on.
     pub rx_interrupts: bool,
     /// DPDK's driver name.
@@ -105,6 +107,12 @@ pub(crate) struct TxLimits {
     pub tso_ipv6: bool,
     /// It hands chains on as they are, without offering TSO: see `Port::peer_takes_tso`.
     pub tso_by_peer: bool,
+    /// A chain's buffers are freed together, by `rte_pktmbuf_free` of its first; none is cloned, handed on one by one, or judged by
+    /// the pool it comes from. Read in the driver, not guessed: where it is wrong, pages change under the device.
+    pub frees_chains_whole: bool,
+    /// The driver lets what was sent lie until its ring is full, unless `tx_free_thresh` says otherwise, which there means: release
+    /// when more than all but this many descriptors are done with.
+    pub release_early: bool,
 }
 
 const ANY: usize = usize::MAX;
@@ -129,6 +137,8 @@ pub(crate) fn tx_limits(driver: &str, multi_segs_offered: bool) -> TxLimits {
         tso_in_software: false,
         tso_ipv6: true,
         tso_by_peer: driver == "net_vhost",
+        frees_chains_whole: matches!(driver, "net_null" | "net_virtio" | "net_virtio_user" | "net_vhost"),
+        release_early: matches!(driver, "net_virtio" | "net_virtio_user"),
     };
     let mut segments = |per_packet, per_tso| (limits.per_packet, limits.per_tso) = (per_packet, per_tso);
     match driver {
@@ -204,6 +214,16 @@ mod tests {
     fn a_chain_for_vmxnet3_has_no_segment_that_its_descriptor_cannot_say() {
         assert_eq!(tx_limits("net_vmxnet3", true).tso_bytes, 0x3fff);
         assert_eq!(tx_limits("net_virtio", true).tso_bytes, 65_535);
+    }
+
+    #[test]
+    fn only_drivers_that_were_read_need_one_reference_for_a_chain() {
+        for driver in ["net_null", "net_virtio", "net_virtio_user", "net_vhost"] {
+            assert!(tx_limits(driver, true).frees_chains_whole, "{driver}");
+        }
+        for driver in ["net_ring", "net_tap", "net_vmxnet3", "mlx5_pci", "net_unknown"] {
+            assert!(!tx_limits(driver, true).frees_chains_whole, "{driver}");
+        }
     }
 
     #[test]

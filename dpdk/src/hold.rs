@@ -8,9 +8,13 @@
 //! while it still holds the original.)
 //!
 //! Threads: one owner takes objects; any thread may return one. Returned objects go to a stack that the owner takes
-//! over whole with one swap, so there is no ABA problem and a chain costs one atomic operation on return.
+//! over whole with one swap, so there is no ABA problem and a chain costs one atomic operation on return. What the driver
+//! returns while the owner itself sends goes onto the owner's own list, without one: most do, and are used again while they are
+//! in its caches.
 
 use std::{
+    cell::{Cell, UnsafeCell},
+    marker::PhantomData,
     mem::MaybeUninit,
     os::raw::c_void,
     ptr::NonNull,
@@ -21,22 +25,38 @@ use dpdk_sys as sys;
 
 use crate::chain::MAX_CHAIN_PIECES;
 
+thread_local! {
+    /// The list (its `Shared`) whose owner is sending on this thread.
+    static SENDING: Cell<*const c_void> = const { Cell::new(std::ptr::null()) };
+}
+
 /// The owner's side. Dropped while objects are still out, it leaves the memory to the last one that returns.
 pub(crate) struct HoldList<H> {
     shared: NonNull<Shared<H>>,
-    /// Free objects that only the owner sees.
-    free: *mut Slot<H>,
 }
 
 struct Shared<H> {
+    /// Free objects that only the owner sees. Touched through `&mut HoldList`, and by callbacks on the thread and in the time of
+    /// a [`Sending`], which borrows the list mutably.
+    free: UnsafeCell<*mut Slot<H>>,
     /// Returned objects, or [`orphaned`] after the owner has gone.
     returned: AtomicPtr<Slot<H>>,
     /// Counts down after the owner has gone; 0 is reached once, by whoever then frees everything.
     remaining: AtomicIsize,
-    slots: Box<[std::cell::UnsafeCell<MaybeUninit<Slot<H>>>]>,
+    slots: Box<[UnsafeCell<MaybeUninit<Slot<H>>>]>,
 }
 
-#[repr(C)]
+/// The owner is sending: until this is dropped, what is returned on this thread goes onto the owner's list at once.
+pub(crate) struct Sending<'a, H>(PhantomData<(&'a mut HoldList<H>, *const ())>);
+
+impl<H> Drop for Sending<'_, H> {
+    fn drop(&mut self) {
+        SENDING.set(std::ptr::null());
+    }
+}
+
+// A cache line of its own, with what the callback reads and the first piece; four pieces on the next.
+#[repr(C, align(64))]
 struct Slot<H> {
     info: sys::rte_mbuf_ext_shared_info,
     shared: *const Shared<H>,
@@ -56,8 +76,9 @@ fn orphaned<H>() -> *mut Slot<H> {
 
 impl<H: Send + 'static> HoldList<H> {
     pub(crate) fn new(count: usize) -> HoldList<H> {
-        let slots = (0..count).map(|_| std::cell::UnsafeCell::new(MaybeUninit::uninit())).collect();
+        let slots = (0..count).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect();
         let shared = NonNull::from(Box::leak(Box::new(Shared {
+            free: UnsafeCell::new(std::ptr::null_mut()),
             returned: AtomicPtr::new(std::ptr::null_mut()),
             remaining: AtomicIsize::new(0),
             slots,
@@ -79,35 +100,60 @@ impl<H: Send + 'static> HoldList<H> {
             }
             free = slot;
         }
-        HoldList { shared, free }
+        let list = HoldList { shared };
+        list.set_free(free);
+        list
+    }
+
+    fn shared(&self) -> &Shared<H> {
+        // SAFETY: the shared part lives as long as its owner.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// To be kept while the driver is called. One at a time on a thread: a second one takes the place of the first, whose
+    /// objects then return as on any other thread.
+    pub(crate) fn sending(&mut self) -> Sending<'_, H> {
+        SENDING.set(self.shared.as_ptr().cast_const().cast());
+        Sending(PhantomData)
     }
 
     /// An empty object, or None when all are out.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Hold<'_, H>> {
-        if self.free.is_null() {
-            // SAFETY: the shared part lives as long as its owner. Acquire: the returners' writes are seen.
-            self.free = unsafe { self.shared.as_ref() }.returned.swap(std::ptr::null_mut(), Ordering::Acquire);
+        let mut free = self.free();
+        if free.is_null() {
+            // Acquire: the returners' writes are seen.
+            free = self.shared().returned.swap(std::ptr::null_mut(), Ordering::Acquire);
         }
-        let slot = NonNull::new(self.free)?;
+        let slot = NonNull::new(free)?;
         // SAFETY: a free slot, reachable by the owner only.
-        unsafe { self.free = (*slot.as_ptr()).next };
+        self.set_free(unsafe { (*slot.as_ptr()).next });
         Some(Hold { list: self, slot })
     }
 
     /// How many objects are out. Walks the free lists: for statistics and tests.
     pub(crate) fn outstanding(&mut self) -> usize {
-        // SAFETY: as in `take`.
-        let shared = unsafe { self.shared.as_ref() };
-        let (own, _) = walk(self.free);
-        let list = shared.returned.swap(std::ptr::null_mut(), Ordering::Acquire);
+        let (own, _) = walk(self.free());
+        let list = self.shared().returned.swap(std::ptr::null_mut(), Ordering::Acquire);
         let (returned, last) = walk(list);
         if let Some(last) = NonNull::new(last) {
             // SAFETY: a free slot that only the owner reaches now; joined in front of its list.
-            unsafe { (*last.as_ptr()).next = self.free };
-            self.free = list;
+            unsafe { (*last.as_ptr()).next = self.free() };
+            self.set_free(list);
         }
-        shared.slots.len() - own - returned
+        self.shared().slots.len() - own - returned
+    }
+}
+
+impl<H> HoldList<H> {
+    fn free(&self) -> *mut Slot<H> {
+        // SAFETY: only the owner comes here, and no `Sending` lives meanwhile: it borrows the list mutably.
+        unsafe { *self.shared.as_ref().free.get() }
+    }
+
+    fn set_free(&self, slot: *mut Slot<H>) {
+        // SAFETY: as in `free`.
+        unsafe { *self.shared.as_ref().free.get() = slot };
     }
 }
 
@@ -127,7 +173,7 @@ impl<H> Drop for HoldList<H> {
         // SAFETY: alive until `remaining` reaches 0, which needs the addition below.
         let shared = unsafe { self.shared.as_ref() };
         let returned = shared.returned.swap(orphaned(), Ordering::AcqRel);
-        let out = shared.slots.len() - walk(self.free).0 - walk(returned).0;
+        let out = shared.slots.len() - walk(self.free()).0 - walk(returned).0;
         let out = out as isize;
         // Objects returned since the swap have been subtracted already.
         if shared.remaining.fetch_add(out, Ordering::AcqRel) + out == 0 {
@@ -144,18 +190,20 @@ pub(crate) struct Hold<'a, H: Send + 'static> {
 }
 
 impl<H: Send + 'static> Hold<'_, H> {
-    /// Adds a piece; gives it back when the object is full.
+    /// Takes all of `pieces`, which keeps its capacity; false, and nothing taken, when they are too many.
     #[inline]
-    pub(crate) fn add(&mut self, piece: H) -> Result<&H, H> {
+    pub(crate) fn take_all(&mut self, pieces: &mut Vec<H>) -> bool {
         // SAFETY: the slot belongs to this value alone.
         let slot = unsafe { self.slot.as_mut() };
-        match slot.held.get_mut(slot.count) {
-            Some(place) => {
-                slot.count += 1;
-                Ok(place.write(piece))
-            }
-            None => Err(piece),
+        let count = pieces.len();
+        let Some(room) = slot.held[slot.count..].get_mut(..count) else { return false };
+        // SAFETY: `count` initialised values move to as many places; they are the vector's no more before they are the slot's.
+        unsafe {
+            pieces.set_len(0);
+            std::ptr::copy_nonoverlapping(pieces.as_ptr(), room.as_mut_ptr().cast(), count);
         }
+        slot.count += count;
+        true
     }
 
     /// For the shim: DPDK's view of the object. Valid until the object is dropped or returned by the callback.
@@ -177,9 +225,9 @@ impl<H: Send + 'static> Drop for Hold<'_, H> {
         // SAFETY: the slot belongs to this value alone; the first `count` pieces are initialised.
         unsafe {
             drop_held(self.slot.as_ptr());
-            (*self.slot.as_ptr()).next = self.list.free;
+            (*self.slot.as_ptr()).next = self.list.free();
         }
-        self.list.free = self.slot.as_ptr();
+        self.list.set_free(self.slot.as_ptr());
     }
 }
 
@@ -202,6 +250,15 @@ unsafe extern "C" fn release<H: Send + 'static>(_address: *mut c_void, opaque: *
         drop_held(slot);
         (*slot).shared
     };
+    if SENDING.get() == shared.cast() {
+        // SAFETY: the list's owner is sending on this very thread (see `Shared::free`), so it lives; the slot is this thread's.
+        unsafe {
+            let free = (*shared).free.get();
+            (*slot).next = *free;
+            *free = slot;
+        }
+        return;
+    }
     // SAFETY: the shared part lives until every object is back, and this one is not back yet.
     let returned = unsafe { &(*shared).returned };
     let mut head = returned.load(Ordering::Relaxed);
@@ -229,9 +286,7 @@ mod tests {
 
     fn fill(list: &mut HoldList<Arc<()>>, piece: &Arc<()>, count: usize) -> usize {
         let mut hold = list.take().expect("an object is free");
-        for _ in 0..count {
-            assert!(hold.add(Arc::clone(piece)).is_ok());
-        }
+        assert!(hold.take_all(&mut vec![Arc::clone(piece); count]));
         let info = hold.info() as usize;
         hold.given_away();
         info
@@ -263,14 +318,34 @@ mod tests {
         let mut list = HoldList::new(1);
         let piece = Arc::new(());
         let mut hold = list.take().expect("free");
-        for _ in 0..MAX_CHAIN_PIECES {
-            assert!(hold.add(Arc::clone(&piece)).is_ok());
-        }
-        assert!(hold.add(Arc::clone(&piece)).is_err());
+        assert!(hold.take_all(&mut vec![Arc::clone(&piece); MAX_CHAIN_PIECES - 1]));
+        let mut two_more = vec![Arc::clone(&piece); 2];
+        assert!(!hold.take_all(&mut two_more), "there is room for one");
+        assert_eq!(two_more.len(), 2);
+        two_more.pop();
+        assert!(hold.take_all(&mut two_more));
         drop(hold);
         assert_eq!(Arc::strong_count(&piece), 1);
         assert_eq!(list.outstanding(), 0);
         assert!(list.take().is_some());
+    }
+
+    #[test]
+    fn what_returns_while_the_owner_sends_is_its_own_at_once_and_on_other_threads_all_the_same() {
+        let piece = Arc::new(());
+        let (mut list, mut other) = (HoldList::new(3), HoldList::new(1));
+        let out: Vec<usize> = (0..3).map(|_| fill(&mut list, &piece, 1)).collect();
+        let elsewhere = fill(&mut other, &piece, 1);
+        let sending = list.sending();
+        free(out[0]);
+        free(elsewhere);
+        std::thread::scope(|scope| scope.spawn(|| free(out[1])).join().expect("no panic"));
+        drop(sending);
+        assert_eq!((list.outstanding(), other.outstanding(), Arc::strong_count(&piece)), (1, 0, 2));
+        // Not while it sends any more: through the stack.
+        free(out[2]);
+        assert_eq!((list.outstanding(), Arc::strong_count(&piece)), (0, 1));
+        assert!((0..3).all(|_| list.take().map(Hold::given_away).is_some()) && list.take().is_none());
     }
 
     #[test]
@@ -303,7 +378,7 @@ mod tests {
                 let Some(mut hold) = list.take() else {
                     continue;
                 };
-                assert!(hold.add(Arc::clone(&piece)).is_ok());
+                assert!(hold.take_all(&mut vec![Arc::clone(&piece)]));
                 let info = hold.info() as usize;
                 hold.given_away();
                 sender.send(info).expect("threads are waiting");

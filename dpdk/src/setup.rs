@@ -20,6 +20,9 @@ const FRAME_OVERHEAD_BYTES: u32 = 22;
 /// Buffers that per-thread caches of a pool may hold: cache × 1.5, for the queue's thread and one more.
 const CACHED_BUFFERS: u32 = 2 * 768;
 
+/// Packets done with that are worth a look by a driver that releases early: few enough to be in the caches still.
+const RELEASED_AT_LEAST: u16 = 16;
+
 /// What a net_tap port with a larger MTU is configured with at first.
 const TAP_MTU_CLAIMED: u16 = 1500;
 
@@ -369,9 +372,16 @@ impl<'a> Setup<'a> {
         };
         let mut conf = self.info.default_txconf;
         conf.offloads = self.tx_offloads;
-        // SAFETY: a configured port; `conf` outlives the call.
-        let result = unsafe { sys::rte_eth_tx_queue_setup(self.id, queue, self.tx_descriptors, self.socket as u32, &conf) };
-        check(self.name, "rte_eth_tx_queue_setup", result)?;
+        let set_up = |conf: &sys::rte_eth_txconf| {
+            // SAFETY: a configured port; `conf` outlives the call.
+            unsafe { sys::rte_eth_tx_queue_setup(self.id, queue, self.tx_descriptors, self.socket as u32, conf) }
+        };
+        // Buffers, and the pages' counts, are used again while they are in the caches, and fewer pages wait for their release. The
+        // driver measures with the size of its ring, which it does not tell, and refuses what is more.
+        let early = sys::rte_eth_txconf { tx_free_thresh: self.tx_descriptors.saturating_sub(RELEASED_AT_LEAST), ..conf };
+        if !self.limits.release_early || early.tx_free_thresh == 0 || set_up(&early) < 0 {
+            check(self.name, "rte_eth_tx_queue_setup", set_up(&conf))?;
+        }
         Ok(pools)
     }
 
@@ -407,6 +417,7 @@ impl<'a> Setup<'a> {
             max_tso_frames: limits.tso_frames,
             max_tso_frame_bytes: u32::from(mtu) + tso_frame,
             accepts_chains: limits.chains,
+            frees_chains_whole: limits.frees_chains_whole,
             rx_interrupts: false,
             driver_name: self.driver.clone(),
             rx_queues: self.options.rx_queues,

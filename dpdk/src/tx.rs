@@ -31,6 +31,10 @@ pub struct TxQueue<H: TxPayload> {
     port: Arc<OpenPort>,
     queue: u16,
     holds: HoldList<H>,
+    /// The driver frees the buffers of a chain together: only the last one tells that it is done.
+    freed_whole: bool,
+    /// Scratch for `push`.
+    given: Vec<H>,
     /// Scratch for the chain being built.
     pieces: Vec<sys::nfsplice_piece>,
     /// Built chains the driver has not taken, oldest first.
@@ -49,9 +53,11 @@ impl<H: TxPayload> TxQueue<H> {
     pub(crate) fn new(port: Arc<OpenPort>, queue: u16) -> TxQueue<H> {
         let holds = HoldList::new(port.tx_pools[usize::from(queue)].header.shape().buffers as usize);
         TxQueue {
+            freed_whole: port.capabilities.frees_chains_whole,
             port,
             queue,
             holds,
+            given: Vec::new(),
             pieces: Vec::with_capacity(MAX_CHAIN_PIECES),
             backlog: Vec::with_capacity(MAX_QUEUED_CHAINS),
             backlog_segments: Vec::with_capacity(MAX_QUEUED_CHAINS),
@@ -63,19 +69,38 @@ impl<H: TxPayload> TxQueue<H> {
     /// Queues `header` (copied) and `payload` (by reference) as one packet for the next [`TxQueue::flush`]. Empty pieces
     /// are released at once. On refusal everything given is released and nothing is queued.
     pub fn push(&mut self, header: &[u8], payload: impl IntoIterator<Item = H>, offload: &TxOffload) -> Result<(), TxRefused> {
+        self.queue_all(header, payload, offload, How::ByReference)
+    }
+
+    /// `push` of all of `payload`, which is left empty, its capacity with the caller. Refused: it is untouched.
+    pub fn push_taking(&mut self, header: &[u8], payload: &mut Vec<H>, offload: &TxOffload) -> Result<(), TxRefused> {
         let result = self.queue_chain(header, payload, offload, How::ByReference);
         self.count_refusal(result)
     }
 
-    /// The same packet, with the payload copied into fresh buffers and released at once: the baseline to measure `push`
-    /// against, and the only way on devices that take no chains.
+    /// The same packet as by `push`, with the payload copied into fresh buffers and released at once: the baseline to measure
+    /// `push` against, and the only way on devices that take no chains.
     pub fn push_copy(
         &mut self,
         header: &[u8],
         payload: impl IntoIterator<Item = H>,
         offload: &TxOffload,
     ) -> Result<(), TxRefused> {
-        let result = self.queue_chain(header, payload, offload, How::Copied);
+        self.queue_all(header, payload, offload, How::Copied)
+    }
+
+    fn queue_all(
+        &mut self,
+        header: &[u8],
+        payload: impl IntoIterator<Item = H>,
+        offload: &TxOffload,
+        how: How,
+    ) -> Result<(), TxRefused> {
+        let mut given = std::mem::take(&mut self.given);
+        given.extend(payload);
+        let result = self.queue_chain(header, &mut given, offload, how);
+        given.clear();
+        self.given = given;
         self.count_refusal(result)
     }
 
@@ -90,13 +115,8 @@ impl<H: TxPayload> TxQueue<H> {
         result
     }
 
-    fn queue_chain(
-        &mut self,
-        header: &[u8],
-        payload: impl IntoIterator<Item = H>,
-        offload: &TxOffload,
-        how: How,
-    ) -> Result<(), TxRefused> {
+    /// Takes all of `payload`, or refuses and leaves it as it is.
+    fn queue_chain(&mut self, header: &[u8], payload: &mut Vec<H>, offload: &TxOffload, how: How) -> Result<(), TxRefused> {
         if self.backlog.len() >= MAX_QUEUED_CHAINS {
             return Err(TxRefused::QueueFull);
         }
@@ -110,20 +130,19 @@ impl<H: TxPayload> TxQueue<H> {
 
         self.pieces.clear();
         let mut payload_bytes = 0;
-        let mut payload = payload.into_iter().filter(|piece| !piece.is_empty()).peekable();
-        let mut hold = match payload.peek() {
-            Some(_) => Some(self.holds.take().ok_or(TxRefused::NoBuffer)?),
-            None => None,
-        };
-        for piece in payload {
-            let Some(hold) = &mut hold else { break };
+        for piece in payload.iter() {
             let bytes = piece.len();
             if bytes > MAX_PIECE_BYTES {
                 return Err(TxRefused::PieceTooLong { bytes });
             }
-            let too_many = TxRefused::TooManySegments { segments: MAX_CHAIN_PIECES + 2, limit: MAX_CHAIN_PIECES + 1 };
-            let held = hold.add(piece).map_err(|_| too_many)?;
-            self.pieces.push(sys::nfsplice_piece { address: held.as_ptr().cast(), iova: held.iova(), length: bytes as u32 });
+            if bytes == 0 {
+                continue;
+            }
+            if self.pieces.len() == MAX_CHAIN_PIECES {
+                return Err(TxRefused::TooManySegments { segments: MAX_CHAIN_PIECES + 2, limit: MAX_CHAIN_PIECES + 1 });
+            }
+            // Where the bytes lie does not depend on where `piece` does, by TxPayload's contract.
+            self.pieces.push(sys::nfsplice_piece { address: piece.as_ptr().cast(), iova: piece.iova(), length: bytes as u32 });
             payload_bytes += bytes;
         }
 
@@ -142,10 +161,14 @@ impl<H: TxPayload> TxQueue<H> {
             l4_len: u16::from(offload.l4_len),
             tso_segsz: offload.tso_mss.unwrap_or(0),
         };
+        let mut hold = match how {
+            How::ByReference if count > 0 => Some(self.holds.take().ok_or(TxRefused::NoBuffer)?),
+            _ => None,
+        };
         let info = hold.as_mut().map_or(std::ptr::null_mut(), |hold| hold.info());
         // SAFETY: the pools live as long as the process uses DPDK; the header fits its room; `pieces` describes bytes
-        // that the hold keeps valid by TxPayload's contract, each 1..=65535 long; `info` is the hold's own and non-null
-        // when there are pieces. Nothing of it is kept when NULL comes back.
+        // that `payload` keeps valid by TxPayload's contract, and the hold once this has succeeded, each 1..=65535 long; `info`
+        // is the hold's own and non-null when there are pieces. Nothing of it is kept when NULL comes back.
         let chain = unsafe {
             let (header_at, header_bytes) = (header.as_ptr().cast(), header.len() as u16);
             let pieces = self.pieces.as_ptr();
@@ -158,6 +181,7 @@ impl<H: TxPayload> TxQueue<H> {
                     pieces,
                     count,
                     info,
+                    self.freed_whole,
                     &request,
                 ),
                 How::Copied => sys::nfsplice_chain_copy(
@@ -174,13 +198,21 @@ impl<H: TxPayload> TxQueue<H> {
         if chain.is_null() {
             return Err(TxRefused::NoBuffer);
         }
-        match how {
-            How::ByReference => {
+        match hold {
+            Some(mut hold) => {
+                if payload.len() > usize::from(count) {
+                    payload.retain(|piece| !piece.is_empty());
+                }
+                let taken = hold.take_all(payload);
+                debug_assert!(taken, "as many as there are pieces");
                 // The chain's free callback releases the payload from here on.
-                hold.into_iter().for_each(|hold| hold.given_away());
+                hold.given_away();
                 self.counters.payload_bytes_referenced += payload_bytes as u64;
             }
-            How::Copied => self.counters.payload_bytes_copied += payload_bytes as u64,
+            None => {
+                payload.clear();
+                self.counters.payload_bytes_copied += payload_bytes as u64;
+            }
         }
         self.backlog.push(chain);
         self.backlog_segments.push(segments as u16);
@@ -189,6 +221,9 @@ impl<H: TxPayload> TxQueue<H> {
 
     /// Hands the backlog to the driver, as far as its ring has room; the rest stays queued. Returns how many chains went.
     pub fn flush(&mut self) -> usize {
+        if self.backlog.is_empty() {
+            return 0;
+        }
         let (mut at, mut sent_in_all) = (0, 0);
         while at < self.backlog.len() {
             let mut count = self.burst_from(at);
@@ -199,6 +234,7 @@ impl<H: TxPayload> TxQueue<H> {
                 }
             }
             let burst = self.backlog[at..at + count].as_mut_ptr();
+            let _sending = self.holds.sending();
             // SAFETY: `count` chains owned by this value; those the driver takes are its own from here on and are
             // taken off the backlog below. The queue is set up and fed by this value alone.
             let sent = unsafe { sys::nfsplice_tx_burst(self.port.id, self.queue, burst, count as u16) };

@@ -49,7 +49,9 @@ static inline void set_offload(struct rte_mbuf *m, const struct nfsplice_offload
 	m->tso_segsz = offload->tso_segsz;
 }
 
-/* rte_pktmbuf_attach_extbuf, but each field is written once. */
+/* rte_pktmbuf_attach_extbuf, but each field is written once. Without `shared` nothing is to be released with the buffer: it is not
+ * marked as external, so that freeing it only puts it back. It then keeps an address that is not its own, which nobody reads
+ * before the next attach: these pools' buffers have no room of their own and come from here alone. */
 static inline void attach(struct rte_mbuf *m, const struct nfsplice_piece *piece,
 			  struct rte_mbuf_ext_shared_info *shared)
 {
@@ -61,14 +63,18 @@ static inline void attach(struct rte_mbuf *m, const struct nfsplice_piece *piece
 	m->data_off = 0;
 	m->data_len = (uint16_t)piece->length;
 	m->pkt_len = piece->length;
-	m->ol_flags = RTE_MBUF_F_EXTERNAL;
-	m->shinfo = shared;
+	if (shared != NULL) {
+		m->ol_flags = RTE_MBUF_F_EXTERNAL;
+		m->shinfo = shared;
+	} else {
+		m->ol_flags = 0;
+	}
 }
 
 struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_mempool *piece_pool,
 				    const void *header, uint16_t header_length,
 				    const struct nfsplice_piece *pieces, uint16_t count,
-				    struct rte_mbuf_ext_shared_info *shared,
+				    struct rte_mbuf_ext_shared_info *shared, bool freed_whole,
 				    const struct nfsplice_offload *offload)
 {
 	struct rte_mbuf *mbufs[CHAIN_MBUFS_MAX];
@@ -89,14 +95,14 @@ struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_
 			return NULL;
 		}
 		/* A plain store: nobody else can reach this object yet. */
-		shared->refcnt = count;
+		shared->refcnt = freed_whole ? 1 : count;
 	}
 	memcpy(rte_pktmbuf_mtod(head, void *), header, header_length);
 	last = head;
 	for (i = 0; i < count; i++) {
 		struct rte_mbuf *m = mbufs[i];
 
-		attach(m, &pieces[i], shared);
+		attach(m, &pieces[i], freed_whole && i + 1 < count ? NULL : shared);
 		total += pieces[i].length;
 		last->next = m;
 		last = m;

@@ -8,6 +8,7 @@
 
 #include <rte_config.h>
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <rte_eal.h>
@@ -49,13 +50,14 @@ uint16_t nfsplice_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **chai
 
 /* Builds [header copied into a fresh mbuf][piece 0 by reference] ... [piece count-1 by reference].
  * Sets shared->refcnt to `count` before any mbuf points at it: one reference per piece, dropped when that piece's
- * mbuf is freed; shared->free_cb runs once, with the last one. With count 0, `shared` and `piece_pool` are not used.
+ * mbuf is freed; shared->free_cb runs once, with the last one. With `freed_whole` the last piece alone has a reference, and the
+ * others are ordinary buffers: for drivers that free a chain's mbufs together and in their order. With count 0, `shared` and `piece_pool` are not used.
  * Returns the chain, or NULL when a pool is empty; then nothing is held and `shared` is untouched.
  * The caller has checked: header_length fits the header pool's data room, 0 < length <= 65535 for every piece. */
 struct rte_mbuf *nfsplice_chain_ext(struct rte_mempool *header_pool, struct rte_mempool *piece_pool,
 				    const void *header, uint16_t header_length,
 				    const struct nfsplice_piece *pieces, uint16_t count,
-				    struct rte_mbuf_ext_shared_info *shared,
+				    struct rte_mbuf_ext_shared_info *shared, bool freed_whole,
 				    const struct nfsplice_offload *offload);
 
 /* The same bytes copied into fresh mbufs of `pool`, each filled up to `room` bytes (the pool's data room without its

@@ -203,19 +203,15 @@ impl<D: Device> Stack<D> {
     /// Whether there is room for more.
     fn send_packet(&mut self, now: Instant) -> bool {
         self.transmit_waits = false;
-        let packet = OutgoingPacket {
-            src: self.transmit.src,
-            dst: self.transmit.dst,
-            protocol: protocol::TCP,
-            traffic_class: self.transmit.ecn,
-            transport_header: self.transmit.header(),
-            payload: &self.transmit.payload,
-            tso_mss: self.transmit.tso_mss,
-        };
-        let mut result = self.interface.send(now, &mut self.device, &packet);
+        let Transmit { src, dst, ecn, tso_mss, .. } = self.transmit;
+        // The payload is the device's from here on.
+        let (transport_header, payload) = self.transmit.parts();
+        let packet =
+            OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+        let mut result = self.interface.send_taking(now, &mut self.device, &packet, payload);
         if result == Err(SendRefused::Full) {
             self.device.flush();
-            result = self.interface.send(now, &mut self.device, &packet);
+            result = self.interface.send_taking(now, &mut self.device, &packet, payload);
         }
         match result {
             Ok(()) => true,

@@ -97,6 +97,16 @@ impl<D: Device> Device for Captured<D> {
     }
 
     #[inline]
+    fn transmit_taking(&mut self, header: &[u8], payload: &mut Vec<Slice>, offload: &TxOffload) -> Result<(), TxRefused> {
+        if self.sink.is_none() {
+            return self.device.transmit_taking(header, payload, offload);
+        }
+        self.transmit(header, payload, offload)?;
+        payload.clear();
+        Ok(())
+    }
+
+    #[inline]
     fn flush(&mut self) -> usize {
         self.device.flush()
     }

@@ -76,6 +76,13 @@ pub trait Device {
     /// Queues one frame: `header` is copied, the slices of `payload` are referenced (cloned) until the device is done.
     fn transmit(&mut self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused>;
 
+    /// `transmit` of all of `payload`, which is left empty, its capacity with the caller. Refused: it is untouched.
+    fn transmit_taking(&mut self, header: &[u8], payload: &mut Vec<Slice>, offload: &TxOffload) -> Result<(), TxRefused> {
+        self.transmit(header, payload, offload)?;
+        payload.clear();
+        Ok(())
+    }
+
     /// Hands what is queued to the hardware, as far as it has room; how many frames it took.
     fn flush(&mut self) -> usize;
 }

@@ -85,6 +85,19 @@ impl DpdkDevice {
         &self.counters
     }
 
+    #[cold]
+    fn refused(&mut self, refused: dpdk::TxRefused) -> TxRefused {
+        if refused.is_temporary() {
+            self.counters.transmit_full += 1;
+            return TxRefused::Full;
+        }
+        self.counters.transmit_refused += 1;
+        match refused {
+            dpdk::TxRefused::TooManySegments { .. } | dpdk::TxRefused::ChainsUnsupported => TxRefused::TooManySegments,
+            _ => TxRefused::TooLong,
+        }
+    }
+
     /// The receive queue, to sleep on.
     pub fn rx(&mut self) -> &mut RxQueue {
         &mut self.rx
@@ -135,6 +148,19 @@ fn checksum_of(checksum: dpdk::Checksum) -> Checksum {
     }
 }
 
+fn offload_of(offload: &TxOffload) -> dpdk::TxOffload {
+    dpdk::TxOffload {
+        l2_len: offload.l2_len,
+        l3_len: u16::from(offload.l3_len),
+        l4_len: offload.l4_len,
+        ipv6: offload.ipv6,
+        ip_checksum: offload.ip_checksum,
+        tcp_checksum: offload.tcp_checksum,
+        udp_checksum: offload.udp_checksum,
+        tso_mss: offload.tso_mss,
+    }
+}
+
 fn frame_of(mut mbuf: Mbuf, counters: &mut DpdkDeviceCounters) -> RxFrame {
     let (ip_checksum, l4_checksum) = (checksum_of(mbuf.ip_checksum()), checksum_of(mbuf.l4_checksum()));
     let rest = mbuf.split_off_rest();
@@ -162,39 +188,25 @@ impl Device for DpdkDevice {
     }
 
     fn transmit(&mut self, header: &[u8], payload: &[Slice], offload: &TxOffload) -> Result<(), TxRefused> {
-        let offload = dpdk::TxOffload {
-            l2_len: offload.l2_len,
-            l3_len: u16::from(offload.l3_len),
-            l4_len: offload.l4_len,
-            ipv6: offload.ipv6,
-            ip_checksum: offload.ip_checksum,
-            tcp_checksum: offload.tcp_checksum,
-            udp_checksum: offload.udp_checksum,
-            tso_mss: offload.tso_mss,
-        };
+        let offload = offload_of(offload);
         let result = match self.mode {
             TransmitMode::Splice => self.tx.push(header, payload.iter().cloned(), &offload),
             TransmitMode::Copy => self.tx.push_copy(header, payload.iter().cloned(), &offload),
         };
-        match result {
-            Ok(()) => {
-                if self.mode == TransmitMode::Copy {
-                    self.counters.payload_octets_copied += crate::buf::gather_len(payload) as u64;
-                }
-                Ok(())
-            }
-            Err(refused) if refused.is_temporary() => {
-                self.counters.transmit_full += 1;
-                Err(TxRefused::Full)
-            }
-            Err(refused) => {
-                self.counters.transmit_refused += 1;
-                Err(match refused {
-                    dpdk::TxRefused::TooManySegments { .. } | dpdk::TxRefused::ChainsUnsupported => TxRefused::TooManySegments,
-                    _ => TxRefused::TooLong,
-                })
-            }
+        if self.mode == TransmitMode::Copy && result.is_ok() {
+            self.counters.payload_octets_copied += crate::buf::gather_len(payload) as u64;
         }
+        result.map_err(|refused| self.refused(refused))
+    }
+
+    fn transmit_taking(&mut self, header: &[u8], payload: &mut Vec<Slice>, offload: &TxOffload) -> Result<(), TxRefused> {
+        if self.mode == TransmitMode::Copy {
+            self.transmit(header, payload, offload)?;
+            payload.clear();
+            return Ok(());
+        }
+        let result = self.tx.push_taking(header, payload, &offload_of(offload));
+        result.map_err(|refused| self.refused(refused))
     }
 
     fn flush(&mut self) -> usize {
@@ -227,6 +239,7 @@ mod tests {
             max_tso_frames: u16::MAX,
             max_tso_frame_bytes: 1518,
             accepts_chains: true,
+            frees_chains_whole: false,
             rx_interrupts: false,
             driver_name: "net_vmxnet3".to_owned(),
             rx_queues: 1,

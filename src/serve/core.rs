@@ -51,7 +51,7 @@ pub struct Common {
     pub pools: Pools,
     /// Received buffers that the connections of one core may hold.
     pub driver_buffers_max: usize,
-    /// Every port is a virtual device: nobody expects a core to spin.
+    /// A core with nothing to do sleeps (`cores.idle`).
     pub may_sleep: bool,
     pub cores: usize,
     /// Cores that have answered all they took.

@@ -20,7 +20,7 @@ use super::state::{StateDirectory, random};
 use super::stores::Stores;
 use super::{assemble, clock};
 use crate::buf::{PagePool, Slice};
-use crate::control::config::{Bus, Config, LogLevel, Machine, Store as StoreConfig};
+use crate::control::config::{Bus, Config, Idle, LogLevel, Machine, Store as StoreConfig};
 use crate::control::inquiry::Inquiry;
 use crate::control::metrics::{Board, Publisher};
 use crate::control::reload::ExportRules;
@@ -132,7 +132,12 @@ fn common(seed: Seed, ports: &[OpenedPort], pools: Pools, clock: clock::Clock) -
         mounts: Arc::new(MountList::default()),
         pools,
         driver_buffers_max: ports::driver_buffers_max(cores, ports.iter().all(|port| port.spread_by_device)),
-        may_sleep: seed.config.ports.iter().all(|port| port.device.bus == Bus::Vdev),
+        may_sleep: match seed.config.cores.idle {
+            // A virtual device has no CPU set aside for it.
+            Idle::Auto => seed.config.ports.iter().all(|port| port.device.bus == Bus::Vdev),
+            Idle::Poll => false,
+            Idle::Sleep => true,
+        },
         cores,
         drained: AtomicUsize::new(0),
         seed,

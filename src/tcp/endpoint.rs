@@ -156,6 +156,11 @@ impl Transmit {
         &self.header[..usize::from(self.header_len)]
     }
 
+    /// The header, and the payload for a device to take.
+    pub fn parts(&mut self) -> (&[u8], &mut Vec<Slice>) {
+        (&self.header[..usize::from(self.header_len)], &mut self.payload)
+    }
+
     pub fn payload_len(&self) -> usize {
         crate::buf::gather_len(&self.payload)
     }

@@ -71,13 +71,12 @@ impl SendQueue {
     /// Releases everything before `offset`.
     pub fn acknowledge(&mut self, offset: u64) {
         self.start = offset.clamp(self.start, self.end);
-        while let Some(front) = self.slices.front() {
-            if front.end() > self.start {
-                break;
-            }
+        let mut released = 0;
+        while self.slices.front().is_some_and(|front| front.end() <= self.start) {
             self.slices.pop_front();
-            self.cursor = self.cursor.saturating_sub(1);
+            released += 1;
         }
+        self.cursor = self.cursor.saturating_sub(released);
     }
 
     /// Forgets everything, sent or not.

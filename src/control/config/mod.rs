@@ -73,6 +73,18 @@ words! {
 }
 
 words! {
+    /// What a packet loop does that finds nothing to do.
+    pub enum Idle {
+        /// Sleeps if every port is a virtual device, else polls.
+        Auto = "auto",
+        /// Never sleeps: the least latency and the warmest caches, for a whole CPU.
+        Poll = "poll",
+        /// Sleeps until something happens; on a device without receive interrupts in short naps.
+        Sleep = "sleep",
+    }
+}
+
+words! {
     /// Whether the NIC cuts large TCP segments.
     pub enum Tso {
         /// When the NIC can.
@@ -157,6 +169,8 @@ pub struct Cores {
     pub io: Vec<u32>,
     /// Number of I/O threads.
     pub io_threads: u32,
+    /// What a packet loop does that finds nothing to do.
+    pub idle: Idle,
 }
 
 impl Cores {
@@ -390,6 +404,7 @@ impl Cores {
             engine: section.or("engine", list(cpu(), 1..=ENGINE_CORES_MAX), vec![0]),
             io: section.or("io", list(cpu(), 0..=IO_THREADS_MAX as usize), Vec::new()),
             io_threads: section.or("io_threads", number(1..=IO_THREADS_MAX), 4),
+            idle: section.or("idle", one_of(), Idle::Auto),
         }
     }
 
@@ -398,6 +413,7 @@ impl Cores {
         key(out, "engine", &self.engine);
         key(out, "io", &self.io);
         key(out, "io_threads", &self.io_threads);
+        key(out, "idle", &self.idle);
     }
 }
 

@@ -47,6 +47,7 @@ transmit = "copy"
 engine = [1]
 io = [5]
 io_threads = 2
+idle = "poll"
 [memory]
 hugepages = false
 block_kib = 1024
@@ -229,6 +230,7 @@ fn each_broken_file_gets_its_message() {
         (top("[cores]\nengine = [-1]"), "t.toml:2:11: cores.engine[0]: found -1, allowed 0..=1023".into()),
         (top("[cores]\nengine = [0, 1024, 5000]"), "t.toml:2:14: cores.engine[1]: found 1024, allowed 0..=1023\nt.toml:2:20: cores.engine[2]: found 5000, allowed 0..=1023".into()),
         (top("[cores]\nio = [3, 3]"), "t.toml:2:6: cores.io: found CPU 3 twice, allowed each CPU once".into()),
+        (top("[cores]\nidle = 'spin'"), "t.toml:2:8: cores.idle: found 'spin', allowed one of \"auto\", \"poll\", \"sleep\"".into()),
         (top("[cores]\nio_threads = 0"), "t.toml:2:14: cores.io_threads: found 0, allowed 1..=64".into()),
         (top("[memory]\nhugepages = 'yes'"), "t.toml:2:13: memory.hugepages: found 'yes', allowed true or false".into()),
         (top("[memory]\nblock_kib = 48"), "t.toml:2:13: memory.block_kib: found 48, allowed a power of two in 4..=1024".into()),

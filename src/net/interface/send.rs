@@ -122,6 +122,13 @@ struct Headers {
     offload: TxOffload,
 }
 
+impl Headers {
+    fn bytes(&self) -> &[u8] {
+        // Nothing is ever written past the array.
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
 impl Interface {
     /// Sends a packet, or keeps it (its slices, by reference) until its neighbour has told its MAC address.
     pub fn send<D: Device + ?Sized>(
@@ -131,6 +138,24 @@ impl Interface {
         packet: &OutgoingPacket<'_>,
     ) -> Result<(), SendRefused> {
         let result = self.try_send(now, device, packet);
+        self.count_refusal(result)
+    }
+
+    /// `send` of `packet` with all of `payload` instead of its own, which is empty. Taken, `payload` is left empty, and no reference
+    /// to a page was counted on the way; refused, it is untouched.
+    pub fn send_taking<D: Device + ?Sized>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        packet: &OutgoingPacket<'_>,
+        payload: &mut Vec<Slice>,
+    ) -> Result<(), SendRefused> {
+        debug_assert!(packet.payload.is_empty());
+        let result = self.try_send_taking(now, device, packet, payload);
+        self.count_refusal(result)
+    }
+
+    fn count_refusal(&mut self, result: Result<(), SendRefused>) -> Result<(), SendRefused> {
         match result {
             Ok(()) => {}
             Err(SendRefused::Full) => self.counters.device_full += 1,
@@ -148,25 +173,56 @@ impl Interface {
         device: &mut D,
         packet: &OutgoingPacket<'_>,
     ) -> Result<(), SendRefused> {
-        let (src, dst) = match (packet.src, packet.dst) {
+        let addresses = match (packet.src, packet.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => (src, dst),
             (IpAddr::V6(src), IpAddr::V6(dst)) => return self.try_send_v6(now, device, (src, dst), packet),
             _ => return Err(SendRefused::NoRoute),
         };
+        if let Some(headers) = self.prepare(now, device.capabilities(), addresses, packet)? {
+            device.transmit(headers.bytes(), packet.payload, &headers.offload)?;
+            self.counters.packets_out += 1;
+        }
+        Ok(())
+    }
+
+    fn try_send_taking<D: Device + ?Sized>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        packet: &OutgoingPacket<'_>,
+        payload: &mut Vec<Slice>,
+    ) -> Result<(), SendRefused> {
+        let whole = OutgoingPacket { payload, ..*packet };
+        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
+            if let Some(headers) = self.prepare(now, device.capabilities(), (src, dst), &whole)? {
+                device.transmit_taking(headers.bytes(), payload, &headers.offload)?;
+                self.counters.packets_out += 1;
+            }
+        } else {
+            self.try_send(now, device, &whole)?;
+        }
+        payload.clear();
+        Ok(())
+    }
+
+    /// The headers of a packet over IPv4; `None`: it was kept until its neighbour has told its MAC address.
+    #[inline]
+    fn prepare(
+        &mut self,
+        now: Instant,
+        capabilities: &DeviceCapabilities,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        packet: &OutgoingPacket<'_>,
+    ) -> Result<Option<Headers>, SendRefused> {
         let octets = packet.transport_header.len() + gather_len(packet.payload);
-        self.check_length(device.capabilities(), packet, octets, ipv4::HEADER_LEN)?;
-        let mac = match self.hop(now, src, dst)? {
-            Hop::Known(mac) => mac,
+        self.check_length(capabilities, packet, octets, ipv4::HEADER_LEN)?;
+        match self.hop(now, src, dst)? {
+            Hop::Known(mac) => Ok(Some(self.headers(capabilities, mac, (src, dst), packet, octets))),
             Hop::Unresolved(next_hop) => {
                 self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(packet));
-                return Ok(());
+                Ok(None)
             }
-        };
-        let headers = self.headers(device.capabilities(), mac, (src, dst), packet, octets);
-        // `headers` never writes past its array.
-        device.transmit(headers.bytes.get(..headers.len).unwrap_or(&[]), packet.payload, &headers.offload)?;
-        self.counters.packets_out += 1;
-        Ok(())
+        }
     }
 
     /// `octets`: transport header and payload; `ip_len`: the IP header.
