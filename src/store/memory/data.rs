@@ -79,7 +79,7 @@ impl Table {
         Ok(Outcome::Granted { mask: permission::granted(&attributes, caller, mask), attributes })
     }
 
-    pub fn read_link(&mut self, object: ObjectId) -> Result<Outcome, Failure> {
+    pub fn read_link(&self, object: ObjectId) -> Result<Outcome, Failure> {
         let index = self.find(object)?;
         let attributes = self.attributes(index);
         match &self.inode(index).body {
@@ -88,8 +88,9 @@ impl Table {
         }
     }
 
+    /// As the attributes were: `stamp_access` follows if they are `stale_access`.
     pub fn read(
-        &mut self,
+        &self,
         caller: &Credential,
         object: ObjectId,
         offset: u64,
@@ -97,7 +98,7 @@ impl Table {
         pages: &mut Vec<Slice>,
     ) -> Result<Outcome, Failure> {
         let index = self.find(object)?;
-        let mut attributes = self.attributes(index);
+        let attributes = self.attributes(index);
         if attributes.kind != ObjectKind::File {
             return Err(self.failure(not_a_file(attributes.kind), index));
         }
@@ -111,12 +112,15 @@ impl Table {
         {
             blocks.read(offset, count, &self.zeroes, pages);
         }
-        // As with the relatime mount option: one stamp after each change is all that anybody asks of it.
-        if attributes.accessed <= attributes.modified && count > 0 {
-            attributes.accessed = self.stamp();
-            self.inode_mut(index).accessed = attributes.accessed;
-        }
         Ok(Outcome::Data { count, end_of_file: u64::from(count) >= left, attributes })
+    }
+
+    /// After a READ that found the time of the last access older than the last change; the new one, if the object is still there.
+    pub fn stamp_access(&mut self, object: ObjectId) -> Option<Timestamp> {
+        let index = self.find(object).ok()?;
+        let now = self.stamp();
+        self.inode_mut(index).accessed = now;
+        Some(now)
     }
 
     /// A READ will probably come.

@@ -6,8 +6,9 @@
 //!
 //! Read first: RFC 1813 section 3 for what each operation does; `store::blocks` for why a READ's pages never change.
 //!
-//! Everything is under one lock that is held for one operation, never across I/O: there is none. A READ holds it to take
-//! page references, a WRITE for one copy of its payload. Nothing survives the process: object identities carry the
+//! Everything is under one lock that is held for one operation, never across I/O: there is none. What only looks (READ, which
+//! takes page references, GETATTR, ACCESS) shares it with others that do, each core through a cache line of its own; what changes
+//! something has it alone, a WRITE for one copy of its payload. Nothing survives the process: object identities carry the
 //! `instance` number, so that handles of an earlier life are stale and not somebody else's file, and the write verifier is
 //! the instance, so that clients write again what they had not committed.
 
@@ -15,7 +16,9 @@ mod data;
 mod inode;
 mod names;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crossbeam::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 
 use crate::buf::{PagePool, Slice};
 use crate::counters;
@@ -84,13 +87,23 @@ counters! {
 }
 
 struct Shared {
-    table: Mutex<Table>,
+    table: ShardedLock<Table>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // A panic while the table was locked is a bug that has been reported; each step leaves the table usable.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    // A panic while the table was locked is a bug that has been reported; each step leaves the table usable.
+    fn look(&self) -> ShardedLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> ShardedLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_at(&self, now: Instant) -> ShardedLockWriteGuard<'_, Table> {
+        let mut table = self.change();
+        table.tick(now);
+        table
     }
 }
 
@@ -103,7 +116,7 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store. `wall` is the time of day at `now`. `None` if the pool cannot spare the one block of zeroes.
     pub fn new(options: Options, now: Instant, wall: Timestamp) -> Option<MemoryStore> {
-        let table = Mutex::new(Table::new(options, now, wall)?);
+        let table = ShardedLock::new(Table::new(options, now, wall)?);
         Some(MemoryStore { shared: Arc::new(Shared { table }) })
     }
 
@@ -114,7 +127,7 @@ impl MemoryStore {
 
     /// Tells the time of day at `now` again (the host's clock was stepped). Time stamps never go back for that.
     pub fn set_wall_clock(&self, now: Instant, wall: Timestamp) {
-        self.shared.lock().set_wall_clock(now, wall);
+        self.shared.change().set_wall_clock(now, wall);
     }
 }
 
@@ -126,7 +139,7 @@ pub struct MemoryHandle {
 
 impl Store for MemoryHandle {
     fn root(&self) -> ObjectId {
-        self.shared.lock().root()
+        self.shared.look().root()
     }
 
     fn start(
@@ -137,23 +150,15 @@ impl Store for MemoryHandle {
         _token: Token,
         pages: &mut Vec<Slice>,
     ) -> Start {
-        let mut table = self.shared.lock();
-        table.tick(now);
         self.counters.operations += 1;
-        // What is asked for most, without moving its outcome: it is hundreds of bytes.
-        if let Operation::GetAttributes { object } = operation
-            && let Ok(index) = table.find(*object)
-        {
-            return Start::Done(Ok(Outcome::Attributes(table.attributes(index))));
-        }
-        let done = Start::Done(perform(&mut table, caller, operation, pages, &mut self.counters));
+        let done = Start::Done(self.perform(now, caller, operation, pages));
         self.counters.failures += u64::from(matches!(done, Start::Done(Err(_))));
         done
     }
 
     fn expect_read(&self, object: &ObjectId, offset: u64) {
         // Somebody else's turn at the lock is not worth waiting for.
-        if let Ok(table) = self.shared.table.try_lock() {
+        if let Ok(table) = self.shared.table.try_read() {
             table.expect_read(*object, offset);
         }
     }
@@ -171,38 +176,71 @@ impl Store for MemoryHandle {
     }
 }
 
-fn perform(
-    table: &mut Table,
-    caller: &Credential,
-    operation: &Operation<'_>,
-    pages: &mut Vec<Slice>,
-    counters: &mut MemoryCounters,
-) -> Result<Outcome, Failure> {
-    match *operation {
-        Operation::GetAttributes { object } => Ok(Outcome::Attributes(table.attributes(table.find(object)?))),
-        Operation::SetAttributes { object, changes, guard } => table.set_attributes(caller, object, &changes, guard),
-        Operation::Lookup { directory, name } => table.lookup(caller, directory, name),
-        Operation::Access { object, mask } => table.access(caller, object, mask),
-        Operation::ReadLink { object } => table.read_link(object),
-        Operation::Read { object, offset, count } => table.read(caller, object, offset, count, pages),
-        Operation::Write { object, offset, data, stability } => table.write(caller, object, offset, data, stability, counters),
-        Operation::Create { directory, name, how } => table.create(caller, directory, name, &how),
-        Operation::MakeDirectory { directory, name, attributes } => table.make_directory(caller, directory, name, &attributes),
-        Operation::Symlink { directory, name, target, attributes } => table.symlink(caller, directory, name, target, &attributes),
-        Operation::MakeNode { directory, name, kind, attributes } => table.make_node(caller, directory, name, kind, &attributes),
-        Operation::Remove { directory, name } => table.remove(caller, directory, name),
-        Operation::RemoveDirectory { directory, name } => table.remove_directory(caller, directory, name),
-        Operation::Rename { from_directory, from_name, to_directory, to_name } => {
-            table.rename(caller, (from_directory, from_name), (to_directory, to_name))
+impl MemoryHandle {
+    fn perform(
+        &mut self,
+        now: Instant,
+        caller: &Credential,
+        operation: &Operation<'_>,
+        pages: &mut Vec<Slice>,
+    ) -> Result<Outcome, Failure> {
+        let look = || self.shared.look();
+        let change = || self.shared.change_at(now);
+        match *operation {
+            Operation::Read { object, offset, count } => self.read(now, caller, (object, offset, count), pages),
+            Operation::GetAttributes { object } => {
+                let table = look();
+                Ok(Outcome::Attributes(table.attributes(table.find(object)?)))
+            }
+            Operation::Access { object, mask } => look().access(caller, object, mask),
+            Operation::ReadLink { object } => look().read_link(object),
+            Operation::FileSystemStatus { object } => look().status(object),
+            Operation::PathLimits { object } => look().path_limits(object),
+            Operation::SetAttributes { object, changes, guard } => change().set_attributes(caller, object, &changes, guard),
+            Operation::Lookup { directory, name } => look().lookup(caller, directory, name),
+            Operation::Write { object, offset, data, stability } => {
+                change().write(caller, object, offset, data, stability, &mut self.counters)
+            }
+            Operation::Create { directory, name, how } => change().create(caller, directory, name, &how),
+            Operation::MakeDirectory { directory, name, attributes } => {
+                change().make_directory(caller, directory, name, &attributes)
+            }
+            Operation::Symlink { directory, name, target, attributes } => {
+                change().symlink(caller, directory, name, target, &attributes)
+            }
+            Operation::MakeNode { directory, name, kind, attributes } => {
+                change().make_node(caller, directory, name, kind, &attributes)
+            }
+            Operation::Remove { directory, name } => change().remove(caller, directory, name),
+            Operation::RemoveDirectory { directory, name } => change().remove_directory(caller, directory, name),
+            Operation::Rename { from_directory, from_name, to_directory, to_name } => {
+                change().rename(caller, (from_directory, from_name), (to_directory, to_name))
+            }
+            Operation::Link { object, directory, name } => change().link(caller, object, directory, name),
+            Operation::ReadDirectory { directory, cookie, verifier, bytes_max, entries_max, with_attributes } => {
+                let bounds = names::Bounds { bytes_max, entries_max, with_attributes };
+                change().read_directory(caller, directory, cookie, verifier, bounds)
+            }
+            Operation::Commit { object, .. } => change().commit(caller, object),
         }
-        Operation::Link { object, directory, name } => table.link(caller, object, directory, name),
-        Operation::ReadDirectory { directory, cookie, verifier, bytes_max, entries_max, with_attributes } => {
-            let bounds = names::Bounds { bytes_max, entries_max, with_attributes };
-            table.read_directory(caller, directory, cookie, verifier, bounds)
+    }
+
+    fn read(
+        &self,
+        now: Instant,
+        caller: &Credential,
+        (object, offset, count): (ObjectId, u64, u32),
+        pages: &mut Vec<Slice>,
+    ) -> Result<Outcome, Failure> {
+        let mut outcome = self.shared.look().read(caller, object, offset, count, pages);
+        // As with the relatime mount option: one stamp after each change is all that anybody asks of it.
+        if let Ok(Outcome::Data { count: 1.., attributes, .. }) = &mut outcome
+            && attributes.accessed <= attributes.modified
+        {
+            let mut table = self.shared.change_at(now);
+            attributes.accessed = table.stamp_access(object).unwrap_or(attributes.accessed);
         }
-        Operation::FileSystemStatus { object } => table.status(object),
-        Operation::PathLimits { object } => table.path_limits(object),
-        Operation::Commit { object, .. } => table.commit(caller, object),
+        outcome
     }
 }
 

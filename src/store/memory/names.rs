@@ -26,7 +26,7 @@ pub struct Bounds {
 }
 
 impl Table {
-    pub fn lookup(&mut self, caller: &Credential, directory: ObjectId, name: &[u8]) -> Result<Outcome, Failure> {
+    pub fn lookup(&self, caller: &Credential, directory: ObjectId, name: &[u8]) -> Result<Outcome, Failure> {
         let parent = self.find(directory)?;
         let found = self.lookup_in(caller, parent, name).map_err(|status| self.failure(status, parent))?;
         let (object, attributes) = (self.id(found), self.attributes(found));

@@ -204,7 +204,7 @@ fn cores_see_one_file_system_and_whole_writes() {
 #[test]
 fn a_slot_whose_generations_are_used_up_is_given_up() {
     let store = with_options(|_| {});
-    let mut table = store.shared.lock();
+    let mut table = store.shared.change();
     let owner = crate::store::permission::Ownership { mode: 0, uid: 0, gid: 0 };
     let node = || Body::Node(crate::store::ObjectKind::Fifo, (0, 0));
     let first = table.insert(owner, 1, node());
