@@ -6,8 +6,9 @@
 //! chains without looking at them, so what is left is the stack's own share; giving a received buffer back is one `free`.
 
 #[path = "../tests/support/mod.rs"]
-mod support;
+pub mod support;
 
+use std::cell::Cell;
 use std::hint::black_box;
 
 use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
@@ -55,8 +56,45 @@ fn measured<R>(what: impl FnOnce() -> R) -> R {
     black_box(what())
 }
 
+thread_local! {
+    /// Time spent in what is measured, for `benches/micro.rs`.
+    static SPENT: Cell<std::time::Duration> = const { Cell::new(std::time::Duration::ZERO) };
+}
+
+fn timed<R>(what: impl FnOnce() -> R) -> R {
+    let began = std::time::Instant::now();
+    let result = measured(what);
+    SPENT.set(SPENT.get() + began.elapsed());
+    result
+}
+
 fn counted<R>(yes: bool, what: impl FnOnce() -> R) -> R {
-    if yes { measured(what) } else { what() }
+    if yes { timed(what) } else { what() }
+}
+
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPERATIONS.iter().map(|(name, _)| *name)
+}
+
+/// What `count` instances of an operation take. Reading the clock around each turn is in it.
+pub fn time(name: &str, count: u64) -> std::time::Duration {
+    let operation = OPERATIONS.iter().find(|(known, _)| *known == name).expect("a name of an operation").1;
+    // Some come 32 at a time.
+    let rounded = count.next_multiple_of(32);
+    SPENT.set(std::time::Duration::ZERO);
+    operation(&mut Bench::new(capabilities(name)), rounded as usize);
+    SPENT.get().mul_f64(count as f64 / rounded as f64)
+}
+
+fn capabilities(operation: &str) -> DeviceCapabilities {
+    let mut capabilities = EndOptions::offloading(SERVER_MAC, MTU).capabilities;
+    // As ice and i40e: a descriptor for each buffer, hundreds of them per chain.
+    capabilities.segments_per_packet_max = 8;
+    capabilities.segments_tso_max = 255;
+    if operation.ends_with("packets") {
+        capabilities.tso_bytes_max = 0;
+    }
+    capabilities
 }
 
 /// Hands over frames that are ready, and takes chains without looking at them.
@@ -350,7 +388,7 @@ impl Bench {
             for _ in 0..burst {
                 self.acknowledge(2 * MSS as u32);
             }
-            measured(|| self.turn());
+            timed(|| self.turn());
             left -= burst;
         }
         assert!(count % 32 == 0 && self.core.tcp.queued(id) == 0, "the count is a multiple of 32");
@@ -408,17 +446,10 @@ fn idle(count: usize) {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let count = arguments.get(1).map_or(64, |count| count.parse().expect(USAGE));
-    let mut capabilities = EndOptions::offloading(SERVER_MAC, MTU).capabilities;
-    // As ice and i40e: a descriptor for each buffer, hundreds of them per chain.
-    capabilities.segments_per_packet_max = 8;
-    capabilities.segments_tso_max = 255;
     let all = arguments.is_empty();
     let wanted = |name: &str| all || arguments[0] == name;
     for (name, operation) in OPERATIONS.iter().filter(|(name, _)| wanted(name)) {
-        if name.ends_with("packets") {
-            capabilities.tso_bytes_max = 0;
-        }
-        let mut bench = Bench::new(capabilities);
+        let mut bench = Bench::new(capabilities(name));
         operation(&mut bench, count);
         let Sink { chains, segments, .. } = bench.core.device;
         println!("{name}: {chains} chains of {segments} segments");

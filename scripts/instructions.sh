@@ -2,7 +2,7 @@
 # Instructions that one call costs the whole server, by callgrind, which collects inside the server's turns only, and only once
 # everything is warm. Prints the tables of docs/benchmarks.md.
 #
-#   scripts/instructions.sh [TABLE ..]          tables: idle pipelined alone blocks bytes single segments; default all
+#   scripts/instructions.sh [TABLE ..]          tables: idle pipelined alone blocks bytes single segments pieces; default all
 #   scripts/instructions.sh profile LOAD ..     where the instructions of one load go, by function; LOAD is what
 #                                               benches/instructions.rs takes
 set -euo pipefail
@@ -12,10 +12,11 @@ if ! command -v valgrind >/dev/null; then
   echo "instructions.sh: valgrind is not installed (apt-get install valgrind); nothing was measured" >&2
   exit 1
 fi
-built=$(cargo bench --no-default-features --bench instructions --bench segments --no-run --message-format=json 2>/dev/null || true)
+# In a folder of its own: without DPDK the binary beside the benchmarks is not the one that serves.
+built=$(cargo bench --target-dir target/instructions --no-default-features --bench instructions --bench segments --bench micro --no-run --message-format=json 2>/dev/null || true)
 executable() { grep "\"name\":\"$1\"" <<<"$built" | grep -o '"executable":"[^"]*"' | cut -d'"' -f4; }
-binary=$(executable instructions) segments=$(executable segments)
-[ -x "$binary" ] && [ -x "$segments" ] || { echo "instructions.sh: the benchmarks do not build: cargo bench --no-default-features --no-run" >&2; exit 1; }
+binary=$(executable instructions) segments=$(executable segments) micro=$(executable micro)
+[ -x "$binary" ] && [ -x "$segments" ] && [ -x "$micro" ] || { echo "instructions.sh: the benchmarks do not build: cargo bench --no-default-features --no-run" >&2; exit 1; }
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
@@ -116,6 +117,26 @@ segments() {
   segment_row idle-turn 100 "a turn of an idle server, 16 connections"
 }
 
+# What one of $2 runs of a piece of benches/micro.rs costs.
+piece_row() {
+  local instructions
+  instructions=$(collected 'micro::measured*' "$micro" --count "$1" 1000)
+  echo "| $2 | $((instructions / 1000)) |"
+}
+
+pieces() {
+  echo "The pieces of a call above TCP, each alone:"
+  echo
+  echo "| what | instructions |"
+  echo "|---|---:|"
+  piece_row decode "record mark, call header, AUTH_SYS of a READ"
+  piece_row lookup "a block of a file of 16,384, and a reference to it"
+  piece_row seal "record mark, head and one page into a gather list"
+  piece_row call-null "NULL, from received bytes to the reply's gather list"
+  piece_row call-getattr "GETATTR, the same"
+  piece_row call-read-64k "READ 64 KiB, the same"
+}
+
 # Functions by what they cost themselves (what is inlined counts where it is inlined), then with all they call; per call.
 profile() {
   collected '*measured_turn*' "$binary" "$@" >/dev/null
@@ -140,7 +161,7 @@ if [ "${1:-}" = profile ]; then
   profile "$@"
   exit
 fi
-[ $# -gt 0 ] || set -- idle pipelined alone blocks bytes single segments
+[ $# -gt 0 ] || set -- idle pipelined alone blocks bytes single segments pieces
 for name; do
   "$name"
   echo

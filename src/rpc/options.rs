@@ -75,7 +75,8 @@ impl Default for Options {
 }
 
 impl Options {
-    pub(super) fn record(&self) -> RecordLimits {
+    /// What of these bounds a record.
+    pub fn record(&self) -> RecordLimits {
         RecordLimits {
             record_bytes_max: self.record_bytes_max,
             fragments_max: self.fragments_max,
