@@ -61,7 +61,6 @@ fn main() -> ExitCode {
         ["sendfile-serve", file, cpu] => cpu.parse().context(USAGE).and_then(|cpu| sendfile::serve(Path::new(file), cpu)),
         ["chains"] => driver::chains(),
         ["cores"] => serde_json::to_string(&cores::scaling()).map(|text| println!("{text}")).context("figures"),
-        ["steal", percent] => percent.parse().context(USAGE).and_then(|percent| meter::steal(percent)),
         // `cargo test --benches` runs every benchmark without an argument: this one takes 15 minutes and root.
         _ if !words.iter().any(|word| word == "--bench") => {
             println!("{USAGE}\nrun by `make bench`");
@@ -207,6 +206,10 @@ impl Bench<'_> {
     fn taken<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
+            Err(error) if error.is::<measure::Overloaded>() => {
+                self.skip(&format!("{what}: {error}"));
+                None
+            }
             Err(error) => {
                 self.say(&format!("{what}: NOT VALID: {error:#}"));
                 self.results.faults.push(format!("{what}: {error:#}"));
@@ -325,14 +328,16 @@ impl Bench<'_> {
     }
 
     fn meter(&mut self) {
-        if let Some(program) = meter::missing() {
-            return self.skip(&format!("the meter's check: {program} is not installed"));
-        }
-        for (transmit, workload) in meter::workloads() {
-            let result = meter::check(&self.bed, transmit, &workload, self.options.duration);
-            if let Some(check) = self.taken("meter", result) {
-                self.say(&format!("meter: {:.0} cycles, by the rate {:.0}", check.metered, check.by_rate));
-                self.results.checks.push(check);
+        for result in meter::checks(&self.bed, &self.pace()) {
+            match result {
+                Ok(check) => {
+                    self.say(&format!(
+                        "meter: {}: {:.0} cycles, by {} {:.0}",
+                        check.workload, check.metered, check.how, check.otherwise
+                    ));
+                    self.results.checks.push(check);
+                }
+                Err(error) => self.skip(&format!("the meter's check: {error:#}")),
             }
         }
     }

@@ -54,7 +54,22 @@ pub struct Sample {
     pub chains_per_burst: f64,
     pub payload_bytes_copied: u64,
     pub retransmissions: u64,
+    /// Cycles between the meter's readings, and turns of a polling core that found nothing; 0 for servers that do not tell.
+    pub elapsed: f64,
+    pub empty_turns: f64,
 }
+
+/// An open loop whose server could not keep up: not a figure, and nobody's fault.
+#[derive(Debug)]
+pub struct Overloaded;
+
+impl std::fmt::Display for Overloaded {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the server could not keep up with the offered calls")
+    }
+}
+
+impl std::error::Error for Overloaded {}
 
 impl Sample {
     /// Field by field the median; retransmissions and copies are added up.
@@ -74,6 +89,8 @@ impl Sample {
             chains_per_burst: of(|sample| sample.chains_per_burst),
             payload_bytes_copied: samples.iter().map(|sample| sample.payload_bytes_copied).sum(),
             retransmissions: samples.iter().map(|sample| sample.retransmissions).sum(),
+            elapsed: of(|sample| sample.elapsed),
+            empty_turns: of(|sample| sample.empty_turns),
         }
     }
 }
@@ -142,6 +159,11 @@ pub fn run(mut command: Command, pace: &Pace, json: &Path, mut read: impl FnMut(
     drop((limit, guard));
     let text = std::fs::read(json).with_context(|| format!("{command:?} left no result\n{said}"))?;
     let result = Run { json: serde_json::from_slice(&text)?, readings };
+    let faults = result.json["faults"].as_object().into_iter().flatten();
+    let mut others = faults.filter(|(name, count)| *name != "unsent" && **count != 0);
+    if pace.rate.is_some() && result.number("/faults/unsent") > 0.0 && others.next().is_none() {
+        return Err(Overloaded.into());
+    }
     if !status.success() || result.json["clean"] != true {
         bail!("not clean: {}, retransmissions {}\n{said}", result.json["faults"], result.json["retransmissions"]);
     }
@@ -192,6 +214,8 @@ impl Run {
             chains_per_burst: ratio(grown("port0.tx_chains"), grown("port0.tx_bursts")),
             payload_bytes_copied: grown("port0.tx_payload_bytes_copied") as u64,
             retransmissions: self.number("/retransmissions") as u64,
+            elapsed,
+            empty_turns: grown("shard.turns_idle"),
         })
     }
 }

@@ -53,6 +53,7 @@ const fn small(name: &'static str, mix: &'static str, goal_cycles: Option<u32>, 
 }
 
 pub const NULL: Workload = small("NULL", "null", Some(600), true);
+pub const GETATTR: Workload = small("GETATTR", "getattr", Some(900), false);
 pub const READ_4K: Workload = read("READ 4 KiB", 4 << 10, 32, Set::Large, Some(1_300));
 pub const READ_64K: Workload = read("READ 64 KiB", 64 << 10, 8, Set::Large, Some(2_600));
 
@@ -71,7 +72,7 @@ pub const WRITE_64K: Workload = Workload {
 /// The goal table, then the same READs out of a working set that stays in the CPU's cache.
 pub const TABLE: [Workload; 9] = [
     NULL,
-    small("GETATTR", "getattr", Some(900), false),
+    GETATTR,
     READ_4K,
     READ_64K,
     read("READ 1 MiB", 1 << 20, 2, Set::Large, Some(26_000)),
