@@ -20,7 +20,7 @@ sim: ## run the simulated server on SEEDS=n seeds (default 1000)
 fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
 	@for target in packet tcp_segments rpc_record nfs3_call; do scripts/fuzz.sh $$target $(or $(FUZZ_SECONDS),60) || exit 1; done
 
-bench: ## measure against NFS-Ganesha, sendfile and testpmd, 15 minutes (docs/benchmarks.md)
+bench: ## measure against NFS-Ganesha, sendfile and testpmd, 12 minutes (docs/benchmarks.md)
 	@scripts/install.sh bench
 	cargo bench --bench appliance
 

@@ -207,7 +207,7 @@ impl Bench<'_> {
         match result {
             Ok(value) => Some(value),
             Err(error) if error.is::<measure::Overloaded>() => {
-                self.skip(&format!("{what}: {error}"));
+                self.skip(&format!("{what}: {error:#}"));
                 None
             }
             Err(error) => {

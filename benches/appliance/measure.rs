@@ -59,13 +59,13 @@ pub struct Sample {
     pub empty_turns: f64,
 }
 
-/// An open loop whose server could not keep up: not a figure, and nobody's fault.
+/// An open loop whose server, or whose generator's own core, could not keep up: not a figure, and nobody's fault.
 #[derive(Debug)]
 pub struct Overloaded;
 
 impl std::fmt::Display for Overloaded {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("the server could not keep up with the offered calls")
+        formatter.write_str("not all of the offered calls could be sent")
     }
 }
 
