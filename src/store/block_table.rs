@@ -3,6 +3,8 @@
 //! The first blocks of a file are found in one step, those of a large one in two or three, each of them a load from a place
 //! that follows from the number: no keys are compared. Only nodes with something in them exist, so what a table takes is bounded
 //! by what is in it and not by where that lies: a block that is alone at the far end of 64 bits of numbers costs eleven nodes.
+//! A node takes one to one and a half KiB, so blocks of 4 KiB that a client scatters over a huge sparse file can cost more here than
+//! their data; skipping nodes with a single child would end that.
 //!
 //! Not here: what an entry means, locks.
 
