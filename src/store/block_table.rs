@@ -1,39 +1,35 @@
 //! What is known of each block of a file, by the block's number: a radix tree of small nodes.
 //!
-//! The first blocks of a file are found in one step, those of a large one in two or three, each of them a load from a place
-//! that follows from the number: no keys are compared. Only nodes with something in them exist, so what a table takes is bounded
-//! by what is in it and not by where that lies: a block that is alone at the far end of 64 bits of numbers costs eleven nodes.
-//! A node takes one to one and a half KiB, so blocks of 4 KiB that a client scatters over a huge sparse file can cost more here than
-//! their data; skipping nodes with a single child would end that.
+//! An entry is found in a few steps, each of them a load from a place that follows from the number: no keys are compared on the way
+//! down, only once at the end. A node with a single child does not exist (path compression, as in Morrison's PATRICIA), so a table
+//! has fewer branches than leaves and what it takes is bounded by what is in it, wherever that lies: at most a leaf and a branch,
+//! `NODE_LEN` entries and as many pointers, for an entry that is alone.
 //!
 //! Not here: what an entry means, locks.
 
 use crate::raw;
 
-/// Entries of a leaf and children of a branch.
+/// Entries of a leaf and children of a branch. Few, so that blocks that a client scatters over a huge sparse file cost little
+/// beside their data; enough that a READ of many blocks finds most of them in a row.
 const NODE_LEN: usize = 1 << NODE_BITS;
-const NODE_BITS: u32 = 6;
-/// Nodes on the way to an entry, with numbers of 64 bits.
-#[cfg(test)]
-const NODE_DEPTH_MAX: u32 = u64::BITS.div_ceil(NODE_BITS);
+const NODE_BITS: u32 = 4;
 
 struct Leaf<T> {
+    /// The number of the first entry, a multiple of `NODE_LEN`.
+    first: u64,
     /// Entries, or more: who takes one out for a moment does not tell (`BlockTable::entry`).
     used: u32,
     entries: [Option<T>; NODE_LEN],
 }
 
 struct Branch<T> {
-    /// Bits of a number behind those that choose among the children.
+    /// The lowest number that belongs below it.
+    first: u64,
+    /// Bits of a number behind those that choose among the children; a multiple of `NODE_BITS`.
     shift: u32,
+    /// At least two.
     used: u32,
     children: [Option<Node<T>>; NODE_LEN],
-}
-
-impl<T> Branch<T> {
-    fn new(shift: u32) -> Box<Branch<T>> {
-        Box::new(Branch { shift, used: 0, children: [const { None }; NODE_LEN] })
-    }
 }
 
 enum Node<T> {
@@ -46,30 +42,47 @@ fn place(number: u64, shift: u32) -> usize {
     (number >> shift) as usize % NODE_LEN
 }
 
+/// The lowest number that shares a node with `number`, if its children or entries stand for `shift` bits each.
+fn first(number: u64, shift: u32) -> u64 {
+    match shift + NODE_BITS {
+        u64::BITS => 0,
+        below => number >> below << below,
+    }
+}
+
 impl<T> Node<T> {
-    /// An empty node whose children or entries stand for `shift` bits each.
-    fn new(shift: u32) -> Node<T> {
-        match shift {
-            0 => Node::Leaf(Box::new(Leaf { used: 0, entries: [const { None }; NODE_LEN] })),
-            _ => Node::Branch(Branch::new(shift)),
-        }
+    /// A leaf with one entry.
+    fn leaf(number: u64, entry: T) -> Node<T> {
+        let mut entries = [const { None }; NODE_LEN];
+        entries[place(number, 0)] = Some(entry);
+        Node::Leaf(Box::new(Leaf { first: first(number, 0), used: 1, entries }))
     }
 
-    fn shift(&self) -> u32 {
+    /// The lowest number that belongs here, and the bits that each child or entry stands for.
+    fn range(&self) -> (u64, u32) {
         match self {
-            Node::Leaf(_) => 0,
-            Node::Branch(branch) => branch.shift,
+            Node::Leaf(leaf) => (leaf.first, 0),
+            Node::Branch(branch) => (branch.first, branch.shift),
         }
-    }
-
-    /// Whether numbers as large as this one are below it, if it is the root.
-    fn reaches(&self, number: u64) -> bool {
-        number.checked_shr(self.shift() + NODE_BITS).unwrap_or(0) == 0
     }
 
     /// Puts an entry where it belongs; gives the old one back.
-    fn insert(&mut self, number: u64, entry: T) -> Option<T> {
-        match self {
+    fn insert(slot: &mut Option<Node<T>>, number: u64, entry: T) -> Option<T> {
+        let Some(node) = slot else {
+            *slot = Some(Node::leaf(number, entry));
+            return None;
+        };
+        let (start, shift) = node.range();
+        if first(number, shift) != start {
+            // They part at the highest bit in which they differ.
+            let shift = (number ^ start).ilog2() / NODE_BITS * NODE_BITS;
+            let mut children = [const { None }; NODE_LEN];
+            children[place(start, shift)] = slot.take();
+            children[place(number, shift)] = Some(Node::leaf(number, entry));
+            *slot = Some(Node::Branch(Box::new(Branch { first: first(number, shift), shift, used: 2, children })));
+            return None;
+        }
+        match node {
             Node::Leaf(leaf) => {
                 let old = leaf.entries[place(number, 0)].replace(entry);
                 leaf.used += u32::from(old.is_none());
@@ -78,53 +91,73 @@ impl<T> Node<T> {
             Node::Branch(branch) => {
                 let child = &mut branch.children[place(number, branch.shift)];
                 branch.used += u32::from(child.is_none());
-                child.get_or_insert_with(|| Node::new(branch.shift - NODE_BITS)).insert(number, entry)
+                Node::insert(child, number, entry)
             }
         }
     }
 
-    /// Takes an entry out; tells also whether the node is empty now.
-    fn remove(&mut self, number: u64) -> (Option<T>, bool) {
-        match self {
+    /// Takes an entry out.
+    fn remove(slot: &mut Option<Node<T>>, number: u64) -> Option<T> {
+        match slot.as_mut()? {
             Node::Leaf(leaf) => {
-                let old = leaf.entries[place(number, 0)].take();
-                leaf.used -= u32::from(old.is_some());
-                (old, leaf.used == 0)
+                let old = leaf.entries[place(number, 0)].take_if(|_| leaf.first == first(number, 0))?;
+                leaf.used -= 1;
+                if leaf.used == 0 {
+                    *slot = None;
+                }
+                Some(old)
             }
             Node::Branch(branch) => {
                 let child = &mut branch.children[place(number, branch.shift)];
-                let Some(node) = child else { return (None, false) };
-                let (old, is_empty) = node.remove(number);
-                if is_empty {
-                    *child = None;
+                let old = Node::remove(child, number)?;
+                if child.is_none() {
                     branch.used -= 1;
+                    Node::compress(slot);
                 }
-                (old, branch.used == 0)
+                Some(old)
             }
         }
     }
 
-    /// Takes out the entries from `number` on (as far as its bits matter here); tells whether the node is empty now.
-    fn remove_from(&mut self, number: u64, removed: &mut impl FnMut(T)) -> bool {
-        match self {
-            Node::Leaf(leaf) => {
-                for entry in leaf.entries[place(number, 0)..].iter_mut().filter_map(Option::take) {
-                    leaf.used -= 1;
-                    removed(entry);
-                }
-                leaf.used == 0
-            }
-            Node::Branch(branch) => {
-                let first = place(number, branch.shift);
-                for (at, child) in branch.children.iter_mut().enumerate().skip(first) {
-                    let from = if at == first { number } else { 0 };
-                    if child.as_mut().is_some_and(|node| node.remove_from(from, removed)) {
-                        *child = None;
-                        branch.used -= 1;
+    /// Takes out the entries from `number` on, in order.
+    fn remove_from(slot: &mut Option<Node<T>>, number: u64, removed: &mut impl FnMut(T)) {
+        match slot {
+            None => {}
+            Some(Node::Leaf(leaf)) => {
+                for (entry, at) in leaf.entries.iter_mut().zip(leaf.first..=u64::MAX) {
+                    if at >= number
+                        && let Some(entry) = entry.take()
+                    {
+                        leaf.used -= 1;
+                        removed(entry);
                     }
                 }
-                branch.used == 0
+                if leaf.used == 0 {
+                    *slot = None;
+                }
             }
+            Some(Node::Branch(branch)) => {
+                let from = match first(number, branch.shift) {
+                    // Those in front of the child that `number` would be in have smaller numbers.
+                    at if at == branch.first => place(number, branch.shift),
+                    at if at < branch.first => 0,
+                    _ => return,
+                };
+                for child in branch.children[from..].iter_mut().filter(|child| child.is_some()) {
+                    Node::remove_from(child, number, removed);
+                    branch.used -= u32::from(child.is_none());
+                }
+                Node::compress(slot);
+            }
+        }
+    }
+
+    /// Something below a branch is gone: a branch with nothing below it goes, one with a single child gives it its place.
+    fn compress(slot: &mut Option<Node<T>>) {
+        if let Some(Node::Branch(branch)) = slot
+            && branch.used < 2
+        {
+            *slot = branch.children.iter_mut().find_map(Option::take);
         }
     }
 }
@@ -155,12 +188,12 @@ impl<T> BlockTable<T> {
     /// nothing. For who wants many in a row.
     #[inline]
     pub fn run(&self, number: u64) -> &[Option<T>] {
-        let mut node = self.root.as_ref().filter(|root| root.reaches(number));
+        let mut node = self.root.as_ref();
         while let Some(Node::Branch(branch)) = node {
             node = branch.children[place(number, branch.shift)].as_ref();
         }
         match node {
-            Some(Node::Leaf(leaf)) => &leaf.entries[place(number, 0)..],
+            Some(Node::Leaf(leaf)) if leaf.first == first(number, 0) => &leaf.entries[place(number, 0)..],
             _ => const { &[None] },
         }
     }
@@ -185,60 +218,39 @@ impl<T> BlockTable<T> {
     /// The place of an entry that exists, so that the entry may be taken out, changed and put back: it must be there again when
     /// the table is asked for anything else.
     pub fn entry(&mut self, number: u64) -> Option<&mut Option<T>> {
-        let mut node = self.root.as_mut().filter(|root| root.reaches(number))?;
-        loop {
-            match node {
-                Node::Branch(branch) => node = branch.children[place(number, branch.shift)].as_mut()?,
-                Node::Leaf(leaf) => return Some(&mut leaf.entries[place(number, 0)]).filter(|entry| entry.is_some()),
+        let mut node = self.root.as_mut()?;
+        while let Node::Branch(branch) = node {
+            node = branch.children[place(number, branch.shift)].as_mut()?;
+        }
+        match node {
+            Node::Leaf(leaf) if leaf.first == first(number, 0) => {
+                Some(&mut leaf.entries[place(number, 0)]).filter(|entry| entry.is_some())
             }
+            _ => None,
         }
     }
 
     /// Puts an entry there; gives the old one back.
     pub fn insert(&mut self, number: u64, entry: T) -> Option<T> {
-        let mut root = self.root.take().unwrap_or_else(|| Node::new(number.checked_ilog2().unwrap_or(0) / NODE_BITS * NODE_BITS));
-        while !root.reaches(number) {
-            let mut above = Branch::new(root.shift() + NODE_BITS);
-            above.children[0] = Some(root);
-            above.used = 1;
-            root = Node::Branch(above);
-        }
-        let old = self.root.insert(root).insert(number, entry);
+        let old = Node::insert(&mut self.root, number, entry);
         self.len += u64::from(old.is_none());
         old
     }
 
     /// Takes an entry out.
     pub fn remove(&mut self, number: u64) -> Option<T> {
-        let root = self.root.as_mut().filter(|root| root.reaches(number))?;
-        let (old, is_empty) = root.remove(number);
+        let old = Node::remove(&mut self.root, number);
         self.len -= u64::from(old.is_some());
-        self.shrink(is_empty);
         old
     }
 
     /// Takes out all entries from `number` on, in order.
     pub fn remove_from(&mut self, number: u64, mut removed: impl FnMut(T)) {
-        let Some(root) = self.root.as_mut().filter(|root| root.reaches(number)) else { return };
         let len = &mut self.len;
-        let is_empty = root.remove_from(number, &mut |entry| {
+        Node::remove_from(&mut self.root, number, &mut |entry| {
             *len -= 1;
             removed(entry);
         });
-        self.shrink(is_empty);
-    }
-
-    /// Something was taken out: takes away what is not needed above what is left.
-    fn shrink(&mut self, is_empty: bool) {
-        if is_empty {
-            self.root = None;
-        }
-        while let Some(Node::Branch(root)) = &mut self.root
-            && root.used == 1
-            && root.children[0].is_some()
-        {
-            self.root = root.children[0].take();
-        }
     }
 }
 
@@ -249,18 +261,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::buf::{PagePool, Slice};
 
-    /// Nodes in use.
-    fn nodes<T>(node: &Option<Node<T>>) -> u64 {
+    /// Leaves and branches in use.
+    fn nodes<T>(node: &Option<Node<T>>) -> (u64, u64) {
         match node {
-            None => 0,
+            None => (0, 0),
             Some(Node::Leaf(leaf)) => {
                 assert_eq!(leaf.entries.iter().flatten().count(), leaf.used as usize);
-                1
+                assert!(leaf.used > 0);
+                (1, 0)
             }
             Some(Node::Branch(branch)) => {
-                assert_eq!(branch.children.iter().flatten().count(), branch.used as usize);
-                1 + branch.children.iter().map(nodes).sum::<u64>()
+                let children: Vec<_> = branch.children.iter().filter(|child| child.is_some()).collect();
+                assert_eq!(children.len(), branch.used as usize);
+                assert!(branch.used >= 2, "a branch with a single child");
+                for child in &children {
+                    let (start, shift) = child.as_ref().unwrap().range();
+                    assert!(shift < branch.shift && first(start, branch.shift) == branch.first);
+                }
+                children.into_iter().map(nodes).fold((0, 1), |(leaves, branches), below| (leaves + below.0, branches + below.1))
             }
         }
     }
@@ -277,7 +297,7 @@ mod tests {
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![
             4 => 0..200u64,
-            2 => (0..6u32, 0..3u64).prop_map(|(level, near)| (1u64 << (NODE_BITS * level)).wrapping_sub(1) + near),
+            2 => (0..u64::BITS / NODE_BITS, 0..3u64).prop_map(|(level, near)| (1u64 << (NODE_BITS * level)).wrapping_sub(1) + near),
             1 => (0..100u64).prop_map(|near| (i64::MAX as u64 / 512) - near),
             1 => (0..100u64).prop_map(|near| u64::MAX - near),
         ]
@@ -314,7 +334,8 @@ mod tests {
                 }
                 prop_assert_eq!(table.len(), model.len() as u64);
                 prop_assert_eq!(table.is_empty(), model.is_empty());
-                prop_assert!(nodes(&table.root) <= table.len() * u64::from(NODE_DEPTH_MAX));
+                let (leaves, branches) = nodes(&table.root);
+                prop_assert!(leaves <= table.len() && branches <= leaves.saturating_sub(1));
                 for (number, value) in &model {
                     prop_assert_eq!(table.get(*number), Some(value));
                     prop_assert_eq!(table.get_mut(*number), Some(&mut value.clone()));
@@ -339,15 +360,29 @@ mod tests {
         let mut table = BlockTable::default();
         for (entries, number) in [(1, 0), (2, u64::MAX), (3, 1 << 62), (4, i64::MAX as u64)] {
             table.insert(number, ());
-            assert!(nodes(&table.root) <= entries * u64::from(NODE_DEPTH_MAX));
+            assert_eq!(nodes(&table.root), (entries, u64::from(entries > 1)));
         }
         table.remove_from(1, drop);
-        assert_eq!(nodes(&table.root), 1, "the root comes down again");
+        assert_eq!(nodes(&table.root), (1, 0), "the root comes down again");
         let mut dense = BlockTable::default();
         (0..4096).for_each(|number| assert!(dense.insert(number, ()).is_none()));
-        assert_eq!(nodes(&dense.root), 64 + 1);
+        assert_eq!(nodes(&dense.root), (256, 16 + 1));
         let mut entry = BlockTable::default();
-        entry.insert(64, ());
-        assert_eq!((entry.run(0).len(), entry.run(64).len(), entry.run(100).len()), (1, 64, 28));
+        entry.insert(16, ());
+        assert_eq!((entry.run(0).len(), entry.run(16).len(), entry.run(20).len()), (1, 16, 12));
+    }
+
+    /// The smallest blocks of all, 4 KiB, where they cost most beside their data: each alone, as far apart as they can be.
+    #[test]
+    fn scattered_blocks_cost_a_fifth_of_their_data_at_most() {
+        const BLOCKS: u64 = 1 << 14;
+        let block = PagePool::anonymous(1, 4096).unwrap().allocate().unwrap().freeze();
+        let mut table = BlockTable::default();
+        for number in 0..BLOCKS {
+            table.insert(number.reverse_bits(), block.clone());
+        }
+        let (leaves, branches) = nodes(&table.root);
+        let bytes = leaves as usize * size_of::<Leaf<Slice>>() + branches as usize * size_of::<Branch<Slice>>();
+        assert!(bytes as u64 / BLOCKS <= 4096 / 5, "{} bytes a block", bytes as u64 / BLOCKS);
     }
 }
