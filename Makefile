@@ -15,7 +15,7 @@ test: ## install what is missing and run every test (NFSPLICE_E2E=full for the l
 	@scripts/test.sh
 
 sim: ## run the simulated server on SEEDS=n seeds (default 1000)
-	SIM_SEEDS=$(or $(SEEDS),1000) cargo test --no-default-features --test simulation -- --nocapture
+	SIM_SEEDS=$(or $(SEEDS),1000) cargo test --profile sim --no-default-features --test simulation -- --nocapture
 
 fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
 	@for target in packet tcp_segments rpc_record nfs3_call; do scripts/fuzz.sh $$target $(or $(FUZZ_SECONDS),60) || exit 1; done

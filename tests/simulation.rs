@@ -1,7 +1,8 @@
 //! The whole server under seeded faults of the link, against a model of what is in its files.
 //!
 //! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a line per event.
-//! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, what clients ask. What must hold in each:
+//! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, what clients ask; when the link is cut, in one direction
+//! or both, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
 //! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
@@ -9,8 +10,10 @@
 mod support;
 
 use std::collections::{BTreeMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use nfsplice::buf::PagePool;
 use nfsplice::counters::Counters;
@@ -22,8 +25,12 @@ use support::server::Setup;
 use support::witness::Witness;
 use support::{CLIENT_MAC, LinkRig, SERVER, SERVER_MAC};
 
+/// As the server's binary has it; large vectors come and go all the time here.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds of a plain test run.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 1000;
 const FILES: usize = 3;
 const CLIENTS: usize = 3;
 const FILE_BYTES_MAX: u64 = 300_000;
@@ -113,6 +120,7 @@ struct Simulation {
     /// Calls that were sent more than once: a second answer may come.
     repeated: HashSet<u32>,
     may_abort: bool,
+    outages: Outages,
     made: usize,
     answered: usize,
 }
@@ -178,6 +186,14 @@ fn network(seed: u64, setup: &mut Setup) {
     }
 }
 
+/// A quarter of the seeds have hardly any memory for reply heads and for what is copied out of the driver's buffers.
+fn memory(seed: u64, setup: &mut Setup) {
+    let mut random = Random::new(seed ^ 0x3e3);
+    if random.chance(250_000) {
+        setup.fragments = PagePool::anonymous(40, 16 << 10);
+    }
+}
+
 /// A third of the devices join segments on their way in, in buffers of many sizes.
 fn coalescing(seed: u64, ends: &mut [EndOptions; 2]) {
     // Random numbers of its own, as in `network`.
@@ -188,12 +204,75 @@ fn coalescing(seed: u64, ends: &mut [EndOptions; 2]) {
     }
 }
 
+/// What happens to a link and a clock for a while, in a part of the seeds.
+struct Outages {
+    /// Random numbers of its own, as in `network`.
+    random: Random,
+    /// Cuts per million acts, leaps of the clock per million.
+    cut_ppm: u32,
+    leap_ppm: u32,
+    /// What to go back to, and when.
+    usual: [Impairments; 2],
+    mends: Option<Instant>,
+}
+
+/// How long a link stays cut, at most.
+const CUT_MAX: Duration = Duration::from_secs(20);
+/// How far the clock leaps, at most: nothing runs meanwhile.
+const LEAP_MAX: Duration = Duration::from_secs(5);
+/// Every frame of a direction is lost.
+const DEAD: Impairments = Impairments {
+    loss_ppm: 1_000_000,
+    burst_start_ppm: 0,
+    burst_end_ppm: 0,
+    duplicate_ppm: 0,
+    corrupt_ppm: 0,
+    reorder_ppm: 0,
+    reorder_delay: Duration::ZERO,
+    delay: Duration::ZERO,
+    rate_bits_per_second: 0,
+    queue_bytes_max: 0,
+};
+
+impl Outages {
+    fn new(seed: u64, usual: [Impairments; 2]) -> Outages {
+        let mut random = Random::new(seed ^ 0x0c07);
+        let cut_ppm = pick(&mut random, &[0, 0, 3_000]);
+        let leap_ppm = pick(&mut random, &[0, 0, 3_000]);
+        Outages { random, cut_ppm, leap_ppm, usual, mends: None }
+    }
+
+    /// Cuts the link, one direction or both, or mends it.
+    fn cut_or_mend(&mut self, rig: &LinkRig) {
+        if self.mends.is_none() && self.random.chance(self.cut_ppm) {
+            let sides = pick(&mut self.random, &[0..1, 1..2, 0..2].map(|sides| (sides.start, sides.end)));
+            (sides.0..sides.1).for_each(|side| rig.cable.set_impairments(side, DEAD));
+            self.mends = Some(rig.now + Duration::from_nanos(self.random.below(CUT_MAX.as_nanos() as u64)));
+        } else if self.mends.is_some_and(|at| rig.now >= at) {
+            self.mend(rig);
+        }
+    }
+
+    fn mend(&mut self, rig: &LinkRig) {
+        self.mends = None;
+        (0..2).for_each(|side| rig.cable.set_impairments(side, self.usual[side]));
+    }
+
+    fn leap(&mut self) -> Duration {
+        match self.random.chance(self.leap_ppm) {
+            true => Duration::from_nanos(self.random.below(LEAP_MAX.as_nanos() as u64)),
+            false => Duration::ZERO,
+        }
+    }
+}
+
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut random = Random::new(seed);
         let faults = [impairments(&mut random), impairments(&mut random)];
         let (mut setup, may_abort) = setup(&mut random);
         network(seed, &mut setup);
+        memory(seed, &mut setup);
         let mut end = |mac| match random.chance(500_000) {
             true => EndOptions::offloading(mac, setup.mtu),
             false => EndOptions::plain(mac, setup.mtu),
@@ -209,7 +288,8 @@ impl Simulation {
         }
         let (clients, files) = (Vec::new(), Vec::new());
         let (waiting, repeated) = (BTreeMap::new(), HashSet::new());
-        Simulation { seed, trace, random, rig, files, clients, waiting, repeated, may_abort, made: 0, answered: 0 }
+        let outages = Outages::new(seed, faults);
+        Simulation { seed, trace, random, rig, files, clients, waiting, repeated, may_abort, outages, made: 0, answered: 0 }
     }
 
     fn say(&self, text: std::fmt::Arguments<'_>) {
@@ -220,7 +300,11 @@ impl Simulation {
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut word = Random::new(self.random.draw());
-        (0..len.div_ceil(8)).flat_map(|_| word.draw().to_be_bytes()).take(len).collect()
+        let mut bytes = vec![0; len];
+        for part in bytes.chunks_mut(8) {
+            part.copy_from_slice(&word.draw().to_be_bytes()[..part.len()]);
+        }
+        bytes
     }
 
     fn prepare(&mut self) {
@@ -415,6 +499,8 @@ impl Simulation {
                 panic!("{} calls are not answered: {:?}\n{}", self.waiting.len(), self.waiting.keys(), ends.join("\n"));
             }
             self.act();
+            self.outages.cut_or_mend(&self.rig);
+            self.rig.now += self.outages.leap();
             let pause = Duration::from_micros(self.random.below(pick(&mut self.random.clone(), &[50, 3_000, 100_000])));
             let until = self.rig.now + pause;
             self.rig.run(pause, |rig| rig.now >= until);
@@ -447,6 +533,7 @@ impl Simulation {
 
     fn finish(&mut self) {
         assert_eq!(self.answered, self.made);
+        self.outages.mend(&self.rig);
         let stream = self.clients[0].stream;
         for client in &self.clients {
             self.rig.client.resume(self.rig.now, client.stream);
@@ -481,12 +568,29 @@ fn every_call_gets_one_right_answer_whatever_the_link_does() {
         Some(seed) => seed..seed + 1,
         None => 0..number("SIM_SEEDS").unwrap_or(SEEDS),
     };
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run())) {
-            eprintln!(
-                "seed {seed} failed; again: SIM_SEED={seed} SIM_TRACE=1 cargo test --no-default-features --test simulation"
-            );
-            resume_unwind(panic);
-        }
-    }
+    let (next, started) = (AtomicU64::new(seeds.start), std::time::Instant::now());
+    let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64).min(seeds.end - seeds.start);
+    let failed: Vec<u64> = thread::scope(|scope| {
+        let run = || {
+            let mut failed = Vec::new();
+            while let seed = next.fetch_add(1, Ordering::Relaxed)
+                && seed < seeds.end
+            {
+                if catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run())).is_err() {
+                    eprintln!(
+                        "seed {seed} failed; again: SIM_SEED={seed} SIM_TRACE=1 cargo test --no-default-features --test simulation"
+                    );
+                    failed.push(seed);
+                }
+                if (seed + 1) % 10_000 == 0 {
+                    println!("{} of {} seeds, {} s", seed + 1, seeds.end, started.elapsed().as_secs());
+                }
+            }
+            failed
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a seed's panic is caught")).collect()
+    });
+    assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}", failed.len(), seeds.end - seeds.start);
+    println!("{} seeds, {} s", seeds.end - seeds.start, started.elapsed().as_secs());
 }

@@ -462,7 +462,9 @@ impl Device for MemoryEnd {
 }
 
 fn gather(slices: &[Slice]) -> Vec<u8> {
-    slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+    slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+    bytes
 }
 
 #[cfg(test)]
