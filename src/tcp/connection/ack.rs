@@ -89,7 +89,10 @@ impl Connection {
         if advanced {
             self.report_room(shared, queued_before);
         }
-        self.wake |= self.has_something_to_send();
+        // Text whose ACK says nothing new gives no occasion: a larger window has woken already, and a pace has its timer.
+        if advanced || duplicate || !self.scoreboard.is_undisturbed() {
+            self.wake |= self.has_something_to_send();
+        }
     }
 
     pub(super) fn has_something_to_send(&self) -> bool {

@@ -44,6 +44,10 @@ impl Connection {
         if ack < self.send.unacknowledged || ack > self.send.next {
             return None;
         }
+        // Text ahead of its turn may have brought a newer window (RFC 9293 section 3.10.7.4, SND.WL1 and SND.WL2).
+        if (receive.next, ack) < (self.send.window_seq, self.send.window_ack) {
+            return None;
+        }
         let timestamp = match (self.timestamps, repr.options.timestamps) {
             (false, _) => None,
             // RFC 7323 section 5.3, R1 (PAWS).

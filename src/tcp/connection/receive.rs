@@ -62,6 +62,7 @@ impl Connection {
         bufs.extend(payload.into_bufs());
         if !self.admit(shared, &mut bufs, start == self.receive.next) {
             shared.counters.rcv_buffer_drops += 1;
+            self.narrow();
             self.acknowledge_now();
         } else if start == self.receive.next {
             let push = segment.has(Flags::PSH) || segment.has(Flags::FIN);
@@ -156,24 +157,51 @@ impl Connection {
         }
         let short = shared.driver_buffers_short();
         let crowded = self.driver_buffers() >= shared.options.driver_buffers_unshared;
-        let mut held = shared.driver_buffers;
         // What a device has coalesced fills all its buffers but the last.
         let small = bufs.iter().map(RxBuf::len).sum::<usize>() < bufs.len() * shared.options.copy_out_below_bytes;
-        for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
-            if (short || (crowded && small))
-                && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
-            {
-                shared.counters.copied_out_bytes += copy.len() as u64;
-                *buf = copy;
-                continue;
-            }
-            held += 1;
-        }
         // The last quarter is for connections that hold little: a few peers that never complete their records must not
         // make everybody else's segments be dropped.
         let max = shared.options.driver_buffers_max;
         let limit = if crowded { max / 4 * 3 } else { max };
-        held == shared.driver_buffers || held <= limit
+        let mut held = shared.driver_buffers;
+        loop {
+            let mut more = 0;
+            for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
+                if (short || (crowded && small))
+                    && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
+                {
+                    shared.counters.copied_out_bytes += copy.len() as u64;
+                    *buf = copy;
+                    continue;
+                }
+                more += 1;
+            }
+            if more == 0 || held + more <= limit {
+                return true;
+            }
+            // What waits for a hole must not keep out the segment that fills it.
+            let before = self.receive.reassembly.driver_buffers();
+            if !in_order || !self.prune(shared) {
+                return false;
+            }
+            held -= before - self.receive.reassembly.driver_buffers();
+        }
+    }
+
+    /// Forgets the out-of-order text that is needed last; `false`: there is none. RFC 2018 section 8 allows to forget what was only
+    /// reported selectively.
+    fn prune(&mut self, shared: &mut Shared) -> bool {
+        let pruned = self.receive.reassembly.drop_last();
+        shared.counters.ofo_pruned += u64::from(pruned);
+        self.narrow();
+        pruned
+    }
+
+    /// There is no memory for what the window promises: it opens no further until text has come into order again, as fast as
+    /// that comes (`on_text`). What was promised stays (RFC 9293 section 3.8.6, SHLD-14).
+    fn narrow(&mut self) {
+        let held = (self.receive.chain.len() + self.receive.reassembly.len()) as u64;
+        self.receive.limit = self.receive.limit.min(held + 2 * u64::from(self.receive.mss));
     }
 
     /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.
@@ -185,10 +213,7 @@ impl Connection {
         if !in_order {
             return self.receive.reassembly.buffers() + more <= max / 2 && self.receive_buffers() + more <= max;
         }
-        // RFC 2018 section 8 allows to forget what was only reported selectively; the highest is needed last.
-        while self.receive_buffers() + more > max && self.receive.reassembly.drop_last() {
-            shared.counters.ofo_pruned += 1;
-        }
+        while self.receive_buffers() + more > max && self.prune(shared) {}
         self.receive_buffers() + more <= max
     }
 
@@ -224,8 +249,14 @@ impl Connection {
         self.receive.chain_driver_buffers = 0;
     }
 
-    /// Copies everything held in driver buffers out of them, as far as there is room.
+    /// Copies everything held in driver buffers out of them. Where there is no room for the copies, what is out of order is
+    /// forgotten instead.
     pub fn copy_out_held(&mut self, shared: &mut Shared) {
+        self.copy_held(shared);
+        while self.driver_buffers() > 0 && self.prune(shared) {}
+    }
+
+    fn copy_held(&mut self, shared: &mut Shared) {
         let Shared { copy_out: Some(arena), counters, .. } = shared else { return };
         let mut left = 0;
         let mut copy = |buf: &RxBuf| {

@@ -50,6 +50,10 @@ pub struct Faults {
     pub path_mtu: u16,
     pub icmp: bool,
     pub delay: Duration,
+    /// Each packet takes up to this much longer, and so may be overtaken.
+    pub jitter: Duration,
+    /// Steps of the clock after which nothing gets through for up to ten seconds, in one direction or both.
+    pub cut: u32,
 }
 
 pub const CLEAN: Faults = Faults {
@@ -62,6 +66,8 @@ pub const CLEAN: Faults = Faults {
     path_mtu: u16::MAX,
     icmp: true,
     delay: Duration::from_millis(1),
+    jitter: Duration::ZERO,
+    cut: 0,
 };
 
 pub struct Side {
@@ -100,6 +106,10 @@ pub struct Pair {
     pub random: Random,
     link: BinaryHeap<Reverse<InFlight>>,
     number: u64,
+    /// Until when nothing reaches a side.
+    cut_until: [Instant; 2],
+    /// Draws what came to the simulator later, so that the rest of a seed stays what it was.
+    later: Random,
 }
 
 pub const PORT: u16 = 2049;
@@ -191,7 +201,9 @@ impl Pair {
         let [a, b] = options;
         let mut sides = [Side::new(a, "10.0.0.1", 1), Side::new(b, "10.0.0.2", 2)];
         sides[1].endpoint.listen(PORT).unwrap();
-        Pair { now: Instant::from_millis(1_000), sides, faults, random: Random(seed), link: BinaryHeap::new(), number: 0 }
+        let (random, later) = (Random(seed), Random(!seed));
+        let cut_until = [Instant::ZERO; 2];
+        Pair { now: Instant::from_millis(1_000), sides, faults, random, link: BinaryHeap::new(), number: 0, cut_until, later }
     }
 
     pub fn connect(&mut self) {
@@ -214,15 +226,18 @@ impl Pair {
                 for bytes in segments(&side.transmit) {
                     if std::env::var_os("TCP_TRACE").is_some() {
                         let (repr, len) = Repr::parse(&bytes).unwrap();
+                        let info = self.sides[from].id.and_then(|id| self.sides[from].endpoint.info(id));
                         eprintln!(
-                            "{:>12} {from}> {:?} seq {} len {} ack {} win {} {:?}",
+                            "{:>12} {from}> {:?} seq {} len {} ack {} win {} {:?} cwnd {:?} srtt {:?}",
                             self.now.nanos() / 1000,
                             repr.flags,
                             repr.seq.0,
                             bytes.len() - len,
                             repr.ack.0,
                             repr.window,
-                            repr.options.sack.as_slice()
+                            repr.options.sack.as_slice(),
+                            info.as_ref().map(|info| (info.congestion_window, info.slow_start_threshold)),
+                            info.and_then(|info| info.smoothed_rtt)
                         );
                     }
                     let ecn = self.sides[from].transmit.ecn;
@@ -248,7 +263,10 @@ impl Pair {
     }
 
     fn carry(&mut self, to: usize, bytes: Vec<u8>, ecn: u8) {
-        let Faults { loss, duplicate, reorder, corrupt, delay, mark, path_mtu, .. } = self.faults;
+        let Faults { loss, duplicate, reorder, corrupt, delay, mark, path_mtu, jitter, .. } = self.faults;
+        if self.now < self.cut_until[to] {
+            return;
+        }
         if self.number > 100 && 20 + bytes.len() > usize::from(path_mtu) {
             return self.refuse(to, &bytes);
         }
@@ -265,6 +283,7 @@ impl Pair {
             }
             let late = if self.random.chance(reorder) { delay * self.random.below(4) as u32 } else { Duration::ZERO };
             self.number += 1;
+            let late = late + Duration::from_nanos(self.later.below(jitter.as_nanos() as u64));
             self.link.push(Reverse(InFlight { at: self.now + delay + late, number: self.number, to, bytes, ecn }));
         }
     }
@@ -281,6 +300,11 @@ impl Pair {
         self.now = self.now.max(next);
         if self.random.chance(self.faults.jump) {
             self.now += Duration::from_millis(self.random.below(5_000));
+        }
+        if self.later.chance(self.faults.cut) {
+            let until = self.now + Duration::from_millis(self.later.below(10_000));
+            let sides = [0..1, 1..2, 0..2][self.later.below(3) as usize].clone();
+            self.cut_until[sides].fill(until);
         }
         while self.link.peek().is_some_and(|first| first.0.at <= self.now) {
             let Reverse(InFlight { to, bytes, ecn, .. }) = self.link.pop().unwrap();
@@ -393,6 +417,33 @@ fn data_goes_both_ways_and_both_close() {
 /// What can be told apart from outside: when it was over, and what both sides sent and counted.
 type Course = (Instant, [(u64, crate::tcp::TcpCounters); 2]);
 
+/// Faults of a seed that came to the simulator later than the others, from random numbers of their own.
+fn later_faults(seed: u64) -> Faults {
+    let mut random = Random(seed ^ 0x1a7e);
+    Faults {
+        jitter: Duration::from_micros([0, 0, 30, 3_000][random.below(4) as usize]),
+        cut: [0, 0, 0, 3][random.below(4) as usize],
+        ..CLEAN
+    }
+}
+
+/// A quarter of the sides have hardly any pages, for what they send and for what is copied out of the driver's buffers.
+fn press(pair: &mut Pair) {
+    for side in &mut pair.sides {
+        if pair.later.chance(250) {
+            side.pool = PagePool::anonymous(16, 4096).unwrap();
+            side.endpoint.set_copy_out(FragmentArena::new(side.pool.clone()).unwrap());
+        }
+    }
+}
+
+/// Packets that both sides together may send: a full one for every twenty bytes. Pieces of a few hundred bytes, an ACK for each and
+/// a receiver without memory that forgets what it had selectively acknowledged stay below it, an endless exchange does not.
+fn packets_max(pair: &Pair) -> u64 {
+    let bytes: usize = pair.sides.iter().map(|side| side.script.len()).sum();
+    2_000 + bytes as u64 / 20
+}
+
 /// A whole conversation under a seed's faults, limits and options; every invariant of a finished one.
 fn simulate(seed: u64, prediction: bool) -> Course {
     let mut random = Random(seed ^ 0x5eed);
@@ -406,6 +457,7 @@ fn simulate(seed: u64, prediction: bool) -> Course {
         path_mtu: [u16::MAX, u16::MAX, 1_400, 600][random.below(4) as usize],
         icmp: random.chance(500),
         delay: Duration::from_micros([50, 1_000, 20_000, 100_000][random.below(4) as usize]),
+        ..later_faults(seed)
     };
     let mut option = || Options {
         timestamps: !random.chance(250),
@@ -438,6 +490,7 @@ fn simulate(seed: u64, prediction: bool) -> Course {
         side.script = script(seed, len);
         side.appetite = [usize::MAX, 700][random.below(2) as usize];
     }
+    press(&mut pair);
     pair.connect();
     let over = |pair: &Pair| pair.sides.iter().all(|side| side.closed.is_some());
     // Those that read a little per event get the rest when the clock stands still.
@@ -466,6 +519,8 @@ fn simulate(seed: u64, prediction: bool) -> Course {
         assert!(pair.sides[side].received == pair.sides[peer].script, "bytes differ: side {side} {}", told(&pair));
         assert_eq!(pair.sides[side].closed, Some(Reason::Finished), "{}", told(&pair));
     }
+    let packets: u64 = pair.sides.iter().map(|side| side.packets).sum();
+    assert!(packets <= packets_max(&pair), "{packets} packets: {}", told(&pair));
     // TIME-WAIT ends, and then nothing is left: no timer, no page, no driver buffer.
     pair.run_until(Duration::from_secs(300), |_| false);
     for side in &mut pair.sides {
