@@ -424,9 +424,11 @@ impl Server {
         }
     }
 
+    /// Queues a connection to be read again; not while nothing is taken any more, or it would be queued again for ever.
     fn push_resumable(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get(id)
             && !connection.resumable
+            && !self.draining
         {
             connection.resumable = true;
             self.resumable.push_back(id);
