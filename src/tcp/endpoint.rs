@@ -24,7 +24,7 @@ use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
 use crate::time::{Instant, TICK, TimerWheel};
 use crate::wire::checksum::{Sum, transport_is_valid};
 use crate::wire::protocol;
-use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, Repr, SeqNumber};
+use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, PlainRepr, Repr, SeqNumber};
 
 /// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
@@ -180,14 +180,26 @@ impl Transmit {
         self.header[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 
-    /// Writes the header; the payload and `tso_mss` are in place already.
-    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr) {
-        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
+    /// Writes the header; the payload, of `payload_len` bytes, and `tso_mss` are in place already.
+    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr, payload_len: usize) {
         self.header_len = repr.emit(&mut self.header) as u8;
+        self.address(tuple, payload_len);
+    }
+
+    /// The same with a plain header.
+    #[inline]
+    pub(crate) fn seal_plain(&mut self, tuple: &FourTuple, repr: &PlainRepr, payload_len: usize) {
+        self.header_len = repr.emit(&mut self.header) as u8;
+        self.address(tuple, payload_len);
+    }
+
+    #[inline]
+    fn address(&mut self, tuple: &FourTuple, payload_len: usize) {
+        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
         let sum = match self.tso_mss {
             Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
             None => {
-                let len = usize::from(self.header_len) + self.payload_len();
+                let len = usize::from(self.header_len) + payload_len;
                 Sum::pseudo_header(self.src, self.dst, protocol::TCP, len)
             }
         };
@@ -195,7 +207,9 @@ impl Transmit {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.payload.clear();
+        if !self.payload.is_empty() {
+            self.payload.clear();
+        }
         self.tso_mss = None;
     }
 }
@@ -590,7 +604,7 @@ impl Endpoint {
             if let Some(mss) = &mut reply.repr.options.mss {
                 *mss = limits.mtu.saturating_sub(reply.tuple.headers_len());
             }
-            out.seal(&reply.tuple, &reply.repr);
+            out.seal(&reply.tuple, &reply.repr, 0);
             self.shared.counters.out_segs += 1;
             return true;
         }

@@ -186,7 +186,7 @@ impl Train {
     }
 
     /// Whether it says something, and nothing but what was expected.
-    #[inline]
+    #[inline(always)]
     pub(super) fn has_room_for(&self, header: &Header) -> bool {
         let acked = header.ack.0.wrapping_sub(self.ack.0);
         // RFC 7323 section 5.3, R1 (PAWS).
