@@ -57,6 +57,7 @@ impl RxBuf {
     }
 
     /// Whether it occupies a buffer of a driver's receive pool (which is scarce: see `tcp`'s copy-out rule).
+    #[inline]
     pub fn is_driver_buffer(&self) -> bool {
         match self.storage {
             #[cfg(feature = "dpdk")]
@@ -68,11 +69,13 @@ impl RxBuf {
     }
 
     /// Forgets the first `n` bytes; more than there are leaves it empty.
+    #[inline]
     pub fn advance(&mut self, n: usize) {
         self.start = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
     }
 
     /// Keeps the first `n` bytes; more than there are changes nothing.
+    #[inline]
     pub fn truncate(&mut self, n: usize) {
         self.end = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
     }
@@ -80,6 +83,7 @@ impl RxBuf {
 
 impl Deref for RxBuf {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &self.storage {
             #[cfg(feature = "dpdk")]
@@ -119,6 +123,7 @@ impl RxPacket {
     }
 
     /// Bytes in all segments.
+    #[inline]
     pub fn len(&self) -> usize {
         self.first.len() + self.more.iter().map(RxBuf::len).sum::<usize>()
     }
@@ -192,6 +197,7 @@ impl RxChain {
         self.bufs.len()
     }
 
+    #[inline]
     pub fn push(&mut self, buf: RxBuf) {
         if !buf.is_empty() {
             self.len += buf.len();

@@ -14,17 +14,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use siphasher::sip::SipHasher24;
 
-use super::connection::{CONGESTION_EXPERIENCED, Connection, Shared};
+use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Train};
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
 use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
-use crate::time::{Instant, TimerWheel};
+use crate::time::{Instant, TICK, TimerWheel};
 use crate::wire::checksum::{Sum, transport_is_valid};
 use crate::wire::protocol;
-use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, Repr, SeqNumber};
+use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, PlainRepr, Repr, SeqNumber};
 
 /// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
@@ -180,14 +180,26 @@ impl Transmit {
         self.header[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 
-    /// Writes the header; the payload and `tso_mss` are in place already.
-    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr) {
-        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
+    /// Writes the header; the payload, of `payload_len` bytes, and `tso_mss` are in place already.
+    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr, payload_len: usize) {
         self.header_len = repr.emit(&mut self.header) as u8;
+        self.address(tuple, payload_len);
+    }
+
+    /// The same with a plain header.
+    #[inline]
+    pub(crate) fn seal_plain(&mut self, tuple: &FourTuple, repr: &PlainRepr, payload_len: usize) {
+        self.header_len = repr.emit(&mut self.header) as u8;
+        self.address(tuple, payload_len);
+    }
+
+    #[inline]
+    fn address(&mut self, tuple: &FourTuple, payload_len: usize) {
+        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
         let sum = match self.tso_mss {
             Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
             None => {
-                let len = usize::from(self.header_len) + self.payload_len();
+                let len = usize::from(self.header_len) + payload_len;
                 Sum::pseudo_header(self.src, self.dst, protocol::TCP, len)
             }
         };
@@ -195,7 +207,9 @@ impl Transmit {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.payload.clear();
+        if !self.payload.is_empty() {
+            self.payload.clear();
+        }
         self.tso_mss = None;
     }
 }
@@ -239,6 +253,8 @@ pub struct Endpoint {
     table: HashMap<FourTuple, u32, TupleHash>,
     /// Whose segment came last: the next one is likely to be its, too.
     recent: u32,
+    /// What its latest segments come to, until something else is asked or told.
+    train: Option<Train>,
     wheel: TimerWheel,
     ready: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
@@ -259,6 +275,7 @@ impl Endpoint {
             free: Vec::new(),
             table: HashMap::with_hasher(TupleHash::new(secret)),
             recent: 0,
+            train: None,
             wheel: TimerWheel::new(),
             ready: VecDeque::new(),
             time_wait: VecDeque::new(),
@@ -281,6 +298,11 @@ impl Endpoint {
         self.shared.prediction = on;
     }
 
+    #[cfg(test)]
+    pub(super) fn set_coupling(&mut self, on: bool) {
+        self.shared.coupling = on;
+    }
+
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
@@ -291,6 +313,7 @@ impl Endpoint {
 
     /// Opens a connection. A local port of 0 is replaced by one of RFC 6056's choice.
     pub fn connect(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Result<ConnectionId, ConnectError> {
+        self.end_train();
         // RFC 9293 section 3.9.2.3, MUST-46 and MUST-57.
         let host = |ip: IpAddr| !ip.is_unspecified() && !is_group(ip);
         if !host(local.ip()) || !host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
@@ -367,9 +390,87 @@ impl Endpoint {
     }
 
     /// One received segment. `packet` starts at the TCP header, which is contiguous, and ends with the IP payload.
+    ///
+    /// Those that follow each other in one connection are handled as one, once something else comes or is asked: until then its
+    /// `info`, `queued` and `send_room` are of before.
+    #[inline]
     pub fn handle_segment(&mut self, now: Instant, src: IpAddr, dst: IpAddr, mut packet: RxPacket, checksum: Checksum) {
         self.shared.counters.in_segs += 1;
-        let Some((repr, header_len)) = self.check_segment(src, dst, &packet, checksum) else { return };
+        let checksum = match checksum {
+            Checksum::Unknown if transport_is_valid(src, dst, protocol::TCP, &packet) => Checksum::Good,
+            Checksum::Unknown => Checksum::Bad,
+            known => known,
+        };
+        if checksum == Checksum::Good
+            && let Some(header) = Header::plain(&packet)
+            && self.joins_train(now, src, dst, &header)
+        {
+            if header.text > 0
+                && let Some(connection) = &mut self.slots[self.recent as usize].connection
+            {
+                packet.advance(header.len);
+                connection.take_text(packet);
+            }
+            #[cfg(test)]
+            if !self.shared.coupling {
+                self.end_train();
+            }
+            return;
+        }
+        self.end_train();
+        self.handle_apart(now, src, dst, packet, checksum);
+    }
+
+    /// Whether the segment continues a train, or starts one; it is counted with it then.
+    #[inline]
+    fn joins_train(&mut self, now: Instant, src: IpAddr, dst: IpAddr, header: &Header) -> bool {
+        if let Some(train) = &mut self.train {
+            if train.continues_with(now, src, dst, header) {
+                train.couple(header);
+                return true;
+            }
+            self.unload_train();
+        }
+        self.starts_train(now, src, dst, header)
+    }
+
+    fn starts_train(&mut self, now: Instant, src: IpAddr, dst: IpAddr, header: &Header) -> bool {
+        let (remote_port, local_port) = header.ports();
+        let Some(index) = self.index_of(&FourTuple { local_ip: dst, remote_ip: src, local_port, remote_port }) else {
+            return false;
+        };
+        self.recent = index;
+        let Some(connection) = &self.slots[index as usize].connection else { return false };
+        self.train = connection.predict(now, &self.shared, header);
+        match &mut self.train {
+            Some(train) => {
+                train.couple(header);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The rest of what the segments of a train ask for.
+    #[inline]
+    fn end_train(&mut self) {
+        if self.train.is_some() {
+            self.unload_train();
+        }
+    }
+
+    fn unload_train(&mut self) {
+        if let Some(connection) = &mut self.slots[self.recent as usize].connection
+            && let Some(train) = &self.train
+        {
+            connection.handle_train(&mut self.shared, train);
+        }
+        self.train = None;
+        self.settle(self.recent);
+    }
+
+    fn handle_apart(&mut self, now: Instant, src: IpAddr, dst: IpAddr, mut packet: RxPacket, checksum: Checksum) {
+        let Some((repr, header_len)) = self.check_segment(&packet, checksum) else { return };
         packet.advance(header_len);
         let tuple = FourTuple { local_ip: dst, remote_ip: src, local_port: repr.dst_port, remote_port: repr.src_port };
         let mut known = self.index_of(&tuple);
@@ -383,6 +484,20 @@ impl Endpoint {
                 self.recent = index;
                 self.relieve();
                 if let Some(connection) = &mut self.slots[index as usize].connection {
+                    // The options are laid out unusually, or there are driver buffers again.
+                    let header = Header::of(&repr, &packet);
+                    if repr.options.sack.is_empty()
+                        && let Some(mut train) = connection.predict(now, &self.shared, &header)
+                    {
+                        train.couple(&header);
+                        connection.take_text(packet);
+                        self.train = Some(train);
+                        #[cfg(test)]
+                        if !self.shared.coupling {
+                            self.end_train();
+                        }
+                        return;
+                    }
                     connection.handle_segment(now, &mut self.shared, &repr, packet);
                 }
                 self.settle(index);
@@ -401,15 +516,10 @@ impl Endpoint {
         }
     }
 
-    /// The header, if the segment is one: checksum, format, ports.
-    fn check_segment(&mut self, src: IpAddr, dst: IpAddr, packet: &RxPacket, checksum: Checksum) -> Option<(Repr, usize)> {
+    /// The header, if the segment is one: checksum (which is known by now), format, ports.
+    fn check_segment(&mut self, packet: &RxPacket, checksum: Checksum) -> Option<(Repr, usize)> {
         let counters = &mut self.shared.counters;
-        let good = match checksum {
-            Checksum::Good => true,
-            Checksum::Bad => false,
-            Checksum::Unknown => transport_is_valid(src, dst, protocol::TCP, packet),
-        };
-        if !good {
+        if checksum != Checksum::Good {
             // RFC 9293 section 3.1, MUST-3.
             counters.in_csum_errors += 1;
             return None;
@@ -425,6 +535,7 @@ impl Endpoint {
 
     /// An ICMP error that quotes a segment of ours with sequence number `seq`.
     pub fn handle_icmp(&mut self, now: Instant, tuple: &FourTuple, seq: SeqNumber, error: IcmpError) {
+        self.end_train();
         let Some(index) = self.table.get(tuple).copied() else {
             self.shared.counters.icmp_ignored += 1;
             return;
@@ -437,6 +548,7 @@ impl Endpoint {
 
     /// Lets every timer that is due do its work.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.end_train();
         while let Some(index) = self.wheel.poll(now) {
             if let Some(connection) = self.slots.get_mut(index as usize).and_then(|slot| slot.connection.as_mut()) {
                 connection.armed = Instant::FAR_FUTURE;
@@ -448,11 +560,14 @@ impl Endpoint {
 
     /// When to call `handle_timeout`; may be early, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next_timeout()
+        // What a train arms is not known yet, but it is armed from then on, and for more than a tick.
+        let train = self.train.as_ref().map_or(Instant::FAR_FUTURE, |train| train.now() + TICK);
+        self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)))
     }
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
+        self.end_train();
         let event = self.shared.events.pop_front()?;
         match event {
             Event::Accepted { port, .. } => {
@@ -483,12 +598,13 @@ impl Endpoint {
 
     /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        self.end_train();
         out.clear();
         if let Some(mut reply) = self.shared.replies.pop_front() {
             if let Some(mss) = &mut reply.repr.options.mss {
                 *mss = limits.mtu.saturating_sub(reply.tuple.headers_len());
             }
-            out.seal(&reply.tuple, &reply.repr);
+            out.seal(&reply.tuple, &reply.repr, 0);
             self.shared.counters.out_segs += 1;
             return true;
         }
@@ -508,6 +624,7 @@ impl Endpoint {
 
     /// Queues a gather list, whole or not at all. Taken: `gather` is empty and keeps its capacity. Refused: it is untouched.
     pub fn send(&mut self, now: Instant, id: ConnectionId, gather: &mut Vec<Slice>) -> Result<(), SendError> {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         let connection = find(slots, id).ok_or(SendError::Closed)?;
         let result = connection.send(now, shared, gather);
@@ -527,11 +644,13 @@ impl Endpoint {
 
     /// The received stream, to be consumed from the front; call `received` afterwards.
     pub fn receive(&mut self, id: ConnectionId) -> Option<&mut RxChain> {
+        self.end_train();
         self.connection(id).map(|connection| connection.received_chain())
     }
 
     /// Some of `receive`'s bytes were consumed: the window may open.
     pub fn received(&mut self, now: Instant, id: ConnectionId) {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.on_consumed(now, shared);
@@ -541,6 +660,7 @@ impl Endpoint {
 
     /// Closes our direction once the queue is sent. The other stays open until the peer closes it.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.close(now, shared);
@@ -551,6 +671,7 @@ impl Endpoint {
     /// Closes both directions: nothing more will be read. Text that was not read, or comes still, is answered with a reset once
     /// the peer has everything that was queued (RFC 1122 section 4.2.2.13, RFC 9293 SHLD-3), so that it knows.
     pub fn close_both(&mut self, now: Instant, id: ConnectionId) {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.close_both(now, shared);
@@ -560,6 +681,7 @@ impl Endpoint {
 
     /// Drops everything queued and resets the connection; `Event::Closed` follows.
     pub fn abort(&mut self, _now: Instant, id: ConnectionId) {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.abort(shared);

@@ -303,21 +303,30 @@ impl Scoreboard {
     /// `acknowledge` while the scoreboard `is_undisturbed`: whole and partial chains off the front. At least one byte is new.
     pub fn acknowledge_in_order(&mut self, una: u64, now: Instant) -> Delivery {
         let mut delivery = Delivery::default();
-        while let Some(first) = self.sent.front_mut().filter(|first| first.start < una) {
-            let sent = Sent { end: first.end.min(una), ..*first };
-            first.start = sent.end;
-            if first.start == first.end {
-                self.sent.pop_front();
+        while let Some(first) = self.sent.front_mut() {
+            if first.start >= una {
+                break;
             }
-            delivery.delivered += sent.len();
+            let (end, sent_at) = (first.end.min(una), first.sent_at);
+            delivery.delivered += end - first.start;
+            first.start = end;
             // The oldest comes first.
-            let rtt = now.nanos_since(sent.sent_at);
+            let rtt = now.nanos_since(sent_at);
             delivery.rtt.get_or_insert(rtt);
-            (self.rack.rtt, self.rack.xmit_at, self.rack.end) = (rtt, sent.sent_at, sent.end);
-            self.forward = sent.end;
+            (self.rack.rtt, self.rack.xmit_at, self.rack.end) = (rtt, sent_at, end);
+            self.forward = end;
+            if end < first.end {
+                break;
+            }
+            self.sent.pop_front();
         }
         self.outstanding -= delivery.delivered;
         delivery
+    }
+
+    /// Nanoseconds that the last one took of what `acknowledge_in_order` has just taken off.
+    pub fn newest_rtt(&self) -> u64 {
+        self.rack.rtt
     }
 
     /// The bytes `left..right` arrived ahead of their turn.

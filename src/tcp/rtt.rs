@@ -27,9 +27,7 @@ impl RttEstimator {
 
     /// `rtt` in nanoseconds.
     pub fn sample(&mut self, now: Instant, rtt: u64, rto_min: Duration, rto_max: Duration) {
-        if rtt <= self.min || now.nanos_since(self.min_at) > MIN_RTT_WINDOW {
-            (self.min, self.min_at) = (rtt, now);
-        }
+        self.observe(now, rtt);
         let smoothed = match self.smoothed {
             // RFC 6298 section 2.2.
             None => {
@@ -48,6 +46,14 @@ impl RttEstimator {
         self.rto = smoothed.saturating_add(margin).min(nanos_of(rto_max));
         // RFC 6298 section 5.7 and Karn: a fresh sample ends the backoff.
         self.backoff = 0;
+    }
+
+    /// A round trip that took so long, for the minimum alone.
+    #[inline]
+    pub fn observe(&mut self, now: Instant, rtt: u64) {
+        if rtt <= self.min || now.nanos_since(self.min_at) > MIN_RTT_WINDOW {
+            (self.min, self.min_at) = (rtt, now);
+        }
     }
 
     /// A sample from a timestamp on something sent more than once. If the original arrived and its ACK was lost, the echo

@@ -98,37 +98,52 @@ impl SendQueue {
     /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last
     /// packet of a chain can be short. Less than a packet only if the pieces are too many: shorter, but never nothing.
     pub fn gather(&mut self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
-        let first = self.index_of(offset);
-        let (len, pieces) = self.plan(first, offset, len_max, composition);
-        let Some(last) = pieces.checked_sub(1) else { return 0 };
-        let end = offset + len as u64;
-        let before = out.len();
+        let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
+        if len_max == 0 {
+            return 0;
+        }
+        let (before, first) = (out.len(), self.index_of(offset));
+        let (len, pieces) = match self.pieces_up_to(first, offset + len_max as u64, composition) {
+            Some(pieces) => (len_max, pieces),
+            None => self.plan_within(first, offset, len_max, composition),
+        };
         out.extend(self.slices.range(first..first + pieces).map(|queued| queued.slice.clone()));
+        let (end, last) = (offset + len as u64, pieces - 1);
         // The chain may end inside the last slice and start inside the first, which may be the same.
-        let (first_start, last_start) = (self.slices[first].start, self.slices[first + last].start);
+        let (first_start, last_start, last_end) =
+            (self.slices[first].start, self.slices[first + last].start, self.slices[first + last].end());
         out[before + last].truncate((end - last_start) as usize);
         out[before].advance((offset - first_start) as usize);
-        let ends_inside = end < self.slices[first + last].end();
-        self.cursor = first + last + usize::from(!ends_inside);
+        self.cursor = first + last + usize::from(end == last_end);
         len
     }
 
-    /// How many bytes a chain from `offset` in slice `first` on may have, and in how many slices they lie.
-    fn plan(&self, first: usize, offset: u64, len_max: usize, composition: &Composition) -> (usize, usize) {
-        let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
-        if len_max == 0 {
-            return (0, 0);
+    /// How many slices from `first` on reach `end`, if no packet of them can have too many pieces: between two slices of a packet or
+    /// more, each of which may give it a piece, lie few shorter ones. `None`: it has to be planned.
+    fn pieces_up_to(&self, first: usize, end: u64, composition: &Composition) -> Option<usize> {
+        let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
+        let (front, back) = self.slices.as_slices();
+        let (near, far) = match front.get(first..) {
+            Some(near) => (near, back),
+            None => (back.get(first - front.len()..)?, &[][..]),
+        };
+        let (mut pieces, mut shorter, mut between) = (0, 0, 0);
+        for part in [near, far] {
+            for queued in part {
+                pieces += 1;
+                shorter = if queued.slice.len() < mss { shorter + 1 } else { 0 };
+                between = shorter.max(between);
+                if queued.end() >= end {
+                    let few = pieces <= pieces_per_packet_max || between + 2 <= pieces_per_packet_max;
+                    return (few && pieces <= pieces_max).then_some(pieces);
+                }
+            }
         }
-        let end = offset + len_max as u64;
-        let few = composition.pieces_per_packet_max.min(composition.pieces_max);
-        let before_last = self.slices.range(first..).take(few).take_while(|queued| queued.end() < end).count();
-        if before_last < few {
-            return (len_max, before_last + 1);
-        }
-        self.plan_within(first, offset, len_max, composition)
+        None
     }
 
-    /// The same where there are more slices than one packet may have. One step for each, however many packets it fills.
+    /// How many bytes a chain from `offset` in slice `first` on may have, and in how many slices they lie, packet by packet. One step for
+    /// each slice, however many packets it fills.
     fn plan_within(&self, first: usize, offset: u64, len_max: usize, composition: &Composition) -> (usize, usize) {
         let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
         // The packet that is being filled: its bytes so far, the pieces they lie in, and the pieces up to its start.

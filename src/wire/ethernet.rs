@@ -125,6 +125,7 @@ impl Repr {
         Repr { dst: frame.dst(), src: frame.src(), ethertype: frame.ethertype() }
     }
 
+    #[inline]
     pub fn emit(&self) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         header[..6].copy_from_slice(&self.dst.0);

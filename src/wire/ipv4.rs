@@ -192,6 +192,7 @@ impl Repr {
 
     /// The header with a checksum field of 0, for devices that fill it in. A payload that no packet can have (more than
     /// 65,515 bytes) is emitted with the largest length there is.
+    #[inline]
     pub fn emit_without_checksum(&self) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         header[0] = 0x45;

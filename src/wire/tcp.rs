@@ -208,6 +208,38 @@ impl Repr {
     }
 }
 
+/// What differs between the headers of a connection that carry timestamps or no options.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainRepr {
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub seq: SeqNumber,
+    pub ack: SeqNumber,
+    pub flags: Flags,
+    pub window: u16,
+    pub timestamps: Option<Timestamps>,
+}
+
+impl PlainRepr {
+    /// What `Repr::emit` makes of the same.
+    #[inline]
+    pub fn emit(&self, out: &mut [u8; HEADER_LEN_MAX]) -> usize {
+        let [ports, seq, ack, look, checksum, options, value, echo_reply, ..] = out.as_chunks_mut::<4>().0 else { return 0 };
+        let len = if self.timestamps.is_some() { HEADER_LEN + 12 } else { HEADER_LEN };
+        *ports = (u32::from(self.src_port) << 16 | u32::from(self.dst_port)).to_be_bytes();
+        *seq = self.seq.0.to_be_bytes();
+        *ack = self.ack.0.to_be_bytes();
+        *look = ((len as u32 / 4) << 28 | u32::from(self.flags.0) << 16 | u32::from(self.window)).to_be_bytes();
+        *checksum = [0; 4];
+        if let Some(timestamps) = self.timestamps {
+            *options = [1, 1, 8, 10];
+            *value = timestamps.value.to_be_bytes();
+            *echo_reply = timestamps.echo_reply.to_be_bytes();
+        }
+        len
+    }
+}
+
 impl TcpOptions {
     /// Bytes the options take in a header, padding included.
     pub fn len(&self) -> usize {
@@ -357,6 +389,19 @@ mod tests {
         assert_eq!(bytes[12], 0xa0);
         assert_eq!(&bytes[20..40], [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]);
         assert_eq!(Repr::parse(&bytes[..40]), Ok((syn(), 40)));
+    }
+
+    #[test]
+    fn a_plain_header_is_the_same_by_both_ways() {
+        for timestamps in [None, Some(Timestamps { value: 0x0102_0304, echo_reply: 0x0506_0708 })] {
+            let (seq, ack, flags) = (SeqNumber(0xdead_beef), SeqNumber(0x1234_5678), Flags::ACK | Flags::PSH | Flags::FIN);
+            let (src_port, dst_port, window) = (2049, 1023, 0xfedc);
+            let options = TcpOptions { timestamps, ..TcpOptions::default() };
+            let repr = Repr { src_port, dst_port, seq, ack, flags, window, options, ..Repr::default() };
+            let plain = PlainRepr { src_port, dst_port, seq, ack, flags, window, timestamps };
+            let (mut one, mut other) = ([0; HEADER_LEN_MAX], [0; HEADER_LEN_MAX]);
+            assert_eq!((repr.emit(&mut one), one), (plain.emit(&mut other), other));
+        }
     }
 
     #[test]

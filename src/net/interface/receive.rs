@@ -44,12 +44,17 @@ impl QuotedHeaders {
 
 impl Interface {
     /// Takes one received frame.
+    #[inline]
     pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) -> Ingress {
         self.counters.frames_in += 1;
         let plain_tcp = PlainTcp::of(&frame);
         if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
             return self.receive_recognised(&tcp, frame);
         }
+        self.receive_checked(now, frame, plain_tcp)
+    }
+
+    fn receive_checked(&mut self, now: Instant, frame: RxFrame, plain_tcp: Option<PlainTcp>) -> Ingress {
         match self.receive_ethernet(now, frame) {
             Ok(ingress) => {
                 if let (Ingress::Tcp { .. }, Some(tcp)) = (&ingress, &plain_tcp) {

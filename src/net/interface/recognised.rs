@@ -18,10 +18,13 @@ const SENDERS: usize = 64;
 /// Octets of the two headers, without tag and options.
 const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
-/// EtherType and the first octet of an IPv4 header without options, where `Sender::link_rest` has them.
-const IPV4_WITHOUT_OPTIONS: [u8; 3] = [0x08, 0x00, 0x45];
+/// EtherType and the first octet of an IPv4 header without options, in octets 8 to 15.
+const IPV4_WITHOUT_OPTIONS: u64 = 0x0800_4500;
+const IPV4_MASK: u64 = 0xffff_ff00;
 
-const MORE_FRAGMENTS_OR_OFFSET: u16 = 0x3fff;
+/// No more fragments, offset 0, and the protocol, in octets 16 to 23.
+const TCP_UNFRAGMENTED: u64 = protocol::TCP as u64;
+const TCP_MASK: u64 = 0x3fff_00ff;
 
 /// What all TCP frames of one sender to one of our addresses have in common.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -54,14 +57,14 @@ pub(super) struct PlainTcp {
 
 impl PlainTcp {
     /// `None`: tagged, with options, a fragment, not TCP, too short, or with a wrong checksum of the header.
+    #[inline]
     pub(super) fn of(frame: &RxFrame) -> Option<PlainTcp> {
         let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
         let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
-        let half = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
-        let total_len = usize::from(half(16));
-        let plain = headers[12..15] == IPV4_WITHOUT_OPTIONS
-            && headers[23] == protocol::TCP
-            && half(20) & MORE_FRAGMENTS_OR_OFFSET == 0
+        let (link_rest, lengths) = (word(8), word(16));
+        let total_len = (lengths >> 48) as usize;
+        let plain = link_rest & IPV4_MASK == IPV4_WITHOUT_OPTIONS
+            && lengths & TCP_MASK == TCP_UNFRAGMENTED
             && total_len >= ipv4::HEADER_LEN
             && ethernet::HEADER_LEN + total_len <= frame.packet.len()
             && match frame.ip_checksum {
@@ -69,10 +72,11 @@ impl PlainTcp {
                 Checksum::Bad => false,
                 Checksum::Unknown => header_sum(headers) == 0xffff,
             };
-        let sender = Sender { link: word(0), link_rest: word(8) & !0xff, addresses: word(26) };
-        plain.then_some(PlainTcp { sender, traffic_class: headers[15], total_len })
+        let sender = Sender { link: word(0), link_rest: link_rest & !0xff, addresses: word(26) };
+        plain.then_some(PlainTcp { sender, traffic_class: link_rest as u8, total_len })
     }
 
+    #[inline]
     fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
         (((self.sender.addresses >> 32) as u32).into(), (self.sender.addresses as u32).into())
     }
@@ -92,10 +96,12 @@ fn header_sum(headers: &[u8; HEADERS]) -> u16 {
 }
 
 impl Recognised {
+    #[inline]
     fn place(tcp: &PlainTcp) -> usize {
         (tcp.sender.addresses >> 32) as usize % SENDERS
     }
 
+    #[inline]
     pub(super) fn contains(&self, tcp: &PlainTcp) -> bool {
         self.0[Recognised::place(tcp)] == tcp.sender
     }
@@ -108,6 +114,7 @@ impl Recognised {
 
 impl Interface {
     /// What `receive_ethernet` makes of a frame from a recognised sender.
+    #[inline]
     pub(super) fn receive_recognised(&mut self, tcp: &PlainTcp, frame: RxFrame) -> Ingress {
         self.counters.tcp_in += 1;
         let RxFrame { mut packet, l4_checksum, .. } = frame;

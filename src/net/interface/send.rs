@@ -20,6 +20,9 @@ pub(super) const TRANSPORT_HEADER_MAX: usize = 60;
 /// Octets of the longest header in front of a payload.
 pub(super) const HEADERS_MAX: usize = ethernet::TAGGED_HEADER_LEN + ipv6::HEADER_LEN + TRANSPORT_HEADER_MAX;
 
+/// Octets of a TCP header with timestamps and nothing else.
+const TCP_WITH_TIMESTAMPS: usize = 32;
+
 /// A transport's packet on its way out.
 #[derive(Clone, Copy)]
 pub struct OutgoingPacket<'a> {
@@ -123,6 +126,10 @@ struct Headers {
 }
 
 impl Headers {
+    fn new() -> Headers {
+        Headers { bytes: [0; HEADERS_MAX], len: 0, offload: TxOffload::default() }
+    }
+
     fn bytes(&self) -> &[u8] {
         // Nothing is ever written past the array.
         self.bytes.get(..self.len).unwrap_or(&[])
@@ -178,7 +185,8 @@ impl Interface {
             (IpAddr::V6(src), IpAddr::V6(dst)) => return self.try_send_v6(now, device, (src, dst), packet),
             _ => return Err(SendRefused::NoRoute),
         };
-        if let Some(headers) = self.prepare(now, device.capabilities(), addresses, packet)? {
+        let mut headers = Headers::new();
+        if self.prepare(now, device.capabilities(), addresses, packet, &mut headers)? {
             device.transmit(headers.bytes(), packet.payload, &headers.offload)?;
             self.counters.packets_out += 1;
         }
@@ -194,7 +202,8 @@ impl Interface {
     ) -> Result<(), SendRefused> {
         let whole = OutgoingPacket { payload, ..*packet };
         if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
-            if let Some(headers) = self.prepare(now, device.capabilities(), (src, dst), &whole)? {
+            let mut headers = Headers::new();
+            if self.prepare(now, device.capabilities(), (src, dst), &whole, &mut headers)? {
                 device.transmit_taking(headers.bytes(), payload, &headers.offload)?;
                 self.counters.packets_out += 1;
             }
@@ -205,7 +214,7 @@ impl Interface {
         Ok(())
     }
 
-    /// The headers of a packet over IPv4; `None`: it was kept until its neighbour has told its MAC address.
+    /// The headers of a packet over IPv4 into `headers`, which are new; `false`: it was kept until its neighbour has told its MAC address.
     #[inline]
     fn prepare(
         &mut self,
@@ -213,19 +222,24 @@ impl Interface {
         capabilities: &DeviceCapabilities,
         (src, dst): (Ipv4Addr, Ipv4Addr),
         packet: &OutgoingPacket<'_>,
-    ) -> Result<Option<Headers>, SendRefused> {
+        headers: &mut Headers,
+    ) -> Result<bool, SendRefused> {
         let octets = packet.transport_header.len() + gather_len(packet.payload);
         self.check_length(capabilities, packet, octets, ipv4::HEADER_LEN)?;
         match self.hop(now, src, dst)? {
-            Hop::Known(mac) => Ok(Some(self.headers(capabilities, mac, (src, dst), packet, octets))),
+            Hop::Known(mac) => {
+                self.put_headers(capabilities, mac, (src, dst), packet, octets, headers);
+                Ok(true)
+            }
             Hop::Unresolved(next_hop) => {
                 self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(packet));
-                Ok(None)
+                Ok(false)
             }
         }
     }
 
     /// `octets`: transport header and payload; `ip_len`: the IP header.
+    #[inline]
     pub(super) fn check_length(
         &self,
         capabilities: &DeviceCapabilities,
@@ -263,16 +277,17 @@ impl Interface {
     }
 
     /// `octets`: transport header and payload.
-    fn headers(
+    #[inline]
+    fn put_headers(
         &mut self,
         capabilities: &DeviceCapabilities,
         mac: Address,
         (src, dst): (Ipv4Addr, Ipv4Addr),
         packet: &OutgoingPacket<'_>,
         octets: usize,
-    ) -> Headers {
-        let mut headers = Headers { bytes: [0; HEADERS_MAX], len: 0, offload: TxOffload::default() };
-        headers.len = self.put_link_header(&mut headers.bytes, mac, ethertype::IPV4);
+        headers: &mut Headers,
+    ) {
+        let l2_len = self.put_link_header(&mut headers.bytes, mac, ethertype::IPV4);
         let repr = ipv4::Repr {
             src,
             dst,
@@ -290,25 +305,25 @@ impl Interface {
         // but refuse a packet that asks for it.
         let mut offload = TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum, ..TxOffload::default() };
         let ip = if offload.ip_checksum { repr.emit_without_checksum() } else { repr.emit() };
-        let mut transport = [0; TRANSPORT_HEADER_MAX];
-        let transport_len = packet.transport_header.len().min(TRANSPORT_HEADER_MAX);
-        let transport = &mut transport[..transport_len];
-        transport.copy_from_slice(&packet.transport_header[..transport_len]);
+        let l4_at = l2_len + ip.len();
+        headers.bytes[l2_len..l4_at].copy_from_slice(&ip);
+        // At most TRANSPORT_HEADER_MAX by `check_length`.
+        let l4_len = packet.transport_header.len();
+        let transport = &mut headers.bytes[l4_at..l4_at + l4_len];
+        match (transport.first_chunk_mut::<TCP_WITH_TIMESTAMPS>(), packet.transport_header.first_chunk()) {
+            // Nearly all: a copy of known length.
+            (Some(to), Some(from)) if l4_len == TCP_WITH_TIMESTAMPS => *to = *from,
+            _ => transport.copy_from_slice(packet.transport_header),
+        }
         self.transport_checksum(capabilities, packet, octets, transport, &mut offload);
         if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
-            offload.l2_len = headers.len as u8;
-            offload.l3_len = ip.len() as u8;
-            offload.l4_len = transport_len as u8;
+            (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ip.len() as u8, l4_len as u8);
         }
-        headers.offload = offload;
-        for part in [&ip[..], transport] {
-            headers.bytes[headers.len..headers.len + part.len()].copy_from_slice(part);
-            headers.len += part.len();
-        }
-        headers
+        (headers.len, headers.offload) = (l4_at + l4_len, offload);
     }
 
     /// Writes the Ethernet header, with the port's tag if it has one; tells its length.
+    #[inline]
     pub(super) fn put_link_header(&self, out: &mut [u8; HEADERS_MAX], dst: Address, ethertype: u16) -> usize {
         let repr = ethernet::Repr { dst, src: self.mac, ethertype };
         match self.options.vlan {
@@ -324,6 +339,7 @@ impl Interface {
     }
 
     /// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
+    #[inline]
     pub(super) fn transport_checksum(
         &mut self,
         capabilities: &DeviceCapabilities,

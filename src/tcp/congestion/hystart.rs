@@ -53,7 +53,7 @@ impl HyStart {
         }
         if let Some(rtt) = sample.rtt {
             self.current_round_min = self.current_round_min.min(micros(rtt));
-            self.samples = self.samples.saturating_add(1);
+            self.samples = self.samples.saturating_add(u8::try_from(sample.acks.max(1)).unwrap_or(u8::MAX));
             self.judge();
         }
         if sample.acknowledged >= self.window_end {

@@ -34,6 +34,8 @@ pub(crate) struct AckSample {
     pub now: Instant,
     /// Bytes newly acknowledged, cumulatively or selectively.
     pub acked: u64,
+    /// Acknowledgements that came together and are told as one; 0 is 1.
+    pub acks: u32,
     /// The window limited the sender, so it may grow (RFC 7661's concern).
     pub window_limited: bool,
     pub smoothed_rtt: Duration,

@@ -221,6 +221,7 @@ impl Connection {
             self.congestion.on_ack(&AckSample {
                 now,
                 acked: delivery.delivered,
+                acks: 1,
                 // Not while what was sent before an echo's reduction is under way.
                 window_limited: self.send.window_limited && !self.ecn.is_reducing(ack),
                 smoothed_rtt: self.rtt.smoothed().unwrap_or_default(),

@@ -3,7 +3,7 @@
 //! Read first: RFC 9293 section 3.3 and 3.10. The files follow what happens to a connection:
 //! - `handshake`: both opens, SYN-SENT, options agreed on.
 //! - `segment`: the steps a segment goes through in every other state.
-//! - `predicted`: the same for the segment that was expected, in fewer.
+//! - `predicted`: the same for the segment that was expected, in fewer. - `train`: those of one burst that follow it.
 //! - `ack`: what an acknowledgement means to the sender.
 //! - `receive`: text, window, when to acknowledge, the copy-out rule.
 //! - `send`: the next packet.
@@ -28,6 +28,7 @@ mod segment;
 mod send;
 mod spurious;
 mod timers;
+mod train;
 
 use std::collections::VecDeque;
 
@@ -48,6 +49,7 @@ pub(crate) use handshake::scale_for;
 use path_mtu::PathMtu;
 use spurious::Repair;
 use timers::Timers;
+pub(crate) use train::{Header, Train};
 
 /// What all connections of an endpoint share.
 pub(crate) struct Shared {
@@ -66,6 +68,9 @@ pub(crate) struct Shared {
     /// Off: every segment goes through all steps. For the test that both ways come to the same.
     #[cfg(test)]
     pub prediction: bool,
+    /// Off: every train is one segment.
+    #[cfg(test)]
+    pub coupling: bool,
 }
 
 impl Shared {
@@ -82,6 +87,8 @@ impl Shared {
             scratch: VecDeque::new(),
             #[cfg(test)]
             prediction: true,
+            #[cfg(test)]
+            coupling: true,
         }
     }
 
@@ -91,12 +98,12 @@ impl Shared {
 
     /// Three quarters of the endpoint's share of the driver's buffers are held.
     pub fn driver_buffers_short(&self) -> bool {
-        !self.has_driver_buffers(1)
+        self.driver_buffers_left() == 0
     }
 
-    /// Whether `more` can be held without getting short of them.
-    pub fn has_driver_buffers(&self, more: usize) -> bool {
-        self.driver_buffers + more <= self.options.driver_buffers_max / 4 * 3
+    /// How many can be held without getting short of them.
+    pub fn driver_buffers_left(&self) -> usize {
+        (self.options.driver_buffers_max / 4 * 3).saturating_sub(self.driver_buffers)
     }
 
     /// Answers a segment that belongs to nothing (RFC 9293 section 3.5.2, group 1).

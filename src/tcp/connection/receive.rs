@@ -122,6 +122,7 @@ impl Connection {
         self.receive.last_received_at = now;
     }
 
+    #[inline]
     pub(super) fn take_in(&mut self, buf: RxBuf) {
         self.receive.next += buf.len() as u64;
         self.receive.chain_driver_buffers += usize::from(buf.is_driver_buffer());

@@ -40,12 +40,9 @@ impl Connection {
         Segment { repr, seq: self.peer_position(repr.seq), payload_len: payload.len() as u64 }
     }
 
-    /// `payload` is what follows the header.
+    /// A segment that was not predicted. `payload` is what follows the header.
     pub fn handle_segment(&mut self, now: Instant, shared: &mut Shared, repr: &Repr, payload: RxPacket) {
         self.statistics.segments_in += 1;
-        if let Some(predicted) = self.predict(shared, repr, &payload) {
-            return self.handle_predicted(now, shared, repr, &predicted, payload);
-        }
         if self.state == State::SynSent {
             return self.handle_in_syn_sent(now, shared, repr, payload);
         }

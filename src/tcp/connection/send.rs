@@ -12,7 +12,7 @@ use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
 use crate::tcp::send_queue::Composition;
 use crate::time::Duration;
-use crate::wire::tcp::{SackBlocks, TcpOptions, Timestamps};
+use crate::wire::tcp::{PlainRepr, SackBlocks, TcpOptions, Timestamps};
 
 /// RFC 9293 section 3.8.6.2.1: the fraction of the largest window that is worth a short segment (Fs = 1/2).
 const WORTHWHILE_FRACTION: u64 = 2;
@@ -121,7 +121,7 @@ impl Connection {
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
-        self.emit(now, shared, repr, out);
+        self.emit(now, shared, repr, 0, out);
         true
     }
 
@@ -359,13 +359,17 @@ impl Connection {
         if len > 0 && range.start == self.send.next && std::mem::take(&mut self.ecn.answer_due) {
             flags |= Flags::CWR;
         }
+        shared.counters.out_bytes += len as u64;
+        if !self.ecn.on && !self.reports_blocks() {
+            self.emit_plain(now, shared, range.start, flags, len, out);
+            return len as u64 + u64::from(fin);
+        }
         let mut repr = self.header(now, shared, range.start, flags);
         if len > 0 {
             // Blocks would take the place of payload; pure ACKs report them.
             repr.options.sack = SackBlocks::default();
         }
-        shared.counters.out_bytes += len as u64;
-        self.emit(now, shared, repr, out);
+        self.emit(now, shared, repr, len, out);
         len as u64 + u64::from(fin)
     }
 
@@ -375,7 +379,7 @@ impl Connection {
             return false;
         }
         let repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
-        self.emit(now, shared, repr, out);
+        self.emit(now, shared, repr, 0, out);
         // The next probe, with backoff, unless the window opens.
         if self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent()) {
             self.arm_persist(now, shared);
@@ -388,9 +392,13 @@ impl Connection {
             return false;
         }
         shared.counters.pure_acks += 1;
+        if !self.ecn.on && !self.reports_blocks() && self.receive.duplicate_acks == 0 {
+            self.emit_plain(now, shared, self.send.next, Flags::ACK, 0, out);
+            return true;
+        }
         let repr = self.header(now, shared, self.send.next, Flags::ACK);
         let repeat = self.receive.duplicate_acks.checked_sub(1);
-        self.emit(now, shared, repr, out);
+        self.emit(now, shared, repr, 0, out);
         if let Some(left) = repeat {
             (self.receive.duplicate_acks, self.receive.ack) = (left, Ack::Now);
         }
@@ -410,9 +418,7 @@ impl Connection {
         };
         if flags.contains(Flags::ACK) {
             repr.ack = self.peer_seq_at(self.receive.next);
-            let (left, right) = self.receive.duplicate;
-            let reports = left < right || !self.receive.reassembly.is_empty();
-            if self.sack && !syn && reports {
+            if !syn && self.reports_blocks() {
                 repr.options.sack = self.sack_blocks(shared);
             }
         }
@@ -469,8 +475,14 @@ impl Connection {
         field as u16
     }
 
+    /// Whether an ACK has to carry SACK blocks.
+    fn reports_blocks(&self) -> bool {
+        let (left, right) = self.receive.duplicate;
+        self.sack && (left < right || !self.receive.reassembly.is_empty())
+    }
+
     /// Whatever leaves carries the acknowledgement.
-    fn emit(&mut self, now: Instant, shared: &mut Shared, mut repr: Repr, out: &mut Transmit) {
+    fn emit(&mut self, now: Instant, shared: &mut Shared, mut repr: Repr, payload_len: usize, out: &mut Transmit) {
         if repr.options.timestamps.is_some() {
             repr.options.timestamps = Some(self.timestamps_option(now));
         }
@@ -478,15 +490,39 @@ impl Connection {
             self.echo_marks(&mut repr);
         }
         if repr.flags.contains(Flags::ACK) {
-            let receive = &mut self.receive;
-            receive.acknowledged = receive.next;
-            receive.ack = Ack::None;
-            receive.duplicate_acks = 0;
-            receive.quick_acks = receive.quick_acks.saturating_sub(1);
-            self.timers.cancel(Timer::Ack);
+            self.note_acknowledged();
         }
         self.statistics.segments_out += 1;
         shared.counters.out_segs += 1;
-        out.seal(&self.tuple, &repr);
+        out.seal(&self.tuple, &repr, payload_len);
+    }
+
+    /// `header` and `emit` of what carries ACK, no SACK blocks and no echoes of marks.
+    #[inline]
+    fn emit_plain(&mut self, now: Instant, shared: &mut Shared, position: u64, flags: Flags, len: usize, out: &mut Transmit) {
+        let repr = PlainRepr {
+            src_port: self.tuple.local_port,
+            dst_port: self.tuple.remote_port,
+            seq: self.seq_at(position),
+            ack: self.peer_seq_at(self.receive.next),
+            flags,
+            window: self.advertise(shared, false),
+            timestamps: self.timestamps.then(|| self.timestamps_option(now)),
+        };
+        self.note_acknowledged();
+        self.statistics.segments_out += 1;
+        shared.counters.out_segs += 1;
+        out.seal_plain(&self.tuple, &repr, len);
+    }
+
+    /// Everything that has arrived is acknowledged by what leaves.
+    #[inline]
+    fn note_acknowledged(&mut self) {
+        let receive = &mut self.receive;
+        receive.acknowledged = receive.next;
+        receive.ack = Ack::None;
+        receive.duplicate_acks = 0;
+        receive.quick_acks = receive.quick_acks.saturating_sub(1);
+        self.timers.cancel(Timer::Ack);
     }
 }

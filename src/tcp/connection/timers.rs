@@ -28,39 +28,46 @@ pub(super) enum Timer {
 const TIMERS: [Timer; 8] =
     [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
 
-/// A deadline each.
-pub(super) struct Timers([Instant; TIMERS.len()]);
+/// A deadline each, and one that none is before: exact after `handle_timeout`, and left where it is when a timer is put off.
+pub(super) struct Timers {
+    deadlines: [Instant; TIMERS.len()],
+    soonest: Instant,
+}
 
 impl Default for Timers {
     fn default() -> Timers {
-        Timers([Instant::FAR_FUTURE; TIMERS.len()])
+        Timers { deadlines: [Instant::FAR_FUTURE; TIMERS.len()], soonest: Instant::FAR_FUTURE }
     }
 }
 
 impl Timers {
+    #[inline]
     pub fn arm(&mut self, timer: Timer, deadline: Instant) {
-        self.0[timer as usize] = deadline;
+        self.deadlines[timer as usize] = deadline;
+        self.soonest = self.soonest.min(deadline);
     }
 
     pub fn arm_earlier(&mut self, timer: Timer, deadline: Instant) {
-        self.0[timer as usize] = self.0[timer as usize].min(deadline);
+        self.arm(timer, self.deadlines[timer as usize].min(deadline));
     }
 
+    #[inline]
     pub fn cancel(&mut self, timer: Timer) {
-        self.0[timer as usize] = Instant::FAR_FUTURE;
+        self.deadlines[timer as usize] = Instant::FAR_FUTURE;
     }
 
+    #[inline]
     pub fn is_armed(&self, timer: Timer) -> bool {
-        self.0[timer as usize] != Instant::FAR_FUTURE
+        self.deadlines[timer as usize] != Instant::FAR_FUTURE
     }
 
-    fn earliest(&self) -> Instant {
-        self.0.iter().copied().min().unwrap_or(Instant::FAR_FUTURE)
+    fn find_soonest(&mut self) {
+        self.soonest = self.deadlines.iter().copied().min().unwrap_or(Instant::FAR_FUTURE);
     }
 
     /// Whether the timer is due; it is disarmed then.
     fn expired(&mut self, timer: Timer, now: Instant) -> bool {
-        let due = self.0[timer as usize] <= now;
+        let due = self.deadlines[timer as usize] <= now;
         if due {
             self.cancel(timer);
         }
@@ -69,8 +76,10 @@ impl Timers {
 }
 
 impl Connection {
+    /// No timer is due before; none may be.
+    #[inline]
     pub fn next_deadline(&self) -> Instant {
-        self.timers.earliest()
+        self.timers.soonest
     }
 
     pub fn handle_timeout(&mut self, now: Instant, shared: &mut Shared) {
@@ -88,6 +97,7 @@ impl Connection {
                 }
             }
         }
+        self.timers.find_soonest();
     }
 
     /// RFC 6298 sections 5.4 to 5.7.

@@ -8,6 +8,7 @@ use crate::time::Duration;
 impl Endpoint {
     /// Whether small segments wait for the acknowledgement of what is in flight (RFC 9293 section 3.7.4).
     pub fn set_nagle(&mut self, id: ConnectionId, on: bool) {
+        self.end_train();
         if let Some(connection) = self.connection(id) {
             connection.nagle = on;
             // What waited may go.
@@ -19,6 +20,7 @@ impl Endpoint {
     /// How long data may stay unacknowledged before the connection ends: RFC 5482's USER_TIMEOUT as it is without the
     /// option, decided here alone. Not less than a retransmission timeout (its L_LIMIT).
     pub fn set_user_timeout(&mut self, id: ConnectionId, timeout: Duration) {
+        self.end_train();
         let rto_min = self.shared.options.rto_min;
         if let Some(connection) = self.connection(id) {
             connection.set_user_timeout(timeout.max(rto_min));
@@ -28,6 +30,7 @@ impl Endpoint {
     /// Whether an idle peer is probed (RFC 9293 section 3.8.4), at the intervals of `Options::keepalive`, or of
     /// `Keepalive::default()`.
     pub fn set_keepalive(&mut self, now: Instant, id: ConnectionId, on: bool) {
+        self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
             connection.set_keepalive(now, shared, on);

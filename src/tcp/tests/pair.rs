@@ -445,7 +445,7 @@ fn packets_max(pair: &Pair) -> u64 {
 }
 
 /// A whole conversation under a seed's faults, limits and options; every invariant of a finished one.
-fn simulate(seed: u64, prediction: bool) -> Course {
+fn simulate(seed: u64, prediction: bool, coupling: bool) -> Course {
     let mut random = Random(seed ^ 0x5eed);
     let faults = Faults {
         loss: [0, 1, 10, 30, 100][random.below(5) as usize],
@@ -478,6 +478,7 @@ fn simulate(seed: u64, prediction: bool) -> Course {
     let mut pair = Pair::new(seed, faults, options.clone());
     for side in &mut pair.sides {
         side.endpoint.set_prediction(prediction);
+        side.endpoint.set_coupling(coupling);
         side.limits = TransmitLimits {
             mtu: [576, 1500, 9000][random.below(3) as usize],
             tso_bytes_max: [0, 20_000, 65_000][random.below(3) as usize],
@@ -540,7 +541,47 @@ fn simulate(seed: u64, prediction: bool) -> Course {
 #[test]
 fn header_prediction_changes_nothing() {
     for seed in (0..200).step_by(3) {
-        assert_eq!(simulate(seed, true), simulate(seed, false), "seed {seed}");
+        assert_eq!(simulate(seed, true, false), simulate(seed, false, false), "seed {seed}");
+    }
+}
+
+/// A train's text, and what the peer is told of it, is what one segment after the other comes to: also at limits of all kinds.
+#[test]
+fn a_receiver_of_trains_looks_like_one_of_segments() {
+    for seed in 0..60 {
+        let course = |coupling| {
+            let mut random = Random(seed);
+            let faults = Faults { loss: [0, 5][random.below(2) as usize], delay: Duration::from_millis(2), ..CLEAN };
+            let options = Options {
+                timestamps: random.chance(700),
+                sack: random.chance(700),
+                receive_window_initial: [2_000, 65_536][random.below(2) as usize],
+                receive_window_max: [4_000, 100_000, 2 << 20][random.below(3) as usize],
+                receive_buffers_max: [20, 2048][random.below(2) as usize],
+                driver_buffers_max: [30, 4096][random.below(2) as usize],
+                quick_acks: [0, 16][random.below(2) as usize],
+                ..Options::default()
+            };
+            let mut pair = Pair::new(seed, faults, both(options));
+            for side in &mut pair.sides {
+                side.endpoint.set_coupling(false);
+                side.limits.segments_per_packet_max = [2, 8][random.below(2) as usize];
+            }
+            pair.sides[1].endpoint.set_coupling(coupling);
+            pair.sides[1].appetite = [usize::MAX, 3_000][random.below(2) as usize];
+            pair.sides[0].script = script(seed, 300_000);
+            pair.connect();
+            let mut at = Vec::new();
+            for _ in 0..20_000 {
+                if pair.sides[1].received.len() == 300_000 || !pair.step() {
+                    break;
+                }
+                at.push((pair.now, pair.sides[1].received.len(), pair.sides[1].packets));
+            }
+            at.dedup_by_key(|(_, received, packets)| (*received, *packets));
+            (at, [0, 1].map(|side| *pair.sides[side].endpoint.counters()))
+        };
+        assert!(course(true) == course(false), "seed {seed}");
     }
 }
 
@@ -554,7 +595,7 @@ fn any_seed_delivers_every_byte_once_and_closes() {
         .and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)))
         .unwrap_or((0u64, 200u64));
     for seed in first..last {
-        simulate(seed, true);
+        simulate(seed, true, true);
     }
 }
 
