@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use super::clock::Clock;
 use super::stores;
-use crate::control::config::{Config, Export as ExportConfig, Port, Squash as SquashConfig};
+use crate::control::config::{Config, Congestion, Ecn, Export as ExportConfig, Port, Squash as SquashConfig, Tcp};
 use crate::net::InterfaceOptions;
 use crate::net::interface::Ipv6Options;
 use crate::net::neighbour::NeighbourOptions;
@@ -70,8 +70,28 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
         delayed_ack: millis(limits.tcp_delayed_ack_ms),
         user_timeout: seconds(limits.tcp_user_timeout_s),
         fin_wait_2_timeout: seconds(limits.tcp_fin_wait_s),
+        congestion: match config.tcp.congestion {
+            Congestion::Cubic => tcp::CongestionControl::Cubic,
+            Congestion::NewReno => tcp::CongestionControl::NewReno,
+            Congestion::Dctcp => tcp::CongestionControl::Dctcp,
+        },
+        ecn: match config.tcp.ecn {
+            Ecn::Off => tcp::Ecn::Off,
+            Ecn::Accept => tcp::Ecn::Accept,
+        },
+        pacing: config.tcp.pacing,
+        keepalive: keepalive(&config.tcp),
         ..tcp::Options::default()
     }
+}
+
+fn keepalive(config: &Tcp) -> Option<tcp::Keepalive> {
+    (config.keepalive_s > 0).then(|| tcp::Keepalive {
+        idle: seconds(config.keepalive_s),
+        interval: seconds(config.keepalive_interval_s),
+        // Its range ends before a byte does.
+        probes_max: u8::try_from(config.keepalive_probes_max).unwrap_or(u8::MAX),
+    })
 }
 
 pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {

@@ -118,6 +118,18 @@ const WRONG: &[Wrong] = &[
     },
     Wrong { name: "no_io_threads", find: "io_threads = 2", put: "io_threads = 0", says: &["io_threads", "0"] },
     Wrong { name: "engine_core_missing", find: "engine = [0]", put: "engine = [4095]", says: &["engine", "4095"] },
+    Wrong {
+        name: "unknown_congestion_control",
+        find: "[memory]",
+        put: "[tcp]\ncongestion = \"bbr\"\n[memory]",
+        says: &["tcp.congestion", "bbr", "cubic"],
+    },
+    Wrong {
+        name: "dctcp_without_ecn",
+        find: "[memory]",
+        put: "[tcp]\ncongestion = \"dctcp\"\necn = \"off\"\n[memory]",
+        says: &["tcp.ecn", "off", "dctcp"],
+    },
     Wrong { name: "toml_syntax", find: "[cores]", put: "[cores", says: &[] },
     Wrong { name: "key_twice", find: "mtu = 1500", put: "mtu = 1500\nmtu = 9000", says: &["mtu"] },
     Wrong {

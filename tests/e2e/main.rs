@@ -8,6 +8,7 @@
 //! Not here: packet-level faults (the simulator's part) and measurements (benches).
 #![deny(unsafe_code)]
 
+mod attack;
 mod bare_metal;
 mod bed;
 mod client;
@@ -16,6 +17,7 @@ mod cores;
 mod crash;
 mod drain;
 mod hostile;
+mod interop;
 mod ipv6;
 mod kernel_client;
 mod libnfs;
@@ -34,6 +36,8 @@ const GROUPS: &[Group] = &[
     Group { name: "libnfs", run: libnfs::run },
     Group { name: "ipv6", run: ipv6::run },
     Group { name: "hostile", run: hostile::run },
+    Group { name: "attack", run: attack::run },
+    Group { name: "interop", run: interop::run },
     Group { name: "config", run: config_errors::run },
     Group { name: "cores", run: cores::run },
     Group { name: "looking_in", run: looking_in::run },

@@ -100,10 +100,15 @@ impl Netns {
                 }}
             }}\n"
         );
+        self.nft(&rules)
+    }
+
+    /// Loads rules of nftables.
+    pub fn nft(&self, rules: &str) -> Result<()> {
         let mut child = self.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         child.stdin.take().context("stdin is piped")?.write_all(rules.as_bytes())?;
         if !child.wait()?.success() {
-            bail!("nft refused the loss rules");
+            bail!("nft refused the rules {rules}");
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub struct Setup {
     pub more_exports: Vec<Export>,
     /// Lines for the section `[limits]`.
     pub limits: String,
+    /// Lines for the section `[tcp]`.
+    pub tcp: String,
     /// Puts the kernel's end into a bridge, for a guest beside it.
     pub bridge: bool,
     /// Both ends have addresses of IPv6 too.
@@ -65,6 +67,7 @@ impl Default for Setup {
             hugepages: false,
             more_exports: Vec::new(),
             limits: String::new(),
+            tcp: String::new(),
             bridge: false,
             ipv6: false,
             vlan: None,
@@ -120,6 +123,9 @@ impl Setup {
         }
         if !self.limits.is_empty() {
             write!(text, "\n[limits]\n{}\n", self.limits).expect("writing to a String");
+        }
+        if !self.tcp.is_empty() {
+            write!(text, "\n[tcp]\n{}\n", self.tcp).expect("writing to a String");
         }
         text
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::source::Document;
-use super::{Bus, Cidr, Config, Cores, Export, Limits, Memory, Port, Server, Store};
+use super::{Bus, Cidr, Config, Congestion, Cores, Ecn, Export, Limits, Memory, Port, Server, Store, Tcp};
 
 /// A call's RPC header, credential, verifier and NFS arguments besides a WRITE's data: 400 bytes each for credential and verifier
 /// (RFC 5531 section 8.2), a handle, and room.
@@ -46,6 +46,7 @@ pub struct Draft {
     pub server: Server,
     pub cores: Cores,
     pub memory: Memory,
+    pub tcp: Tcp,
     pub ports: Vec<Option<Port>>,
     pub exports: Vec<Option<Export>>,
     pub limits: Limits,
@@ -58,6 +59,7 @@ impl Draft {
             server: self.server,
             cores: self.cores,
             memory: self.memory,
+            tcp: self.tcp,
             ports: self.ports.into_iter().collect::<Option<_>>()?,
             exports: self.exports.into_iter().collect::<Option<_>>()?,
             limits: self.limits,
@@ -68,6 +70,7 @@ impl Draft {
     pub fn check(&self, document: &mut Document<'_>) {
         self.check_counts(document);
         self.check_cores(document);
+        self.check_tcp(document);
         self.check_ports(document);
         self.check_exports(document);
         self.check_limits(document);
@@ -89,6 +92,14 @@ impl Draft {
         // Two packet loops on one CPU are slow but right; `serve` warns.
         if let Some(repeated) = first_repeated(&self.cores.io) {
             document.refuse_found("cores.io", &format!("CPU {repeated} twice"), "each CPU once");
+        }
+    }
+
+    /// DCTCP lives on marks (RFC 8257 section 3).
+    fn check_tcp(&self, document: &mut Document<'_>) {
+        let blind = self.tcp.congestion == Congestion::Dctcp && self.tcp.ecn == Ecn::Off;
+        if blind && document.sound(&["tcp.congestion", "tcp.ecn"]) {
+            document.refuse_found("tcp.ecn", "\"off\" with congestion = \"dctcp\"", "\"accept\", or another congestion");
         }
     }
 

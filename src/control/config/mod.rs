@@ -109,6 +109,28 @@ words! {
 }
 
 words! {
+    /// How fast TCP sends: the congestion control of every connection.
+    pub enum Congestion {
+        /// RFC 9438.
+        Cubic = "cubic",
+        /// RFC 5681.
+        NewReno = "newreno",
+        /// RFC 8257: for networks whose switches mark early.
+        Dctcp = "dctcp",
+    }
+}
+
+words! {
+    /// Explicit congestion notification. The server opens no connections, so it never asks.
+    pub enum Ecn {
+        /// Not granted.
+        Off = "off",
+        /// Granted to clients that ask, as Linux does.
+        Accept = "accept",
+    }
+}
+
+words! {
     /// Whose rights a caller loses.
     pub enum Squash {
         /// Nobody's: root on the client is root on the export.
@@ -139,6 +161,8 @@ pub struct Config {
     pub cores: Cores,
     /// `[memory]`
     pub memory: Memory,
+    /// `[tcp]`
+    pub tcp: Tcp,
     /// `[[port]]`, at least one.
     pub ports: Vec<Port>,
     /// `[[export]]`, at least one.
@@ -208,6 +232,23 @@ impl Memory {
     pub fn eal_total_mib(&self) -> u32 {
         self.eal_mib + self.page_cache_mib
     }
+}
+
+/// `[tcp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// The congestion control.
+    pub congestion: Congestion,
+    /// Explicit congestion notification.
+    pub ecn: Ecn,
+    /// Whether new data leave spread over the round trip.
+    pub pacing: bool,
+    /// Silence before a client is probed, in seconds; 0: never.
+    pub keepalive_s: u32,
+    /// Time between two probes, in seconds.
+    pub keepalive_interval_s: u32,
+    /// Probes without an answer that end the connection.
+    pub keepalive_probes_max: u32,
 }
 
 /// `[[port]]`
@@ -321,6 +362,7 @@ impl Config {
         let server = root.table("server", Server::read);
         let cores = root.table("cores", Cores::read);
         let memory = root.table("memory", Memory::read);
+        let tcp = root.table("tcp", Tcp::read);
         let ports = root.tables("port", |section, _| Port::read(section, cores.engine.len()));
         // Without `clients` an export is for the server's own networks: never for the whole Internet by omission.
         let mut own_networks: Vec<Cidr> = Vec::new();
@@ -332,7 +374,7 @@ impl Config {
         let exports = root.tables("export", |section, _| Export::read(section, &own_networks));
         let limits = root.table("limits", Limits::read);
         root.finish();
-        let draft = check::Draft { server, cores, memory, ports, exports, limits };
+        let draft = check::Draft { server, cores, memory, tcp, ports, exports, limits };
         draft.check(document);
         if let Some(machine) = machine {
             draft.check_machine(document, machine);
@@ -349,6 +391,7 @@ impl Config {
         self.server.write(&mut out);
         self.cores.write(&mut out);
         self.memory.write(&mut out);
+        self.tcp.write(&mut out);
         self.ports.iter().for_each(|port| port.write(&mut out));
         self.exports.iter().for_each(|export| export.write(&mut out));
         out.push_str("\n[limits]\n");
@@ -433,6 +476,29 @@ impl Memory {
         key(out, "eal_mib", &self.eal_mib);
         key(out, "page_cache_mib", &self.page_cache_mib);
         key(out, "block_kib", &self.block_kib);
+    }
+}
+
+impl Tcp {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            congestion: section.or("congestion", one_of(), Congestion::Cubic),
+            ecn: section.or("ecn", one_of(), Ecn::Accept),
+            pacing: section.or("pacing", Bool, false),
+            keepalive_s: section.or("keepalive_s", number(0..=86_400), 0),
+            keepalive_interval_s: section.or("keepalive_interval_s", number(1..=3600), 75),
+            keepalive_probes_max: section.or("keepalive_probes_max", number(1..=127), 9),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str("\n[tcp]\n");
+        key(out, "congestion", &self.congestion);
+        key(out, "ecn", &self.ecn);
+        key(out, "pacing", &self.pacing);
+        key(out, "keepalive_s", &self.keepalive_s);
+        key(out, "keepalive_interval_s", &self.keepalive_interval_s);
+        key(out, "keepalive_probes_max", &self.keepalive_probes_max);
     }
 }
 

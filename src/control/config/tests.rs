@@ -31,6 +31,7 @@ fn a_minimal_file_gets_every_default() {
     let config = parse(MINIMAL);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.memory.eal_total_mib(), 1280);
+    assert_eq!((config.tcp.congestion, config.tcp.ecn, config.tcp.keepalive_s), (Congestion::Cubic, Ecn::Accept, 0));
     assert_eq!(config.ports[0].device.to_string(), "net_tap0,iface=nfs0");
     assert_eq!(config.exports[0].squash, Squash::Root);
     assert_eq!(config.exports[0].clients[0].to_string(), "10.77.0.0/24");
@@ -51,6 +52,12 @@ idle = "poll"
 [memory]
 hugepages = false
 block_kib = 1024
+[tcp]
+congestion = "dctcp"
+pacing = true
+keepalive_s = 30
+keepalive_interval_s = 5
+keepalive_probes_max = 3
 [[port]]
 device = "03:00.1"
 mac = "02:00:00:00:0A:01"
@@ -238,6 +245,10 @@ fn each_broken_file_gets_its_message() {
         (top("[memory]\neal_mib = 1.5"), "t.toml:2:11: memory.eal_mib: found 1.5, allowed 64..=65536".into()),
         (top("[memory]\npage_cache_mib = 16\nblock_kib = 1024"), "t.toml:2:18: memory.page_cache_mib: found 16, allowed at least 64 with block_kib = 1024, read_bytes_max = 1048576, write_bytes_max = 1048576, readahead_blocks = 16".into()),
         (top("[memory]\npage_cache_mib = 99999999999999999999"), "t.toml:2:18: memory.page_cache_mib: found 99999999999999999999, allowed 16..=16777216".into()),
+        (top("[tcp]\ncongestion = 'bbr'"), "t.toml:2:14: tcp.congestion: found 'bbr', allowed one of \"cubic\", \"newreno\", \"dctcp\"".into()),
+        (top("[tcp]\necn = 2"), "t.toml:2:7: tcp.ecn: found 2, allowed one of \"off\", \"accept\"".into()),
+        (top("[tcp]\ncongestion = 'dctcp'\necn = 'off'"), "t.toml:3:7: tcp.ecn: found \"off\" with congestion = \"dctcp\", allowed \"accept\", or another congestion".into()),
+        (top("[tcp]\nkeepalive_s = 86401"), "t.toml:2:15: tcp.keepalive_s: found 86401, allowed 0..=86400".into()),
         (top("[limits]\nread_bytes_max = 5000"), "t.toml:2:18: limits.read_bytes_max: found 5000, allowed a multiple of 4096 in 4096..=1048576".into()),
         (top("[limits]\nread_bytes_max = 2097152"), "t.toml:2:18: limits.read_bytes_max: found 2097152, allowed a multiple of 4096 in 4096..=1048576".into()),
         (top("[limits]\nrecord_bytes_max = 1048576"), "t.toml:2:20: limits.record_bytes_max: found 1048576, allowed at least 1052672, which is limits.write_bytes_max + 4096".into()),

@@ -151,6 +151,11 @@ impl Connection {
             return true;
         }
         let Some(Timestamps { value, .. }) = segment.repr.options.timestamps else {
+            if segment.has(Flags::SYN) && !segment.has(Flags::ACK) {
+                // RFC 5961 section 4.2: whatever else is about it, it is challenged. A peer that has started anew does not know what its
+                // predecessor agreed on, and only the challenge makes it reset what is left of that.
+                return true;
+            }
             // RFC 7323 section 3.2: silently dropped once both have agreed.
             shared.counters.timestamps_missing += 1;
             return false;

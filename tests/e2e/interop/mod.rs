@@ -1,0 +1,320 @@
+//! The Linux kernel as the peer: bulk both ways over links of all kinds, captured at the server's port and at the peer, and judged
+//! packet by packet (`judge`, whose rules are the point of it) beside tshark's expert.
+//!
+//! The peer has a namespace of its own behind a veth pair and a bridge, so that what is dropped on the way is lost as on a wire:
+//! a packet that nftables drops where it is sent from comes back to its sender as an error.
+//!
+//!     far: peer ── far0 ═ near0 ── br0 ── nfs0 (TAP): server
+//!
+//! Not here: faults beyond loss (the simulator's part), and attackers (`attack`).
+
+mod doctored;
+mod judge;
+mod packet;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bed::Bed;
+use crate::client::{NFS, Reply, Rpc, UNSTABLE, Written, Xdr, parse_read, procedure, split_status, write_arguments};
+use crate::libnfs::Random;
+use crate::net::Netns;
+use crate::report::{Report, full};
+use crate::server::{self, DEVICE, SERVER_ADDRESS, Setup};
+use crate::standin;
+use judge::{Terms, Verdict, judge};
+use packet::{Capture, SYN};
+
+const FAR: &str = "far0";
+const NEAR: &str = "near0";
+const FAR_ADDRESS: &str = "10.77.0.3";
+const MOUNT_PORT: u16 = 20_048;
+/// Bytes of a call's data, and calls under way.
+const PIECE: usize = 256 << 10;
+const DEPTH: usize = 4;
+/// A loss test in which nothing was lost is no test.
+const LOST_MIN: u32 = 3;
+
+/// One way the link and the peer may be.
+struct Case {
+    name: &'static str,
+    mib: usize,
+    mtu: u16,
+    /// The peer's, where it is another one.
+    far_mtu: Option<u16>,
+    /// Percent of the packets that vanish, in each direction.
+    loss: u32,
+    /// Percent of the ECN-capable packets that are marked, in each direction.
+    marks: u32,
+    /// tc's words for a bottleneck in each direction.
+    bottleneck: Option<&'static str>,
+    /// `net.ipv4.` settings of the peer.
+    settings: &'static [(&'static str, &'static str)],
+    /// Lines for the server's section `[tcp]`.
+    tcp: &'static str,
+}
+
+const PLAIN: Case =
+    Case { name: "plain", mib: 16, mtu: 1500, far_mtu: None, loss: 0, marks: 0, bottleneck: None, settings: &[], tcp: "" };
+
+const CASES: &[Case] = &[
+    PLAIN,
+    Case { name: "mtu576", mib: 4, mtu: 576, ..PLAIN },
+    Case { name: "mtu9000", mib: 32, mtu: 9000, ..PLAIN },
+    Case { name: "mtu9000_of_the_server_alone", mib: 8, mtu: 9000, far_mtu: Some(1500), ..PLAIN },
+    Case { name: "loss1", mib: 8, loss: 1, ..PLAIN },
+    Case { name: "loss5", mib: 2, loss: 5, ..PLAIN },
+    Case { name: "loss1_mtu9000", mib: 16, mtu: 9000, loss: 1, ..PLAIN },
+    Case { name: "loss1_mtu576", mib: 2, mtu: 576, loss: 1, ..PLAIN },
+    Case { name: "ecn", mib: 16, marks: 1, settings: &[("tcp_ecn", "1")], ..PLAIN },
+    Case { name: "ecn_off", mib: 4, settings: &[("tcp_ecn", "1")], tcp: "ecn = \"off\"", ..PLAIN },
+    Case { name: "ecn_loss1", mib: 8, marks: 1, loss: 1, settings: &[("tcp_ecn", "1")], ..PLAIN },
+    Case { name: "timestamps_off", mib: 8, settings: &[("tcp_timestamps", "0")], ..PLAIN },
+    Case { name: "timestamps_off_loss1", mib: 4, loss: 1, settings: &[("tcp_timestamps", "0")], ..PLAIN },
+    Case { name: "sack_off", mib: 8, settings: &[("tcp_sack", "0")], ..PLAIN },
+    Case { name: "sack_off_loss1", mib: 4, loss: 1, settings: &[("tcp_sack", "0")], ..PLAIN },
+    Case { name: "window_scaling_off", mib: 8, settings: &[("tcp_window_scaling", "0")], ..PLAIN },
+    Case {
+        name: "everything_off_loss1",
+        mib: 4,
+        loss: 1,
+        settings: &[("tcp_timestamps", "0"), ("tcp_sack", "0"), ("tcp_window_scaling", "0")],
+        ..PLAIN
+    },
+    Case { name: "bottleneck", mib: 8, bottleneck: Some("rate 100mbit burst 16k limit 64k"), ..PLAIN },
+    Case { name: "newreno_loss1", mib: 4, loss: 1, tcp: "congestion = \"newreno\"", ..PLAIN },
+    Case {
+        name: "pacing_bottleneck",
+        mib: 8,
+        bottleneck: Some("rate 100mbit burst 16k limit 64k"),
+        tcp: "pacing = true",
+        ..PLAIN
+    },
+];
+
+pub fn run(report: &mut Report) {
+    report.case("the_judge_sees_each_fault", doctored::each_fault);
+    report.case("the_judge_accepts_what_is_right", doctored::no_fault);
+    for case in CASES {
+        report.case(case.name, || carry_out(case));
+    }
+}
+
+impl Case {
+    fn drops(&self) -> bool {
+        self.loss > 0 || self.bottleneck.is_some()
+    }
+
+    fn refuses_ecn(&self) -> bool {
+        self.tcp.contains("ecn = \"off\"")
+    }
+
+    fn path_mtu(&self) -> u16 {
+        self.far_mtu.unwrap_or(self.mtu).min(self.mtu)
+    }
+
+    fn bytes(&self) -> usize {
+        (self.mib << 20) * if full() { 8 } else { 1 }
+    }
+}
+
+/// The server behind its bridge, and the peer.
+struct Link {
+    bed: Bed,
+    far: Netns,
+}
+
+impl Link {
+    fn new(case: &Case) -> Result<Link> {
+        let setup = Setup { mtu: case.mtu, bridge: true, tcp: case.tcp.into(), ..Setup::default() };
+        let bed = Bed::new(setup)?;
+        let far = Netns::new()?;
+        let far_mtu = case.far_mtu.unwrap_or(case.mtu);
+        bed.net.ip(&format!("link add {NEAR} mtu {} type veth peer name {FAR} netns {}", case.mtu, far.name))?;
+        bed.net.ip(&format!("link set {NEAR} master br0 up"))?;
+        // Packets of the size of the wire's, not chains of the kernel's.
+        far.ip(&format!("link set {FAR} gso_max_segs 1"))?;
+        far.ip(&format!("addr add {FAR_ADDRESS}/24 dev {FAR}"))?;
+        far.ip(&format!("link set {FAR} mtu {far_mtu} up"))?;
+        far.inside(|| -> Result<()> {
+            for (name, value) in case.settings {
+                fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| format!("net.ipv4.{name}"))?;
+            }
+            Ok(())
+        })??;
+        let link = Link { bed, far };
+        // Neighbours are found before anything is dropped.
+        link.rpc(server::NFS_PORT)?.null()?;
+        link.impair(case)?;
+        Ok(link)
+    }
+
+    fn rpc(&self, port: u16) -> Result<Rpc> {
+        let to = format!("{SERVER_ADDRESS}:{port}").parse()?;
+        let stream = self.far.connect(to, Duration::from_secs(20))?;
+        // Whatever is this machine's default.
+        rustix::net::sockopt::set_tcp_congestion(&stream, "cubic")?;
+        Rpc::new(stream)
+    }
+
+    /// What the TAP's queue had no room for while the server was elsewhere.
+    fn overflows(&self) -> Result<u64> {
+        let listing = crate::process::run_words(&format!("ip -n {} -j -s link show {DEVICE}", self.bed.net.name))?;
+        let listing: serde_json::Value = serde_json::from_slice(&listing.stdout)?;
+        listing[0]["stats64"]["tx"]["dropped"].as_u64().context("tx dropped")
+    }
+
+    /// Drops and marks what comes in from either end.
+    fn impair(&self, case: &Case) -> Result<()> {
+        let (loss, marks) = (case.loss, case.marks);
+        let mut rules = String::new();
+        for device in [DEVICE, NEAR] {
+            let mut lines = String::new();
+            if loss > 0 {
+                lines += &format!("ip protocol tcp numgen random mod 100 < {loss} counter drop\n");
+            }
+            if marks > 0 {
+                lines += &format!("ip ecn ect0 numgen random mod 100 < {marks} ip ecn set ce counter\n");
+            }
+            rules += &format!("chain {device} {{ type filter hook ingress device \"{device}\" priority 0; {lines} }}\n");
+        }
+        self.bed.net.nft(&format!("table netdev way {{ {rules} }}\n"))?;
+        if let Some(words) = case.bottleneck {
+            for device in [DEVICE, NEAR] {
+                let command = format!("tc -n {} qdisc add dev {device} root tbf {words}", self.bed.net.name);
+                crate::process::run_words(&command)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn carry_out(case: &Case) -> Result<()> {
+    standin::only_nfsplice()?;
+    let link = Link::new(case)?;
+    let at_server = Capture::start(&link.bed.net, DEVICE, &link.bed.folder().join("server.pcap"), 0)?;
+    let at_peer = Capture::start(&link.far, FAR, &link.bed.folder().join("peer.pcap"), 128)?;
+    let (written, read) = transfer(&link, case.bytes())?;
+    Capture::settle();
+    let (here, there) = (at_server.finish()?, at_peer.finish()?);
+    let wrong = server::stats(link.bed.folder())?["tcp.in_csum_errors"];
+    ensure!(wrong == 0.0, "{wrong} segments came to the server with a wrong checksum");
+    check_conditions(case, &here)?;
+    let terms = Terms { mtu: case.path_mtu().into(), drops: case.drops(), ecn: !case.refuses_ecn() };
+    let verdict = judge(&here, Some(&there), terms);
+    let rate = |time: Duration| case.bytes() as f64 / 1e6 / time.as_secs_f64();
+    println!("    {} MiB: written at {:.0} MB/s, read at {:.0} MB/s", case.bytes() >> 20, rate(written), rate(read));
+    println!("    {verdict}; {} dropped by the TAP's queue", link.overflows()?);
+    check_verdict(case, &verdict)?;
+    link.bed.finish()
+}
+
+/// The peer is as the case says, and packets are of the wire's size: a case that does not happen shows nothing.
+fn check_conditions(case: &Case, packets: &[packet::Packet]) -> Result<()> {
+    let is = |name: &str, value: &str| case.settings.contains(&(name, value));
+    for syn in packets.iter().filter(|packet| !packet.from_server && packet.has(SYN)) {
+        ensure!(syn.timestamps.is_none() == is("tcp_timestamps", "0"), "timestamps of the peer's SYN");
+        ensure!(syn.sack_permitted != is("tcp_sack", "0"), "SACK of the peer's SYN");
+        ensure!(syn.scale.is_none() == is("tcp_window_scaling", "0"), "window scale of the peer's SYN");
+        ensure!(syn.has(packet::ECE | packet::CWR) == is("tcp_ecn", "1"), "ECN of the peer's SYN");
+    }
+    let longest = packets.iter().map(|packet| packet.ip_len).max().context("an empty capture")?;
+    ensure!(longest <= case.path_mtu().into(), "a packet of {longest} bytes was captured");
+    let of_peer = packets.iter().filter(|packet| !packet.from_server);
+    ensure!(of_peer.clone().count() > 100, "the peer said little");
+    let bad = of_peer.filter(|packet| packet.bad_checksum).collect::<Vec<_>>();
+    ensure!(bad.is_empty(), "{} wrong checksums of the peer's, the first of {:?}", bad.len(), bad[0]);
+    Ok(())
+}
+
+fn check_verdict(case: &Case, verdict: &Verdict) -> Result<()> {
+    if let Some(first) = verdict.faults.first() {
+        let mut text = format!("{} faults", verdict.faults.len());
+        for fault in verdict.faults.iter().take(10) {
+            text += &format!("\n{}: {}", fault.rule, fault.what);
+        }
+        anyhow::bail!("{text}\nthe first is of rule {}", first.rule);
+    }
+    ensure!(verdict.data > 1000 && verdict.client_data > 1000, "little was sent: {verdict}");
+    if case.loss > 0 {
+        ensure!(verdict.dropped >= LOST_MIN && verdict.client_dropped >= LOST_MIN, "little was dropped: {verdict}");
+        ensure!(verdict.repaired >= LOST_MIN, "little was repaired: {verdict}");
+    }
+    if case.bottleneck.is_some() {
+        ensure!(verdict.dropped >= LOST_MIN, "the bottleneck was none: {verdict}");
+    }
+    if case.marks > 0 {
+        let Verdict { marks_in, echoes, marks_out, answers, .. } = *verdict;
+        ensure!(marks_in >= 3 && echoes >= 1, "few marks were echoed: {verdict}");
+        ensure!(marks_out >= 3 && answers >= 1, "few marks were answered: {verdict}");
+    } else if case.refuses_ecn() {
+        ensure!(verdict.echoes + verdict.answers == 0, "ECN is off: {verdict}");
+    }
+    Ok(())
+}
+
+/// Writes a file and reads it back, a connection for each, with several calls under way; how long each took.
+fn transfer(link: &Link, bytes: usize) -> Result<(Duration, Duration)> {
+    let root = link.rpc(MOUNT_PORT)?.mount(b"/export")?.map_err(|status| anyhow::anyhow!("mountstat3 {status}"))?;
+    let data = Random(0x1e7e).bytes(PIECE + 4096);
+    // Each piece of the file is another part of the bytes.
+    let piece = |index: usize| &data[index * 8 % 4096..][..PIECE];
+    let pieces = bytes / PIECE;
+
+    let mut rpc = link.rpc(server::NFS_PORT)?;
+    let file = rpc.create(&root, b"bulk")?;
+    let started = Instant::now();
+    let mut send = |rpc: &mut Rpc, index: usize| {
+        let arguments = write_arguments(&file, (index * PIECE) as u64, UNSTABLE, piece(index));
+        rpc.send(NFS, 3, procedure::WRITE, &arguments.0)
+    };
+    pipeline(&mut rpc, pieces, &mut send, &mut |_, body| {
+        let written = Written::parse(&body)?;
+        ensure!(written.count as usize == PIECE, "a WRITE took {} bytes", written.count);
+        Ok(())
+    })?;
+    rpc.commit(&file)?;
+    let written = started.elapsed();
+    drop(rpc);
+
+    let mut rpc = link.rpc(server::NFS_PORT)?;
+    let started = Instant::now();
+    let mut send = |rpc: &mut Rpc, index: usize| {
+        let arguments = Xdr::default().opaque(&file).u64((index * PIECE) as u64).u32(PIECE as u32);
+        rpc.send(NFS, 3, procedure::READ, &arguments.0)
+    };
+    pipeline(&mut rpc, pieces, &mut send, &mut |index, body| {
+        ensure!(parse_read(&body)?.0 == piece(index), "piece {index} has other bytes than were written");
+        Ok(())
+    })?;
+    Ok((written, started.elapsed()))
+}
+
+type Send<'a> = &'a mut dyn FnMut(&mut Rpc, usize) -> Result<u32>;
+type Take<'a> = &'a mut dyn FnMut(usize, Vec<u8>) -> Result<()>;
+
+/// `count` calls, `DEPTH` at a time; replies may come in any order.
+fn pipeline(rpc: &mut Rpc, count: usize, send: Send<'_>, take: Take<'_>) -> Result<()> {
+    let mut waiting: Vec<(u32, usize)> = Vec::new();
+    let mut next = 0;
+    while next < count || !waiting.is_empty() {
+        while next < count && waiting.len() < DEPTH {
+            waiting.push((send(rpc, next)?, next));
+            next += 1;
+        }
+        let (xid, reply) = rpc.receive()?;
+        let at = waiting.iter().position(|(known, _)| *known == xid).context("a reply to no call")?;
+        let (_, index) = waiting.swap_remove(at);
+        match reply {
+            Reply::Success(body) => {
+                let (status, body) = split_status(&body)?;
+                ensure!(status == 0, "call {index} failed with nfsstat3 {status}");
+                take(index, body)?;
+            }
+            other => anyhow::bail!("call {index} was answered by {other:?}"),
+        }
+    }
+    Ok(())
+}
