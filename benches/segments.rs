@@ -38,7 +38,7 @@ const MSS: usize = 1448;
 const PAGE: usize = 4096;
 
 type Operation = fn(&mut Bench, usize);
-const OPERATIONS: [(&str, Operation); 9] = [
+const OPERATIONS: [(&str, Operation); 11] = [
     ("ack-of-two-packets", |bench, count| bench.acknowledge_packets(count, 1)),
     ("ack-of-two-packets-burst", |bench, count| bench.acknowledge_packets(count, 16)),
     ("ack-of-a-chain", |bench, count| bench.send_replies(count, Some(Part::Acknowledge), 15)),
@@ -48,6 +48,8 @@ const OPERATIONS: [(&str, Operation); 9] = [
     ("send-64k", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
     ("send-64k-packets", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
     ("life", |bench, count| bench.live(count)),
+    ("buffer", |bench, count| bench.give_back_buffers(count)),
+    ("references", |bench, count| bench.release_references(count, 16)),
 ];
 
 /// What callgrind collects.
@@ -405,6 +407,24 @@ impl Bench {
         }
         let info = self.core.tcp.info(id).unwrap();
         assert_eq!(info.bytes_received, ((WARM_UP + count / burst) * burst * MSS) as u64);
+    }
+
+    /// A driver's part in the rows of segments: a received buffer given back.
+    fn give_back_buffers(&mut self, count: usize) {
+        for _ in 0..count {
+            self.segment(Flags::ACK, &[]);
+            let frame = self.core.device.frames.pop();
+            timed(|| drop(frame));
+        }
+    }
+
+    /// A driver's part in the rows of chains: it has sent one, and lets its slices go.
+    fn release_references(&mut self, count: usize, slices: usize) {
+        let mut chain = Vec::new();
+        for _ in 0..count {
+            chain.extend(self.cache[..slices].iter().cloned());
+            timed(|| chain.clear());
+        }
     }
 
     /// A handshake, a request, its reply, and the peer's close.

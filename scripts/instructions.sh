@@ -115,6 +115,8 @@ segments() {
   segment_row send-64k-packets 100 "64 KiB and a head in 17 slices sent, 46 packets"
   segment_row life 100 "a connection's life: 5 segments in, 4 out"
   segment_row idle-turn 100 "a turn of an idle server, 16 connections"
+  segment_row buffer 320 "of each segment: a received buffer given back"
+  segment_row references 100 "of a chain of 17: 16 references let go by the device"
 }
 
 # What one of $2 runs of a piece of benches/micro.rs costs.

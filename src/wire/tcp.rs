@@ -224,17 +224,17 @@ impl PlainRepr {
     /// What `Repr::emit` makes of the same.
     #[inline]
     pub fn emit(&self, out: &mut [u8; HEADER_LEN_MAX]) -> usize {
-        let [ports, seq, ack, look, checksum, options, value, echo_reply, ..] = out.as_chunks_mut::<4>().0 else { return 0 };
+        let mut put = |at: usize, word: u32| out[at..at + 4].copy_from_slice(&word.to_be_bytes());
         let len = if self.timestamps.is_some() { HEADER_LEN + 12 } else { HEADER_LEN };
-        *ports = (u32::from(self.src_port) << 16 | u32::from(self.dst_port)).to_be_bytes();
-        *seq = self.seq.0.to_be_bytes();
-        *ack = self.ack.0.to_be_bytes();
-        *look = ((len as u32 / 4) << 28 | u32::from(self.flags.0) << 16 | u32::from(self.window)).to_be_bytes();
-        *checksum = [0; 4];
+        put(0, u32::from(self.src_port) << 16 | u32::from(self.dst_port));
+        put(4, self.seq.0);
+        put(8, self.ack.0);
+        put(12, (len as u32 / 4) << 28 | u32::from(self.flags.0) << 16 | u32::from(self.window));
+        put(16, 0);
         if let Some(timestamps) = self.timestamps {
-            *options = [1, 1, 8, 10];
-            *value = timestamps.value.to_be_bytes();
-            *echo_reply = timestamps.echo_reply.to_be_bytes();
+            put(20, u32::from_be_bytes([1, 1, 8, 10]));
+            put(24, timestamps.value);
+            put(28, timestamps.echo_reply);
         }
         len
     }
