@@ -85,6 +85,7 @@ const CASES: &[Case] = &[
     },
     Case { name: "bottleneck", mib: 8, bottleneck: Some("rate 100mbit burst 16k limit 64k"), ..PLAIN },
     Case { name: "newreno_loss1", mib: 4, loss: 1, tcp: "congestion = \"newreno\"", ..PLAIN },
+    Case { name: "dctcp", mib: 8, marks: 1, settings: &[("tcp_ecn", "1")], tcp: "congestion = \"dctcp\"", ..PLAIN },
     Case {
         name: "pacing_bottleneck",
         mib: 8,
