@@ -1,4 +1,5 @@
-//! System calls that no library of ours wraps: file handles, the file-system identity of one thread, figures of a TCP socket.
+//! System calls that no library of ours wraps: file handles, the file-system identity of one thread, figures of a TCP socket, a
+//! TUN device for benches.
 //!
 //! Read first: name_to_handle_at(2), open_by_handle_at(2), setfsuid(2), credentials(7).
 //!
@@ -117,6 +118,23 @@ pub fn tcp_retransmissions(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: `pointer` has `len` bytes of room, and the kernel writes no more than that.
     check(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, pointer, &raw mut len) })?;
     Ok(info.tcpi_total_retrans)
+}
+
+/// A new TUN device of this name in the caller's network namespace, as a descriptor that reads and writes whole IP packets and does not
+/// block. The device is gone when the descriptor is closed.
+pub fn open_tun(name: &str) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let fd = rustix::fs::open("/dev/net/tun", flags, rustix::fs::Mode::empty())?;
+    // SAFETY: a structure of bytes, integers and pointers, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF takes a `struct ifreq`, which lives longer than the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
+    Ok(fd)
 }
 
 /// A counter in the kernel that a sleeping thread can wait for.

@@ -74,8 +74,9 @@ impl Congestion for NewReno {
 
     fn on_loss(&mut self, _now: Instant, in_flight: u64) {
         self.before = (self.window, self.threshold);
-        // RFC 5681 equation 4.
-        self.threshold = (in_flight / 2).max(2 * self.mss);
+        // RFC 5681 equation 4. What was reported to have arrived (RFC 6675) counts in FlightSize until its hole is filled, and is
+        // not in the network: behind a long recovery there is more of it than of the window.
+        self.threshold = (in_flight.min(self.window) / 2).max(2 * self.mss);
         self.window = self.threshold;
         self.acked = 0;
     }
@@ -120,6 +121,15 @@ mod tests {
         assert_eq!(reno.window(), 10_000);
         reno.on_ack(&ack(1, true));
         assert_eq!(reno.window(), 11_000);
+    }
+
+    /// A recovery that ends with holes behind its point leaves much outstanding that has arrived.
+    #[test]
+    fn each_loss_halves_the_window_whatever_is_outstanding() {
+        let mut reno = NewReno::new(1000);
+        reno.on_loss(Instant::ZERO, 10_000);
+        reno.on_loss(Instant::ZERO, 100_000);
+        assert_eq!((reno.window(), reno.slow_start_threshold()), (2_500, 2_500));
     }
 
     #[test]

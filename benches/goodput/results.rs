@@ -1,0 +1,102 @@
+//! What is kept between runs, so that a table can be made in pieces.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Cell;
+
+const FOLDER: &str = "target/goodput";
+
+/// What one run came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Run {
+    pub seed: u64,
+    pub mbit_per_second: f64,
+    pub retransmitted: u64,
+    /// Counters, for whoever asks why.
+    pub notes: String,
+    /// Of the kernel's runs.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
+}
+
+/// How exact the forwarder was.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Carrier {
+    /// Packets left it so much later than they should.
+    pub late_us_mean: f64,
+    pub late_us_p99: f64,
+    pub late_us_max: f64,
+    /// It did not look at the devices for so long.
+    pub gap_us_p99: f64,
+    pub gap_us_max: f64,
+    /// Share of its time in which it had something to do.
+    pub busy: f64,
+}
+
+impl Carrier {
+    /// What the forwarder added is small beside the round trip, or beside a packet's time on the link where that is longer.
+    pub fn is_exact_for(&self, cell: &Cell) -> bool {
+        self.late_us_mean <= (cell.rtt_us as f64 / 10.0).max(30.0) && self.busy < 0.8
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Half {
+    pub runs: Vec<Run>,
+}
+
+impl Half {
+    pub fn median(&self) -> Option<f64> {
+        let mut sorted: Vec<f64> = self.runs.iter().map(|run| run.mbit_per_second).collect();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.len() {
+            0 => None,
+            len if len % 2 == 1 => Some(sorted[len / 2]),
+            len => Some((sorted[len / 2 - 1] + sorted[len / 2]) / 2.0),
+        }
+    }
+}
+
+/// One half of the table, in a file of its own.
+#[derive(Clone, Copy)]
+pub enum Side {
+    Ours,
+    Kernel,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// By side, then by the cell's name.
+    halves: [BTreeMap<String, Half>; 2],
+}
+
+fn file(side: Side) -> PathBuf {
+    Path::new(FOLDER).join(["ours.json", "kernel.json"][side as usize])
+}
+
+impl Results {
+    pub fn load() -> Results {
+        let read = |side| fs::read_to_string(file(side)).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Results { halves: [read(Side::Ours), read(Side::Kernel)] }
+    }
+
+    pub fn save(&self, side: Side) -> Result<()> {
+        fs::create_dir_all(FOLDER)?;
+        let fresh = file(side).with_extension("new");
+        fs::write(&fresh, serde_json::to_string_pretty(&self.halves[side as usize])?)?;
+        Ok(fs::rename(fresh, file(side))?)
+    }
+
+    pub fn half(&self, side: Side, cell: &Cell) -> Option<&Half> {
+        self.halves[side as usize].get(&cell.name()).filter(|half| !half.runs.is_empty())
+    }
+
+    pub fn half_mut(&mut self, side: Side, cell: &Cell) -> &mut Half {
+        self.halves[side as usize].entry(cell.name()).or_default()
+    }
+}
