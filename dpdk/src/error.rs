@@ -37,7 +37,7 @@ pub enum Error {
         errno: Errno,
     },
     /// No device of this name; `known` lists what DPDK has found.
-    #[error("no port named {name}; DPDK knows: {known}")]
+    #[error("no port named {name}; DPDK knows: {}", if known.is_empty() { "none; why it did not start one is in its own lines above" } else { known })]
     NoSuchPort {
         /// The name looked for.
         name: String,

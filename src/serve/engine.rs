@@ -18,7 +18,7 @@ use super::ports::{self, OpenedPort};
 use super::sleep::Waker;
 use super::state::{StateDirectory, random};
 use super::stores::Stores;
-use super::{assemble, clock};
+use super::{assemble, clock, hugepages};
 use crate::buf::{PagePool, Slice};
 use crate::control::config::{Bus, Config, Idle, LogLevel, Machine, Store as StoreConfig};
 use crate::control::inquiry::Inquiry;
@@ -81,7 +81,11 @@ struct Engine {
 impl Engine {
     fn start(seed: Seed, mailboxes: Vec<Receiver<Inquiry>>) -> anyhow::Result<(Engine, Arc<Board>)> {
         let config = seed.config.clone();
-        let eal = Eal::init(&eal_options(&config)).context("DPDK does not start")?;
+        let options = eal_options(&config);
+        if options.hugepages {
+            hugepages::check(options.memory_mib)?;
+        }
+        let eal = Eal::init(&options).context("DPDK does not start")?;
         let pools = Pools {
             cache: reserve(&eal, "cache", config.memory.page_cache_bytes() as usize, config.memory.block_bytes() as usize)?,
             fragments: reserve(

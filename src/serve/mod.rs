@@ -4,7 +4,7 @@
 //! - `board`: what the cores publish. `inquiries`: what they answer.
 //! - `assemble`: the configuration's words into each layer's `Options`.
 //! - `stores`: where the exports are kept. `state`: what outlives a restart.
-//! - `claim`: one server per network device.
+//! - `claim`: one server per network device. `hugepages`: whether there are enough.
 //! - `clock`: the one clock. `sleep`: how an idle core waits.
 //!
 //! The only room besides `shard` that sees every layer, and the only one that sees both them and the configuration.
@@ -21,6 +21,8 @@ mod clock;
 mod core;
 #[cfg(feature = "dpdk")]
 mod engine;
+#[cfg(feature = "dpdk")]
+mod hugepages;
 #[cfg(feature = "dpdk")]
 mod inquiries;
 #[cfg(feature = "dpdk")]
