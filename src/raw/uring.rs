@@ -53,11 +53,28 @@ impl RingWaker {
 
 struct Flight {
     tag: u64,
+    offset: u64,
     /// Kept open until the completion.
     fd: Arc<OwnedFd>,
     buffers: Buffers,
     /// What the submission entry points to.
     pieces: Box<[libc::iovec]>,
+}
+
+impl Flight {
+    /// `result`: bytes moved, or an errno below 0.
+    fn complete(self, result: i32) -> Completion {
+        let Flight { tag, offset, fd, mut buffers, pieces } = self;
+        drop(pieces);
+        let result = if result == -libc::ECANCELED {
+            // Nobody here cancels anything: the kernel got no thread to do it on, as happens to the first operations of a busy
+            // machine. It has an offset, so doing it (again) in place is right whatever became of it.
+            perform(&fd, offset, &mut buffers)
+        } else {
+            usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+        };
+        Completion { tag, result, buffers }
+    }
 }
 
 /// Completions carry this instead of a slot when the event descriptor was read.
@@ -147,7 +164,7 @@ impl DataRing {
             }
         };
         // The pages' addresses and the boxed pieces do not move with the struct.
-        self.flights[slot] = Some(Flight { tag, fd, buffers, pieces });
+        self.flights[slot] = Some(Flight { tag, offset, fd, buffers, pieces });
         self.in_flight += 1;
         self.enqueue(&entry.user_data(slot as u64));
         Ok(())
@@ -191,9 +208,7 @@ impl DataRing {
             let Some(flight) = self.flights.get_mut(slot).and_then(Option::take) else { continue };
             self.free.push(slot);
             self.in_flight -= 1;
-            let result = usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
-            drop((flight.fd, flight.pieces));
-            return Some(Completion { tag: flight.tag, result, buffers: flight.buffers });
+            return Some(flight.complete(entry.result()));
         }
     }
 
@@ -306,6 +321,24 @@ mod tests {
     #[test]
     fn pages_go_to_a_file_and_come_back() {
         write_then_read(true);
+    }
+
+    #[test]
+    fn what_the_kernel_cancelled_is_done_in_place() {
+        let path = std::env::temp_dir().join(format!("nfsplice-ring-{}-cancelled", std::process::id()));
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        let fd = Arc::new(OwnedFd::from(file));
+        let mut page = PagePool::anonymous(1, 4096).unwrap().allocate().unwrap();
+        page.fill(9);
+        let buffers = Buffers::Write(vec![page.freeze().slice(0..300)]);
+        let flight = |buffers| Flight { tag: 5, offset: 100, fd: fd.clone(), buffers, pieces: Box::default() };
+        let done = flight(buffers).complete(-libc::ECANCELED);
+        assert_eq!((done.tag, done.result.unwrap()), (5, 300));
+        let written = std::fs::read(&path).unwrap();
+        assert!(written.len() == 400 && written[..100] == [0; 100] && written[100..] == [9; 300]);
+        let refused = flight(Buffers::Sync { data_only: true }).complete(-libc::EDQUOT);
+        assert_eq!(refused.result.unwrap_err().raw_os_error(), Some(libc::EDQUOT));
+        let _ = std::fs::remove_file(&path);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Environment: `NFSPLICE_E2E=full` takes the long sizes, `NFSPLICE_E2E_BINARY` names another binary,
 //! `NFSPLICE_E2E_SERVER=ganesha` runs the cases against NFS-Ganesha instead, which tests the tests.
 //! Needs root. Everything happens in namespaces named `nfsplice-e2e-PID-N` and a temporary folder, both removed at the end.
-//! Not here: packet-level faults (the simulator's part) and measurements (benches).
+//! Not here: reordering, duplication and corruption on the way (the simulator's part) and measurements (benches).
 #![deny(unsafe_code)]
 
 mod attack;

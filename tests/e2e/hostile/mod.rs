@@ -1,6 +1,6 @@
 //! Bad input over kernel TCP sockets. Each case asserts exactly what the server answers, and after each one the server has to answer
 //! NULL on a new connection and on one that was open all the time, and must still run. docs/testing.md lists them.
-//! Not here: malformed packets and segments, which the simulator and the fuzz targets send.
+//! Not here: forged segments (`attack`), and malformed packets, which the simulator and the fuzz targets send.
 
 mod calls;
 mod names;

@@ -31,6 +31,9 @@ use super::packet::{ACK, CE, CWR, ECE, Identity, Packet, RST, SYN};
 /// Linux' and the server's shortest retransmission timeout, less what a clock of milliseconds and one of microseconds differ by.
 const RTO_MIN_US: u64 = 198_000;
 
+/// How long the server may be elsewhere between an ACK's arrival and its reading.
+const UNREAD_US: u64 = 20_000;
+
 /// What the way and the peer are like.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -214,6 +217,8 @@ struct Bench<'a> {
     probed_at: Option<i64>,
     /// A timeout's data end here.
     timeout_until: i64,
+    /// When they were acknowledged.
+    timeout_over_at: u64,
     /// Ends of marked segments that no ECE has answered.
     marked: Vec<i64>,
     /// The timestamp of the ECE that asks for a CWR.
@@ -259,6 +264,7 @@ impl<'a> Bench<'a> {
             sent_end: 0,
             probed_at: None,
             timeout_until: 0,
+            timeout_over_at: 0,
             marked: Vec::new(),
             answer_due: None,
             answered_until: 0,
@@ -310,6 +316,9 @@ impl<'a> Bench<'a> {
         let scale = if packet.has(SYN) { 0 } else { self.agreed.map_or(0, |agreed| agreed.client_scale) };
         self.send_edge = self.send_edge.max(ack + (i64::from(packet.window) << scale));
         if ack > self.unacknowledged {
+            if (self.unacknowledged..ack).contains(&(self.timeout_until - 1)) {
+                self.timeout_over_at = packet.at;
+            }
             (self.unacknowledged, self.advanced_at) = (ack, packet.at);
         }
         let duplicate = packet.sack.first().is_some_and(|(_, right)| place(*right, self.server_isn) <= ack);
@@ -503,9 +512,11 @@ impl<'a> Bench<'a> {
             left = rest;
         }
         let quiet_since = last_at.max(self.advanced_at);
+        // What is captured may not be read yet.
+        let after_timeout = end <= self.timeout_until && packet.at.saturating_sub(self.timeout_over_at) < UNREAD_US;
         if dropped {
             self.verdict.repaired += 1;
-        } else if self.unacknowledged < self.timeout_until {
+        } else if self.unacknowledged < self.timeout_until || after_timeout {
             self.verdict.timeouts += 1;
         } else if end == self.sent_end && self.probed_at != Some(self.unacknowledged) {
             self.verdict.probes += 1;

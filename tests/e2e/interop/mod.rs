@@ -197,7 +197,7 @@ fn carry_out(case: &Case) -> Result<()> {
     let link = Link::new(case)?;
     let at_server = Capture::start(&link.bed.net, DEVICE, &link.bed.folder().join("server.pcap"), 0)?;
     let at_peer = Capture::start(&link.far, FAR, &link.bed.folder().join("peer.pcap"), 128)?;
-    let (written, read) = transfer(&link, case.bytes())?;
+    let (written, read) = transfer(&link, case.bytes()).with_context(|| store_counters(&link))?;
     Capture::settle();
     let (here, there) = (at_server.finish()?, at_peer.finish()?);
     let wrong = server::stats(link.bed.folder())?["tcp.in_csum_errors"];
@@ -271,11 +271,12 @@ fn transfer(link: &Link, bytes: usize) -> Result<(Duration, Duration)> {
         let arguments = write_arguments(&file, (index * PIECE) as u64, UNSTABLE, piece(index));
         rpc.send(NFS, 3, procedure::WRITE, &arguments.0)
     };
-    pipeline(&mut rpc, pieces, &mut send, &mut |_, body| {
+    let write = pipeline(&mut rpc, pieces, &mut send, &mut |_, body| {
         let written = Written::parse(&body)?;
         ensure!(written.count as usize == PIECE, "a WRITE took {} bytes", written.count);
         Ok(())
-    })?;
+    });
+    write.context("WRITE")?;
     rpc.commit(&file)?;
     let written = started.elapsed();
     drop(rpc);
@@ -286,11 +287,19 @@ fn transfer(link: &Link, bytes: usize) -> Result<(Duration, Duration)> {
         let arguments = Xdr::default().opaque(&file).u64((index * PIECE) as u64).u32(PIECE as u32);
         rpc.send(NFS, 3, procedure::READ, &arguments.0)
     };
-    pipeline(&mut rpc, pieces, &mut send, &mut |index, body| {
+    let read = pipeline(&mut rpc, pieces, &mut send, &mut |index, body| {
         ensure!(parse_read(&body)?.0 == piece(index), "piece {index} has other bytes than were written");
         Ok(())
-    })?;
+    });
+    read.context("READ")?;
     Ok((written, started.elapsed()))
+}
+
+/// What the store counted, for a call that failed.
+fn store_counters(link: &Link) -> String {
+    let counters = server::stats(link.bed.folder()).unwrap_or_default();
+    let told = counters.iter().filter(|(name, value)| name.starts_with("store") && **value != 0.0);
+    told.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
 }
 
 type Send<'a> = &'a mut dyn FnMut(&mut Rpc, usize) -> Result<u32>;
