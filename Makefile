@@ -1,5 +1,5 @@
 # One command each. `make run` and `make test` are all that a fresh Debian 12 machine with git and a Rust toolchain needs.
-.PHONY: help build run test sim fuzz bench fmt lint clean
+.PHONY: help build run test sim fuzz bench goodput fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
 bench: ## measure against NFS-Ganesha, sendfile and testpmd, 12 minutes (docs/benchmarks.md)
 	@scripts/install.sh bench
 	cargo bench --bench appliance
+
+goodput: ## goodput over lossy links beside the kernel's, 45 minutes, root (docs/goodput.md)
+	cargo bench --no-default-features --bench goodput -- ours
+	cargo bench --no-default-features --bench goodput -- kernel --seeds 3
+	cargo bench --no-default-features --bench goodput -- page
 
 fmt: ## format the sources
 	cargo fmt --all

@@ -34,6 +34,13 @@ impl Control {
         }
     }
 
+    pub fn title(self) -> &'static str {
+        match self {
+            Control::Cubic => "CUBIC",
+            Control::NewReno => "NewReno",
+        }
+    }
+
     pub fn ours(self) -> CongestionControl {
         match self {
             Control::Cubic => CongestionControl::Cubic,

@@ -323,7 +323,7 @@ pub fn run(jobs: &[(Cell, u64)]) -> Result<Vec<(Cell, Run)>> {
             .map(|(index, (progress, (cell, _)))| {
                 scope.spawn(move || -> Result<()> {
                     pin(1);
-                go_first()?;
+                    go_first()?;
                     bed.spaces[0].enter()?;
                     send(cell, PORT_FIRST + index as u16, stop, progress)
                 })
@@ -331,7 +331,8 @@ pub fn run(jobs: &[(Cell, u64)]) -> Result<Vec<(Cell, Run)>> {
             .collect();
         thread::sleep(duration.saturating_sub(began.elapsed()));
         let elapsed = began.elapsed();
-        received = progress.iter().map(|p| p.received.load(Ordering::Relaxed) as f64 * 8.0 / elapsed.as_secs_f64() / 1e6).collect();
+        received =
+            progress.iter().map(|p| p.received.load(Ordering::Relaxed) as f64 * 8.0 / elapsed.as_secs_f64() / 1e6).collect();
         stop.store(true, Ordering::Relaxed);
         for sender in senders {
             sender.join().expect("no panic")?;
@@ -345,7 +346,10 @@ pub fn run(jobs: &[(Cell, u64)]) -> Result<Vec<(Cell, Run)>> {
         .iter()
         .zip(&before)
         .filter(|((name, now), (_, then))| {
-            now > then && ["Recov", "Timeout", "Undo", "Loss", "DSACK", "SpuriousR", "Fail", "Hystart"].iter().any(|part| name.contains(part))
+            now > then
+                && ["Recov", "Timeout", "Undo", "Loss", "DSACK", "SpuriousR", "Fail", "Hystart"]
+                    .iter()
+                    .any(|part| name.contains(part))
         })
         .map(|((name, now), (_, then))| format!("{name} {} ", now - then))
         .collect();

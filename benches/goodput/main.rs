@@ -6,6 +6,7 @@
 
 mod cell;
 mod kernel;
+mod page;
 mod results;
 mod simulated;
 
@@ -20,7 +21,8 @@ use results::{Half, Results, Side};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "goodput ours|kernel|page [--cells TEXT,..] [--seeds N] [--trace MILLISECONDS]";
+const USAGE: &str = "goodput ours|kernel|compare|page [--cells CONTROL/REORDER/RTT/LOSS,..] [--first N] [--seeds N] [--fast N] \
+[--limit SECONDS] [--trace MILLISECONDS]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -47,7 +49,8 @@ struct Options {
 
 impl Options {
     fn parse(words: &[String]) -> Result<Options> {
-        let mut options = Options { verb: String::new(), cells: cell::all().collect(), first: 1, seeds: 5, fast: 1, limit: 3600, trace: None };
+        let mut options =
+            Options { verb: String::new(), cells: cell::all().collect(), first: 1, seeds: 5, fast: 1, limit: 3600, trace: None };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} wants a value; {USAGE}"));
@@ -55,7 +58,11 @@ impl Options {
                 "--bench" => {}
                 "--cells" => {
                     let wanted = value()?;
-                    let matches = |cell: &Cell| wanted.split(',').any(|part| part.split('/').zip(cell.name().split('/')).all(|(a, b)| a.is_empty() || a == b));
+                    let matches = |cell: &Cell| {
+                        wanted
+                            .split(',')
+                            .any(|part| part.split('/').zip(cell.name().split('/')).all(|(a, b)| a.is_empty() || a == b))
+                    };
                     options.cells.retain(matches);
                 }
                 "--fast" => options.fast = value()?.parse()?,
@@ -76,6 +83,7 @@ fn go(words: &[String]) -> Result<()> {
     match options.verb.as_str() {
         "ours" => ours(&options),
         "kernel" => kernel(&options),
+        "page" => page::write(),
         "compare" => compare(&options),
         _ => bail!("{USAGE}"),
     }
@@ -162,7 +170,8 @@ fn print(results: &Results, cell: &Cell) {
         format!("{:>8.3} ({low:>7.3}..{high:>7.3}) {}", half.median().unwrap_or_default(), half.runs.len())
     };
     let (ours, kernel) = (results.half(Side::Ours, cell), results.half(Side::Kernel, cell));
-    let ratio = ours.and_then(Half::median).zip(kernel.and_then(Half::median)).map_or(String::new(), |(a, b)| format!("{:.2}", a / b));
+    let ratio =
+        ours.and_then(Half::median).zip(kernel.and_then(Half::median)).map_or(String::new(), |(a, b)| format!("{:.2}", a / b));
     println!("{:<22} {} | {} | {ratio:>5} | limit {:.2}", cell.name(), text(ours), text(kernel), cell.limit());
     if std::env::var_os("NOTES").is_some() {
         for half in [ours, kernel].into_iter().flatten() {

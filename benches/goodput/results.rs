@@ -81,7 +81,8 @@ fn file(side: Side) -> PathBuf {
 
 impl Results {
     pub fn load() -> Results {
-        let read = |side| fs::read_to_string(file(side)).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let read =
+            |side| fs::read_to_string(file(side)).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         Results { halves: [read(Side::Ours), read(Side::Kernel)] }
     }
 

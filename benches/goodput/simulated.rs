@@ -56,15 +56,8 @@ pub fn run(cell: &Cell, seed: u64, trace: Option<Duration>) -> Run {
     let pool = PagePool::anonymous(2, LIST_BYTES).expect("memory");
     let list = vec![pool.allocate().expect("a page").freeze()];
     let sides = [side(a, 1), side(b, 2)];
-    let mut simulation = Simulation {
-        now: Instant::from_millis(1),
-        link,
-        sides,
-        list,
-        sender: None,
-        delivered: 0,
-        transmit: Transmit::default(),
-    };
+    let mut simulation =
+        Simulation { now: Instant::from_millis(1), link, sides, list, sender: None, delivered: 0, transmit: Transmit::default() };
     simulation.go(cell, seed, trace)
 }
 
@@ -185,7 +178,7 @@ impl Simulation {
 fn notes(sender: &TcpCounters, receiver: &TcpCounters, link: &MemoryLink) -> String {
     let wire = link.counters(0);
     format!(
-        "rto {} recoveries {} probes {} (repaired {}) spurious {} dsack-undone {} resent {} of {}; lost {} queue-dropped {} reordered {}; receiver: ofo-refused {} dsacks {} acks {}",
+        "rto {} recoveries {} probes {} (repaired {}) spurious {} dsack-undone {} resent {} of {}; lost {} queue-dropped {} reordered {}; receiver: ofo-refused {} dsacks {} acks {} paws-rejected {}",
         sender.rto_timeouts,
         sender.sack_recoveries,
         sender.loss_probes,
@@ -200,5 +193,6 @@ fn notes(sender: &TcpCounters, receiver: &TcpCounters, link: &MemoryLink) -> Str
         receiver.ofo_drops,
         receiver.dsack_sent,
         receiver.out_segs,
+        receiver.paws_estab_rejected,
     )
 }

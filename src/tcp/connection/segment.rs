@@ -79,8 +79,7 @@ impl Connection {
         // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
         // look like a round trip that lasted as long as the sender's backoff. Not while something is missing: that may be on its way
         // since before the retransmission, only late, and would be taken for old (RFC 7323 section 5.3, R1).
-        let retransmission =
-            !acceptable && seq < next && next - seq <= self.receive.limit && self.receive.reassembly.is_empty();
+        let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit && self.receive.reassembly.is_empty();
         if (acceptable || retransmission) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
         }
