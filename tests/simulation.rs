@@ -163,6 +163,8 @@ fn setup(random: &mut Random) -> (Setup, bool) {
     // A burst of loss is counted in frames, so a lone retransmission now and then can take long to get through one.
     (setup.tcp.user_timeout, setup.client_tcp.user_timeout) = (DEADLINE, DEADLINE);
     setup.rpc.record_timeout = DEADLINE;
+    // Nor does a call that is repeated behind cuts of the link run twice because its first answer was forgotten.
+    setup.rpc.drc.expiry = DEADLINE;
     (setup.tcp.syn_ack_retries_max, setup.client_tcp.syn_retries_max) = (12, 12);
     setup.client_tcp = tcp::Options {
         receive_window_max: pick(random, &[20_000, 200_000, 2 << 20]),

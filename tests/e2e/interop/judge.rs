@@ -474,7 +474,12 @@ impl<'a> Bench<'a> {
         self.verdict.echoes += u32::from(packet.has(ECE));
         let ack = place(packet.ack, self.client_isn);
         if packet.has(ECE) {
-            self.marked.retain(|end| *end > ack);
+            // What came ahead of its turn is reported by the block that it is in; under DCTCP the ACK of the hole that goes out for the
+            // segment that fills it says nothing of marks any more.
+            let isn = self.client_isn;
+            let blocks = packet.sack.iter().map(|(left, right)| (place(*left, isn), place(*right, isn)));
+            let reported: Vec<_> = std::iter::once((i64::MIN, ack)).chain(blocks).collect();
+            self.marked.retain(|end| !reported.iter().any(|(left, right)| left < end && end <= right));
         } else if self.marked.iter().any(|end| *end <= ack) {
             self.marked.retain(|end| *end > ack);
             self.fault("marks", packet, "acknowledges a marked segment without ECE".into());
