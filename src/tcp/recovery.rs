@@ -217,6 +217,11 @@ impl Scoreboard {
         self.sent.front().map(|sent| (sent.start, sent.end))
     }
 
+    /// The first range in flight was sent more than once.
+    pub fn is_first_retransmitted(&self) -> bool {
+        self.sent.front().is_some_and(|sent| sent.retransmitted)
+    }
+
     /// The last `mss` bytes in flight, as a range of their own: what a tail loss probe sends again.
     pub fn cut_last(&mut self, mss: u64) -> Option<(u64, u64)> {
         let index = self.sent.len().checked_sub(1)?;

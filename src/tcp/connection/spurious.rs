@@ -49,8 +49,11 @@ impl Connection {
     pub(super) fn begin_repair(&mut self, timeout: bool, open: bool) {
         // Timestamps tell sooner. In an episode that had begun already the timeout was none of the originals'.
         let frto = timeout && open && !self.timestamps && self.is_synchronized();
+        // The next ACK of new data is the first range's. If that was sent again in an episode before, the echo may be of that copy:
+        // older than this episode's, and no sign of the original.
+        let eifel = self.timestamps && !self.scoreboard.is_first_retransmitted();
         self.send.repair = Repair {
-            eifel: self.timestamps,
+            eifel,
             timestamp: None,
             frto: if frto { Frto::Retransmitted } else { Frto::Off },
             begun_at: self.send.unacknowledged,
