@@ -82,12 +82,11 @@ done
 
 cat <<EOF
 
-Ready. ./export is served at nfs://$server_address/export. In another terminal:
+Ready. ./export is served at nfs://$server_address/export, and at nfs://$server_address6/export. In another terminal:
 
   ip netns exec $namespace nfs-ls nfs://$server_address/export
   ip netns exec $namespace nfs-cat nfs://$server_address/export/hello.txt
   ip netns exec $namespace nfs-cp /etc/hostname nfs://$server_address/export/written.txt
-  ip netns exec $namespace nfs-ls nfs://$server_address6/export
 
 Ctrl-C stops the server and removes the namespace.
 EOF
