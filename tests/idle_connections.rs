@@ -3,7 +3,6 @@
 //!
 //! One test in a process of its own: it counts what the process allocates.
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};

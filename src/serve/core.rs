@@ -236,7 +236,7 @@ fn log(event: InterfaceEvent) {
         InterfaceEvent::AddressDuplicate { address, mac } => {
             tracing::error!(%address, ?mac, "another station had this address first: it is not used");
         }
-        InterfaceEvent::AddressAssigned { address } => tracing::info!(%address, "address in use"),
+        InterfaceEvent::AddressAssigned { address } => tracing::info!(%address, "address is ready"),
         InterfaceEvent::AddressExpired { address } => {
             tracing::warn!(%address, "address no longer in use: no router tells its prefix")
         }
