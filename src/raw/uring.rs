@@ -66,12 +66,16 @@ impl Flight {
     fn complete(self, result: i32) -> Completion {
         let Flight { tag, offset, fd, mut buffers, pieces } = self;
         drop(pieces);
-        let result = if result == -libc::ECANCELED {
+        let result = match -result {
             // Nobody here cancels anything: the kernel got no thread to do it on, as happens to the first operations of a busy
-            // machine. It has an offset, so doing it (again) in place is right whatever became of it.
-            perform(&fd, offset, &mut buffers)
-        } else {
-            usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+            // machine, or a signal came. It has an offset, so doing it (again) in place is right whatever became of it.
+            libc::ECANCELED | libc::EINTR => loop {
+                match perform(&fd, offset, &mut buffers) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => break result,
+                }
+            },
+            _ => usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)),
         };
         Completion { tag, result, buffers }
     }
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_cancelled_is_done_in_place() {
+    fn what_the_kernel_cancelled_or_interrupted_is_done_in_place() {
         let path = std::env::temp_dir().join(format!("nfsplice-ring-{}-cancelled", std::process::id()));
         let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         let fd = Arc::new(OwnedFd::from(file));
@@ -334,6 +338,8 @@ mod tests {
         let flight = |buffers| Flight { tag: 5, offset: 100, fd: fd.clone(), buffers, pieces: Box::default() };
         let done = flight(buffers).complete(-libc::ECANCELED);
         assert_eq!((done.tag, done.result.unwrap()), (5, 300));
+        let synced = flight(Buffers::Sync { data_only: true }).complete(-libc::EINTR);
+        assert_eq!(synced.result.unwrap(), 0);
         let written = std::fs::read(&path).unwrap();
         assert!(written.len() == 400 && written[..100] == [0; 100] && written[100..] == [9; 300]);
         let refused = flight(Buffers::Sync { data_only: true }).complete(-libc::EDQUOT);
