@@ -99,8 +99,15 @@ pub fn run(report: &mut Report) {
     report.case("the_judge_sees_each_fault", doctored::each_fault);
     report.case("the_judge_accepts_what_is_right", doctored::no_fault);
     for case in CASES {
-        report.case(case.name, || carry_out(case));
+        report.case(case.name, || carry_out(case).or_else(|error| second_try(case, &error)));
     }
+}
+
+/// Drops at random may hit a SYN, whose repetition then does without the option that the case is about, and a busy machine lets packets
+/// pass each other between the two captures. What is wrong with the server fails twice; the first failure is told in any case.
+fn second_try(case: &Case, error: &anyhow::Error) -> Result<()> {
+    println!("    once more, for the first run failed: {error:#}");
+    carry_out(case)
 }
 
 impl Case {
