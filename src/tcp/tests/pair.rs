@@ -437,7 +437,7 @@ fn press(pair: &mut Pair) {
     }
 }
 
-/// Packets that both sides together may send: a full one for every twenty bytes. Pieces of a few hundred bytes, an ACK for each and
+/// Packets that both sides together may send: one for every twenty bytes. Pieces of a few hundred bytes, an ACK for each and
 /// a receiver without memory that forgets what it had selectively acknowledged stay below it, an endless exchange does not.
 fn packets_max(pair: &Pair) -> u64 {
     let bytes: usize = pair.sides.iter().map(|side| side.script.len()).sum();
