@@ -71,7 +71,7 @@ impl Connection {
             self.advance_frto(shared, advanced, duplicate, &delivery);
         }
         if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
-            && self.scoreboard.phase == Phase::Open
+            && self.scoreboard.phase() == Phase::Open
         {
             shared.counters.loss_probe_recoveries += 1;
             self.congestion.on_loss(now, flight);
@@ -172,7 +172,7 @@ impl Connection {
         } else if acked > 0 {
             self.scoreboard.deflate_duplicate_acks(acked, mss);
             // RFC 6582 section 3.2 step 3: a partial ACK tells of the next hole.
-            if matches!(self.scoreboard.phase, Phase::Recovery { .. }) && !left {
+            if matches!(self.scoreboard.phase(), Phase::Recovery { .. }) && !left {
                 newly_lost = self.scoreboard.mark_first_lost(mss);
             }
         } else if duplicate && self.scoreboard.on_duplicate_ack() {
@@ -198,7 +198,7 @@ impl Connection {
         }
         shared.counters.lost_bytes += newly_lost;
         self.wake = true;
-        if self.scoreboard.phase == Phase::Open {
+        if self.scoreboard.phase() == Phase::Open {
             if self.sack {
                 shared.counters.sack_recoveries += 1;
             } else {
@@ -213,7 +213,7 @@ impl Connection {
     }
 
     pub(super) fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64) {
-        if let Phase::Recovery { .. } = self.scoreboard.phase {
+        if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // A duplicate ACK of a peer without SACK stands for a segment that arrived.
             let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
             self.scoreboard.reduce_proportionally(delivered, self.congestion.window(), mss);

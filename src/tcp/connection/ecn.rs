@@ -103,7 +103,7 @@ impl Connection {
     pub(super) fn on_echo(&mut self, now: Instant, shared: &mut Shared, flight: u64) {
         // On a SYN-ACK the flag means something else.
         let said = !self.is_synchronized() || self.send.unacknowledged <= self.ecn.reduced_at;
-        if said || self.scoreboard.phase != Phase::Open {
+        if said || self.scoreboard.phase() != Phase::Open {
             return;
         }
         shared.counters.ecn_reductions += 1;

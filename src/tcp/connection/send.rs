@@ -134,7 +134,7 @@ impl Connection {
     pub(super) fn allowance(&self) -> u64 {
         let mss = u64::from(self.send.mss);
         let flight = self.scoreboard.in_flight(mss);
-        match self.scoreboard.phase {
+        match self.scoreboard.phase() {
             Phase::Recovery { .. } => {
                 // With nothing in flight nothing would bring the next ACK.
                 let floor = if flight == 0 { mss } else { 0 };

@@ -117,7 +117,7 @@ impl Connection {
         if step == Frto::Off || !(advanced || duplicate || delivery.sacked > 0) {
             return;
         }
-        let Phase::Loss { point } = self.scoreboard.phase else {
+        let Phase::Loss { point } = self.scoreboard.phase() else {
             self.send.repair.frto = Frto::Off;
             return;
         };

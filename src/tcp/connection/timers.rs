@@ -111,7 +111,7 @@ impl Connection {
         }
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
-        let first = !matches!(self.scoreboard.phase, Phase::Loss { .. });
+        let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. });
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
         self.send.retries = self.send.retries.saturating_add(1);
@@ -178,7 +178,7 @@ impl Connection {
         let flight = self.send.next - self.send.unacknowledged;
         let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
         self.on_losses(now, shared, newly_lost, flight);
-        if let Phase::Recovery { .. } = self.scoreboard.phase {
+        if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // No ACK clocks this transmission: as if one segment had been delivered.
             let mss = u64::from(self.send.mss);
             self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss);
