@@ -33,7 +33,8 @@ struct State {
 pub(crate) struct Cubic {
     mss: f64,
     state: State,
-    before: State,
+    /// Before the last reduction, as long as that may be taken back.
+    before: Option<Box<State>>,
     hystart: HyStart,
 }
 
@@ -43,7 +44,14 @@ impl Cubic {
         let curve = Curve { max: 0.0, epoch: None, k: 0.0, estimate: 0.0 };
         let window = initial_window(mss as u64) as f64 / mss;
         let state = State { window, threshold: f64::INFINITY, curve };
-        Cubic { mss, state, before: state, hystart: HyStart::new() }
+        Cubic { mss, state, before: None, hystart: HyStart::new() }
+    }
+
+    fn remember(&mut self) {
+        match &mut self.before {
+            Some(before) => **before = self.state,
+            None => self.before = Some(Box::new(self.state)),
+        }
     }
 
     fn avoid_congestion(&mut self, now: Instant, acked: f64, rtt: Duration) {
@@ -93,7 +101,9 @@ impl Congestion for Cubic {
             self.state.window = initial_window(mss as u64) as f64 / mss;
         }
         self.state.window = self.state.window.max(1.0);
-        self.before = self.state;
+        if let Some(before) = &mut self.before {
+            **before = self.state;
+        }
     }
 
     fn on_ack(&mut self, sample: &AckSample) {
@@ -121,7 +131,7 @@ impl Congestion for Cubic {
     }
 
     fn on_loss(&mut self, _now: Instant, in_flight: u64) {
-        self.before = self.state;
+        self.remember();
         let State { window, threshold, curve } = &mut self.state;
         // RFC 9438 section 4.7, fast convergence.
         curve.max = if *window < curve.max { *window * (1.0 + BETA) / 2.0 } else { *window };
@@ -135,6 +145,8 @@ impl Congestion for Cubic {
     fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool) {
         if first {
             self.on_loss(now, in_flight);
+        } else if self.before.is_none() {
+            self.remember();
         }
         // RFC 9438 section 4.8: as RFC 5681.
         self.state.window = 1.0;
@@ -149,9 +161,17 @@ impl Congestion for Cubic {
 
     fn undo(&mut self) {
         // RFC 9438 section 4.9.
-        if self.state.window < self.before.window {
-            self.state = self.before;
+        if let Some(before) = self.before.as_deref().filter(|before| self.state.window < before.window) {
+            self.state = *before;
         }
+    }
+
+    fn has_spare(&self) -> bool {
+        self.before.is_some()
+    }
+
+    fn rest(&mut self) {
+        self.before = None;
     }
 }
 
