@@ -220,6 +220,11 @@ impl RxChain {
         }
     }
 
+    /// Room is kept for the buffers to come.
+    pub fn has_spare(&self) -> bool {
+        self.bufs.capacity() > 0
+    }
+
     /// Removes everything.
     pub fn clear(&mut self) {
         self.bufs.clear();

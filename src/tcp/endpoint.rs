@@ -303,6 +303,12 @@ impl Endpoint {
         self.shared.coupling = on;
     }
 
+    /// Some connection keeps memory for what it may send or receive next.
+    #[cfg(test)]
+    pub(super) fn has_spare(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).any(|connection| connection.has_spare())
+    }
+
     pub fn options(&self) -> &Options {
         &self.shared.options
     }

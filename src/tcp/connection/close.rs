@@ -128,6 +128,9 @@ impl Connection {
         self.timers = Timers::default();
         self.timers.arm(Timer::Life, now + shared.options.time_wait);
         self.entered_time_wait = true;
+        if self.is_silent() {
+            self.give_spare_back();
+        }
         self.report_closed(shared, Reason::Finished);
     }
 

@@ -28,6 +28,9 @@ pub(super) enum Timer {
 const TIMERS: [Timer; 8] =
     [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
 
+/// Silence after which a connection gives back the memory that is kept from one call to the next.
+const REST_AFTER: u64 = 10_000_000_000;
+
 /// A deadline each, and one that none is before: exact after `handle_timeout`, and left where it is when a timer is put off.
 pub(super) struct Timers {
     deadlines: [Instant; TIMERS.len()],
@@ -98,6 +101,45 @@ impl Connection {
             }
         }
         self.timers.find_soonest();
+        self.rest(now);
+    }
+
+    /// Nothing is to be repaired, sent or read.
+    pub(super) fn is_silent(&self) -> bool {
+        let ReceiveState { chain, reassembly, .. } = &self.receive;
+        self.scoreboard.is_empty() && self.send.queue.len() == 0 && chain.is_empty() && reassembly.is_empty()
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        let ReceiveState { chain, reassembly, .. } = &self.receive;
+        self.scoreboard.has_spare()
+            || self.send.queue.has_spare()
+            || chain.has_spare()
+            || reassembly.has_spare()
+            || self.congestion.has_spare()
+    }
+
+    /// Memory that a call has left is kept for the next one, and given back once none has come for `REST_AFTER`. Whatever takes such memory
+    /// has a timer fire soon after, which leads here; from then on this looks again by itself.
+    fn rest(&mut self, now: Instant) {
+        if !self.has_spare() {
+            return;
+        }
+        let due = self.send.last_sent_at.max(self.receive.last_received_at).after_nanos(REST_AFTER);
+        if now >= due && self.is_silent() {
+            self.give_spare_back();
+        } else {
+            self.timers.soonest = self.timers.soonest.min(if now < due { due } else { now.after_nanos(REST_AFTER) });
+        }
+    }
+
+    pub(super) fn give_spare_back(&mut self) {
+        self.scoreboard.rest();
+        self.send.queue.rest();
+        self.send.repair = Repair::new();
+        self.receive.chain = RxChain::new();
+        self.receive.reassembly.clear();
+        self.congestion.rest();
     }
 
     /// RFC 6298 sections 5.4 to 5.7.
