@@ -11,6 +11,7 @@ mod settings;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 
 use siphasher::sip::SipHasher24;
 
@@ -425,6 +426,40 @@ impl Endpoint {
         }
         self.end_train();
         self.handle_apart(now, src, dst, packet, checksum);
+    }
+
+    /// Takes a segment over IPv4 where it lies, in octets `range` of `buf`, if it continues a train: `handle_segment` for most of a
+    /// burst, without moving anything. `false`: it does not, and nothing was done.
+    #[inline]
+    pub fn continue_train(
+        &mut self,
+        now: Instant,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        buf: &mut RxBuf,
+        range: Range<usize>,
+        checksum: Checksum,
+    ) -> bool {
+        let Some(train) = &mut self.train else { return false };
+        let Some(octets) = buf.get(range.clone()) else { return false };
+        let Some(header) = Header::of_octets(octets, octets.len(), 1) else { return false };
+        if checksum != Checksum::Good || !train.continues_with_ipv4(now, src, dst, &header) {
+            return false;
+        }
+        train.couple(&header);
+        self.shared.counters.in_segs += 1;
+        if header.text > 0
+            && let Some(connection) = &mut self.slots[self.recent as usize].connection
+        {
+            let mut text = buf.take();
+            text.truncate(range.end);
+            text.advance(range.start + header.len);
+            connection.take_text_of_one(text);
+        }
+        #[cfg(test)]
+        if !self.shared.coupling {
+            self.end_train();
+        }
+        true
     }
 
     /// Whether the segment continues a train, or starts one; it is counted with it then.

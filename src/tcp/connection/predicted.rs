@@ -6,6 +6,8 @@
 //! starts a `train`, which what follows in the same burst may join.
 
 use super::train::{Departure, Header, Room, Train};
+use std::net::IpAddr;
+
 use super::*;
 use crate::buf::RxPacket;
 use crate::tcp::congestion::AckSample;
@@ -46,6 +48,10 @@ impl Connection {
                 now,
                 src: self.tuple.remote_ip,
                 dst: self.tuple.local_ip,
+                ipv4: match (self.tuple.remote_ip, self.tuple.local_ip) {
+                    (IpAddr::V4(src), IpAddr::V4(dst)) => Some((src, dst)),
+                    _ => None,
+                },
                 una: self.seq_at(self.send.unacknowledged),
                 nxt: self.seq_at(self.send.next),
                 ts_recent: receive.ts_recent,
@@ -79,13 +85,19 @@ impl Connection {
     #[inline]
     pub fn take_text(&mut self, payload: RxPacket) {
         if payload.more.is_empty() {
-            if !payload.first.is_empty() {
-                self.take_in(payload.first);
-            }
+            self.take_text_of_one(payload.first);
         } else {
             for buf in payload.into_bufs() {
                 self.take_in(buf);
             }
+        }
+    }
+
+    /// The same of a segment in one buffer.
+    #[inline]
+    pub fn take_text_of_one(&mut self, text: RxBuf) {
+        if !text.is_empty() {
+            self.take_in(text);
         }
     }
 
