@@ -515,10 +515,10 @@ impl Endpoint {
         packet.advance(header_len);
         let tuple = FourTuple { local_ip: dst, remote_ip: src, local_port: repr.dst_port, remote_port: repr.src_port };
         let mut known = self.index_of(&tuple);
-        if let Some(index) = known
-            && self.time_wait_gives_way(now, index, &repr)
-        {
-            known = None;
+        let mut iss_min = None;
+        if let Some(index) = known {
+            iss_min = self.time_wait_gives_way(now, index, &repr);
+            known = known.filter(|_| iss_min.is_none());
         }
         match known {
             Some(index) => {
@@ -545,7 +545,7 @@ impl Endpoint {
             }
             // RFC 9293 section 3.9.2.3, MUST-57: only between hosts. No connection is between others.
             None if src.is_unspecified() || is_group(src) || is_group(dst) => self.shared.counters.in_addr_errors += 1,
-            None => self.handle_without_connection(now, tuple, &repr, packet),
+            None => self.handle_without_connection(now, tuple, &repr, packet, iss_min),
         }
     }
 
@@ -699,7 +699,8 @@ impl Endpoint {
         }
     }
 
-    /// Closes our direction once the queue is sent. The other stays open until the peer closes it.
+    /// Closes our direction once the queue is sent. The other stays open until the peer closes it, or sends nothing for
+    /// `Options::fin_wait_2_timeout`.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;
@@ -807,20 +808,36 @@ impl Endpoint {
         self.shared.counters.time_wait_entered += 1;
         self.leave_remote(id.index);
         self.time_wait.push_back(id);
-        while let Some(oldest) = self.time_wait.front().copied() {
-            let slot = &mut self.slots[oldest.index as usize];
-            let live =
-                slot.generation == oldest.generation && slot.connection.as_ref().is_some_and(|c| c.state == State::TimeWait);
-            if live && self.time_wait.len() <= self.shared.options.time_wait_max {
-                return;
+        while self.forget_ended_time_waits() && self.time_wait.len() > self.shared.options.time_wait_max {
+            self.evict_time_wait();
+        }
+    }
+
+    /// Takes what is in TIME-WAIT no more off the front of its queue; tells whether there is one left.
+    fn forget_ended_time_waits(&mut self) -> bool {
+        while let Some(oldest) = self.time_wait.front() {
+            let slot = &self.slots[oldest.index as usize];
+            let live = slot.connection.as_ref().is_some_and(|connection| connection.state == State::TimeWait);
+            if live && slot.generation == oldest.generation {
+                return true;
             }
             self.time_wait.pop_front();
-            if live && let Some(connection) = &mut slot.connection {
-                self.shared.counters.time_wait_overflows += 1;
-                connection.leave_time_wait(&mut self.shared);
-                self.settle(oldest.index);
-            }
         }
+        false
+    }
+
+    /// Ends the oldest TIME-WAIT, whose place is needed; tells whether there was one.
+    fn evict_time_wait(&mut self) -> bool {
+        if !self.forget_ended_time_waits() {
+            return false;
+        }
+        let Some(oldest) = self.time_wait.pop_front() else { return false };
+        if let Some(connection) = &mut self.slots[oldest.index as usize].connection {
+            self.shared.counters.time_wait_overflows += 1;
+            connection.leave_time_wait(&mut self.shared);
+        }
+        self.settle(oldest.index);
+        true
     }
 
     /// Takes a closed connection out of the tables, and out of memory once the application knows.
