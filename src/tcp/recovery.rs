@@ -1,6 +1,6 @@
 //! What is in flight, what of it is lost, and how fast to repair it.
 //!
-//! Read first: RFC 8985 (RACK-TLP), RFC 6675, RFC 2018 section 5, RFC 6582 (peers without SACK), RFC 6937 (PRR). One entry
+//! Read first: RFC 8985 (RACK-TLP), RFC 6675, RFC 2018 section 5, RFC 6582 (peers without SACK), RFC 9937 (PRR). One entry
 //! per transmitted packet or TSO chain, cut where an acknowledgement or a retransmission cuts it; the entries cover
 //! SND.UNA..SND.NXT without gaps, SYN and FIN included. Not here: building packets (`connection::send`), and the window
 //! itself (`congestion`).
@@ -151,6 +151,8 @@ pub(crate) struct Scoreboard {
     rack: Rack,
     /// RFC 8985 section 7.2, TLP.max_ack_delay, as this peer has shown it; nanoseconds.
     peer_ack_delay: u64,
+    /// RFC 6582 section 3.2, recover: the end of what was sent when the last recovery ended.
+    recover: u64,
     /// Made when it is needed first, and kept until the connection rests: the next loss mostly follows soon.
     disorder: Option<Box<Disorder>>,
 }
@@ -163,6 +165,7 @@ impl Scoreboard {
             forward: 0,
             rack: Rack { reo_wnd_mult: 1, ..Rack::default() },
             peer_ack_delay: PEER_ACK_DELAY_INITIAL,
+            recover: 0,
             disorder: None,
         }
     }
@@ -440,16 +443,18 @@ impl Scoreboard {
         (min / 4).saturating_mul(u64::from(self.rack.reo_wnd_mult)).min(rtt.smoothed_nanos().unwrap_or(min))
     }
 
-    /// RFC 8985 section 6.2 step 4: a D-SACK means that a retransmission was not needed.
-    pub fn on_dsack(&mut self, una: u64, nxt: u64) {
+    /// RFC 8985 section 6.2 step 4: a D-SACK, up to `right`, means that a retransmission was not needed.
+    pub fn on_dsack(&mut self, una: u64, right: u64, nxt: u64) {
         let disorder = self.disorder();
         if disorder.dsack_round.is_none_or(|round| una >= round) {
             disorder.dsack_round = Some(nxt);
             self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.saturating_add(1);
             self.rack.reo_wnd_persist = REO_WND_PERSIST;
         }
+        // What the probe sent, with a FIN behind it or not.
+        let is_probe = |probe: &mut TailProbe| probe.retransmission && (probe.end == right || probe.end == right + 1);
         let disorder = self.disorder();
-        if let Some(probe) = disorder.probe.take_if(|probe| probe.retransmission) {
+        if let Some(probe) = disorder.probe.take_if(is_probe) {
             // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
             // If the ACK of the first copy has come before this one, it was only late. If not, it was lost, perhaps with the
             // request that carried it, and tells nothing of the peer's timer.
@@ -493,11 +498,13 @@ impl Scoreboard {
         }
     }
 
-    /// A duplicate ACK from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2).
-    pub fn on_duplicate_ack(&mut self) -> bool {
+    /// A duplicate ACK of `una` from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2):
+    /// not if what the last recovery sent again may have caused it (RFC 6582 section 3.2 step 2).
+    pub fn on_duplicate_ack(&mut self, una: u64) -> bool {
+        let past = una > self.recover;
         let disorder = self.disorder();
         disorder.duplicate_acks += 1;
-        disorder.phase == Phase::Open && disorder.duplicate_acks == DUP_THRESH
+        disorder.phase == Phase::Open && disorder.duplicate_acks == DUP_THRESH && past
     }
 
     /// New data was acknowledged by a peer without SACK (RFC 6582 section 3.2 step 3): what left the network is forgotten
@@ -530,11 +537,6 @@ impl Scoreboard {
         disorder.probe = None;
         // RFC 6937 section 3.1: RecoverFS is the flight before the loss was known.
         disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked).max(mss), ..Prr::default() };
-        // Step 4 of RFC 8985 section 6.2: recoveries without D-SACK narrow the reordering window again.
-        self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
-        if self.rack.reo_wnd_persist == 0 {
-            self.rack.reo_wnd_mult = 1;
-        }
     }
 
     /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
@@ -621,20 +623,31 @@ impl Scoreboard {
         }
         disorder.phase = Phase::Open;
         disorder.duplicate_acks = 0;
+        self.recover = point;
+        // Step 4 of RFC 8985 section 6.2: recoveries without D-SACK, fast or after a timeout, narrow the reordering window again.
+        self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
+        if self.rack.reo_wnd_persist == 0 {
+            self.rack.reo_wnd_mult = 1;
+        }
         true
     }
 
-    /// RFC 6937 section 3.1, on each ACK in recovery: how many bytes may be sent now.
-    pub fn reduce_proportionally(&mut self, delivered: u64, threshold: u64, mss: u64) {
+    /// RFC 9937 (and RFC 6937) section 3.1, on each ACK in recovery: how many bytes may be sent now. `safe`: the ACK moved SND.UNA and tells
+    /// of no further loss (SafeACK).
+    pub fn reduce_proportionally(&mut self, delivered: u64, threshold: u64, mss: u64, safe: bool) {
         let pipe = self.in_flight(mss);
         let prr = &mut self.disorder().prr;
+        if prr.delivered == 0 && prr.out == 0 {
+            // RecoverFS counts what the first ACK delivers.
+            prr.flight_at_start += delivered;
+        }
         prr.delivered += delivered;
         let Prr { flight_at_start, delivered: total, out, .. } = *prr;
         prr.allowance = if pipe > threshold {
             (total.saturating_mul(threshold).div_ceil(flight_at_start.max(1))).saturating_sub(out)
         } else {
-            // The slow start reduction bound.
-            let limit = total.saturating_sub(out).max(delivered) + mss;
+            // The conservative reduction bound, or the slow start one.
+            let limit = total.saturating_sub(out).max(delivered) + if safe { mss } else { 0 };
             limit.min(threshold - pipe)
         };
         if out == 0 {

@@ -173,6 +173,8 @@ struct SendState {
     tail_probe_due: bool,
     probe_due: bool,
     override_due: bool,
+    /// The timer expired, and the first segment was not sent again since.
+    timed_out: bool,
     /// Retransmissions, or unanswered probes, in a row.
     retries: u8,
     repair: Repair,
@@ -406,6 +408,6 @@ mod tests {
         // Beyond this come a controller (at most 112 bytes), a table entry (45), a slot (16) and a timer (24), and what tables have in
         // reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 752, "{size} bytes");
+        assert!(size <= 760, "{size} bytes");
     }
 }

@@ -131,7 +131,6 @@ impl Connection {
         self.send.unacknowledged = ack;
         self.send.queue.acknowledge(ack);
         (self.send.stalled_since, self.send.retries) = (now, 0);
-        self.rtt.end_backoff();
         let mut rtt = delivery.rtt;
         if let Some(oldest) = rtt {
             self.rtt.sample(now, oldest, shared.options.rto_min, shared.options.rto_max);

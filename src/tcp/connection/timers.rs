@@ -25,8 +25,9 @@ pub(super) enum Timer {
     Pace,
 }
 
+/// In the order in which they fire: a tail probe that is due takes the place of the timeout (RFC 8985 section 7.3).
 const TIMERS: [Timer; 8] =
-    [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
+    [Timer::TailProbe, Timer::Retransmit, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
 
 /// Silence after which a connection gives back the memory that is kept from one call to the next.
 const REST_AFTER: u64 = 10_000_000_000;
@@ -62,6 +63,10 @@ impl Timers {
     #[inline]
     pub fn is_armed(&self, timer: Timer) -> bool {
         self.deadlines[timer as usize] != Instant::FAR_FUTURE
+    }
+
+    fn deadline(&self, timer: Timer) -> Instant {
+        self.deadlines[timer as usize]
     }
 
     fn find_soonest(&mut self) {
@@ -153,6 +158,7 @@ impl Connection {
         }
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
+        self.send.timed_out = true;
         let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. });
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
@@ -210,8 +216,11 @@ impl Connection {
             return;
         }
         match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss)) {
-            // RFC 8985 section 7.2: never later than the retransmission timeout, which is there as well.
-            Some(after) => self.timers.arm(Timer::TailProbe, now.after_nanos(after)),
+            // RFC 8985 section 7.2: never later than the retransmission timeout.
+            Some(after) => {
+                let deadline = now.after_nanos(after).min(self.timers.deadline(Timer::Retransmit));
+                self.timers.arm(Timer::TailProbe, deadline);
+            }
             None => self.timers.cancel(Timer::TailProbe),
         }
     }
@@ -223,7 +232,7 @@ impl Connection {
         if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // No ACK clocks this transmission: as if one segment had been delivered.
             let mss = u64::from(self.send.mss);
-            self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss);
+            self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss, false);
         }
     }
 

@@ -493,6 +493,10 @@ fn simulate(seed: u64, prediction: bool, coupling: bool) -> Course {
         receive_buffers_max: [20, 2048][random.below(2) as usize],
         driver_buffers_max: [30, 4096][random.below(2) as usize],
         send_queue_bytes_max: [30_000, 1 << 20][random.below(2) as usize],
+        // Linux' 15 retries come to as much. Without timestamps and SACK a timeout that was backed off during a cut stays so while all
+        // that is acknowledged was sent again (RFC 6298 section 3): two minutes are two retries then.
+        user_timeout: Duration::from_secs(924),
+        fin_wait_2_timeout: Duration::from_secs(924),
         ..Options::default()
     };
     let options = [option(), option()];
