@@ -43,6 +43,26 @@ pub struct Connection {
     pub minrtt_us: Option<u64>,
     /// Retransmission timeout.
     pub rto_us: u64,
+    /// How often it was doubled.
+    #[serde(default)]
+    pub backoff: u32,
+    /// What fires next: on (the retransmission timer), probe, reorder, persist, keepalive, timewait (TIME-WAIT or FIN-WAIT-2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<String>,
+    /// And when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer_us: Option<u64>,
+    /// Congestion control, as in the configuration.
+    #[serde(default)]
+    pub congestion: String,
+    /// Since text was sent, and received.
+    #[serde(default)]
+    pub lastsnd_us: u64,
+    #[serde(default)]
+    pub lastrcv_us: u64,
+    /// The network was seen to reorder.
+    #[serde(default)]
+    pub reordering: bool,
     /// Payload bytes of a full segment.
     pub mss: u32,
     /// Bytes of the largest packet that the path is known to take; none: no smaller one than the port's was needed.
@@ -103,11 +123,15 @@ pub fn show(out: &mut dyn Write, rows: &mut dyn BufRead, json: bool) -> anyhow::
 fn text(row: &Connection) -> String {
     let mut text =
         format!("{:<10} {:>7} {:>9}  {:>4}  {:<26} {}\n    ", row.state, row.recv_q, row.send_q, row.core, row.local, row.peer);
-    if !row.options.is_empty() {
-        let _ = write!(text, "{} ", row.options);
+    let words = [&row.options, &row.congestion];
+    for word in words.iter().filter(|word| !word.is_empty()) {
+        let _ = write!(text, "{word} ");
     }
     let milliseconds = |us: u64| us as f64 / 1000.0;
     let _ = write!(text, "rto:{:.0}", milliseconds(row.rto_us));
+    if row.backoff > 0 {
+        let _ = write!(text, " backoff:{}", row.backoff);
+    }
     if let Some(rtt) = row.rtt_us {
         let _ = write!(text, " rtt:{:.3}/{:.3}", milliseconds(rtt), milliseconds(row.rttvar_us));
     }
@@ -131,12 +155,20 @@ fn text(row: &Connection) -> String {
         ("sacked", row.sacked),
         ("lost", row.lost),
         ("delivered", row.delivered),
+        ("lastsnd", row.lastsnd_us / 1000),
+        ("lastrcv", row.lastrcv_us / 1000),
         ("rcv_ooo", row.rcv_ooo),
         ("snd_wnd", row.snd_wnd),
         ("rcv_wnd", row.rcv_wnd),
     ];
     for (name, value) in counts.iter().filter(|(_, value)| *value > 0) {
         let _ = write!(text, " {name}:{value}");
+    }
+    if row.reordering {
+        text.push_str(" reordering");
+    }
+    if let (Some(timer), Some(after)) = (&row.timer, row.timer_us) {
+        let _ = write!(text, " timer:({timer},{:.0}ms)", milliseconds(after));
     }
     if let Some(rate) = row.pacing_rate {
         let _ = write!(text, " pacing_rate:{rate}bps");
@@ -161,6 +193,12 @@ mod tests {
             rtt_us: Some(1500),
             rttvar_us: 250,
             rto_us: 201_500,
+            backoff: 1,
+            timer: Some("on".into()),
+            timer_us: Some(150_000),
+            congestion: "cubic".into(),
+            lastsnd_us: 51_000,
+            reordering: true,
             mss: 1448,
             retrans: 2,
             ..Connection::default()
@@ -175,7 +213,10 @@ mod tests {
         let table = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[1], "ESTAB            0     65536     1  10.77.0.2:2049             10.77.0.1:700");
-        assert_eq!(lines[2], "    ts sack wscale:7,6 rto:202 rtt:1.500/0.250 mss:1448 cwnd:10 retrans:2",);
+        assert_eq!(
+            lines[2],
+            "    ts sack wscale:7,6 cubic rto:202 backoff:1 rtt:1.500/0.250 mss:1448 cwnd:10 retrans:2 lastsnd:51 reordering timer:(on,150ms)",
+        );
         let mut out = Vec::new();
         show(&mut out, &mut line.as_bytes(), true).unwrap();
         assert_eq!(serde_json::from_slice::<Connection>(&out).unwrap(), row());

@@ -131,7 +131,7 @@ impl Core {
             }
             let listing = self.inquiries.is_listing();
             if listing {
-                self.inquiries.step(&self.shard);
+                self.inquiries.step(&self.shard, now);
             }
             if self.shard.turn(now) > 0 || listing {
                 idle_turns = 0;

@@ -10,6 +10,7 @@ use crate::control::connections::Connection;
 use crate::control::inquiry::{Capture, CapturedFrame, Inquiry};
 use crate::net::capture::{Direction, Sink};
 use crate::tcp::{State, TcpInfo};
+use crate::time::Instant;
 
 /// Places of the connection table looked at between two turns of the loop: some microseconds.
 const PLACES_PER_TURN_MAX: usize = 64;
@@ -66,14 +67,14 @@ impl Inquiries {
     }
 
     /// Tells the next piece; between two turns of the loop.
-    pub fn step(&mut self, shard: &ServingShard) {
+    pub fn step(&mut self, shard: &ServingShard, now: Instant) {
         let Some(listing) = &mut self.listing else { return };
         let piece = match listing.piece.take() {
             Some(piece) => piece,
             None => {
                 let mut piece = Vec::with_capacity(PLACES_PER_TURN_MAX);
                 let next =
-                    shard.tcp().visit_from(listing.place, PLACES_PER_TURN_MAX, |info| piece.push(row_of(&info, self.core)));
+                    shard.tcp().visit_from(listing.place, PLACES_PER_TURN_MAX, |info| piece.push(row_of(&info, self.core, now)));
                 // Behind the last place nothing is found, which ends the listing once this piece is sent.
                 listing.place = next.unwrap_or(usize::MAX);
                 piece
@@ -89,7 +90,7 @@ impl Inquiries {
     }
 }
 
-fn row_of(info: &TcpInfo, core: usize) -> Connection {
+fn row_of(info: &TcpInfo, core: usize, now: Instant) -> Connection {
     let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let mss = u64::from(info.mss.max(1));
     let segments = |bytes: u64| bytes.div_ceil(mss);
@@ -112,6 +113,13 @@ fn row_of(info: &TcpInfo, core: usize) -> Connection {
         rttvar_us: micros(info.rtt_variance),
         minrtt_us: info.min_rtt.map(micros),
         rto_us: micros(info.rto),
+        backoff: info.backoff,
+        timer: info.timer.map(|(name, _)| name.to_owned()),
+        timer_us: info.timer.map(|(_, at)| micros(at.since(now))),
+        congestion: info.congestion_control.to_owned(),
+        lastsnd_us: micros(now.since(info.last_sent_at)),
+        lastrcv_us: micros(now.since(info.last_received_at)),
+        reordering: info.reordering_seen,
         mss: info.mss.into(),
         pmtu: info.path_mtu.map(u32::from),
         retrans: info.retransmitted_segments,

@@ -41,7 +41,7 @@ pub use options::{Ecn, Keepalive, Options};
 
 use std::net::SocketAddr;
 
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// Where the SYN lies in both directions. Far from 0, so that positions before the start of a stream exist.
 pub(crate) const SEQUENCE_ORIGIN: u64 = 1 << 32;
@@ -141,6 +141,17 @@ pub struct TcpInfo {
     pub rtt_variance: Duration,
     pub min_rtt: Option<Duration>,
     pub rto: Duration,
+    /// How often it was doubled.
+    pub backoff: u32,
+    /// The timer that fires next, of those that repair: its name and when.
+    pub timer: Option<(&'static str, Instant)>,
+    /// `congestion` in the configuration.
+    pub congestion_control: &'static str,
+    /// Text was sent, and received.
+    pub last_sent_at: Instant,
+    pub last_received_at: Instant,
+    /// The network was seen to reorder (RFC 8985 section 6.2 step 3).
+    pub reordering_seen: bool,
     /// Payload bytes of a full segment.
     pub mss: u16,
     /// Bytes of the largest IP packet that the path is known to take; `None`: no smaller one than the link's was needed.

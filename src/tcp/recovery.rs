@@ -203,6 +203,10 @@ impl Scoreboard {
         }
     }
 
+    pub fn reordering_seen(&self) -> bool {
+        self.rack.reordering_seen
+    }
+
     pub fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }

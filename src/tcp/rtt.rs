@@ -74,6 +74,11 @@ impl RttEstimator {
         self.backoff = 0;
     }
 
+    /// How often the timeout was doubled.
+    pub fn backoff(&self) -> u32 {
+        self.backoff
+    }
+
     pub fn rto(&self, rto_max: Duration) -> Duration {
         Duration::from_nanos(self.rto_nanos(rto_max))
     }

@@ -81,6 +81,10 @@ impl Cubic {
 }
 
 impl Congestion for Cubic {
+    fn name(&self) -> &'static str {
+        "cubic"
+    }
+
     fn window(&self) -> u64 {
         (self.state.window * self.mss) as u64
     }

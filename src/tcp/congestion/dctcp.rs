@@ -26,6 +26,10 @@ impl Dctcp {
 }
 
 impl Congestion for Dctcp {
+    fn name(&self) -> &'static str {
+        "dctcp"
+    }
+
     fn window(&self) -> u64 {
         self.reno.window()
     }

@@ -49,6 +49,8 @@ pub(crate) struct AckSample {
 }
 
 pub(crate) trait Congestion: Send {
+    /// As in the configuration.
+    fn name(&self) -> &'static str;
     /// The congestion window, bytes.
     fn window(&self) -> u64;
     /// Bytes; `u64::MAX` before the first loss.

@@ -30,6 +30,10 @@ impl NewReno {
 }
 
 impl Congestion for NewReno {
+    fn name(&self) -> &'static str {
+        "newreno"
+    }
+
     fn window(&self) -> u64 {
         self.window
     }

@@ -69,6 +69,21 @@ impl Timers {
         self.deadlines[timer as usize]
     }
 
+    /// The next of those that `ss -o` calls on, persist, keepalive and timewait, with the tail probe and RACK's as reorder; `Life` is
+    /// FIN-WAIT-2's limit as well.
+    pub fn next_of_repair(&self) -> Option<(&'static str, Instant)> {
+        let named = [
+            (Timer::Retransmit, "on"),
+            (Timer::TailProbe, "probe"),
+            (Timer::Reorder, "reorder"),
+            (Timer::Persist, "persist"),
+            (Timer::Keepalive, "keepalive"),
+            (Timer::Life, "timewait"),
+        ];
+        let armed = named.iter().filter(|(timer, _)| self.is_armed(*timer));
+        armed.map(|(timer, name)| (*name, self.deadline(*timer))).min_by_key(|(_, at)| *at)
+    }
+
     fn find_soonest(&mut self) {
         self.soonest = self.deadlines.iter().copied().min().unwrap_or(Instant::FAR_FUTURE);
     }
