@@ -145,3 +145,21 @@ crate::counters! {
         driver_buffers_held,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Counters;
+
+    /// docs/counters.md says what they are called elsewhere.
+    #[test]
+    fn the_page_names_counters_that_exist() {
+        let page = include_str!("../../docs/counters.md");
+        let rows: Vec<Vec<&str>> = page.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+        let named: Vec<&str> = rows.iter().filter(|row| row.len() == 5).map(|row| row[2]).skip(2).collect();
+        let counters = TcpCounters::default();
+        let known = |name: &str| counters.fields().iter().any(|field| field.name == name);
+        assert!(named.len() > 40, "{} rows", named.len());
+        assert!(named.iter().all(|name| known(name)), "{:?}", named.iter().find(|name| !known(name)));
+    }
+}

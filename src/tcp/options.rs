@@ -110,7 +110,7 @@ impl Default for Options {
             copy_out_below_bytes: 512,
             send_queue_bytes_max: 4 << 20,
             connections_max: 65_536,
-            connections_per_remote_max: 4096,
+            connections_per_remote_max: 2048,
             listeners_max: 64,
             syn_received_max: 1024,
             syn_cookies: true,

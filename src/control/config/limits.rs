@@ -87,7 +87,7 @@ limits! {
     /// An ARP entry older than this is resolved anew.
     arp_age_s: u32 = 60, 10..=86_400;
     /// Connections that one address (of IPv6, one /64) may have open; beyond it its SYNs are dropped and counted.
-    tcp_connections_per_address_max: u32 = 4096, 16..=1_048_576;
+    tcp_connections_per_address_max: u32 = 2048, 16..=1_048_576;
     /// Connections half open (SYN received) at once; beyond it a SYN is answered with a cookie (RFC 4987).
     tcp_half_open_max: u32 = 1024, 16..=65_536;
     /// Largest receive window offered to one connection.

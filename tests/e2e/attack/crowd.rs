@@ -25,7 +25,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 /// Room for all of them at once, and a keepalive that finds out soon who is gone.
 pub fn setup() -> Setup {
     Setup {
-        limits: "connections_max = 20000\nconnections_unauthenticated_max = 20000\ntcp_time_wait_s = 1".into(),
+        limits: "connections_max = 20000\nconnections_unauthenticated_max = 20000\ntcp_time_wait_s = 1\ntcp_connections_per_address_max = 4096"
+            .into(),
         tcp: "keepalive_s = 3\nkeepalive_interval_s = 1\nkeepalive_probes_max = 2".into(),
         ..Ground::setup()
     }
