@@ -263,7 +263,8 @@ fn check_verdict(case: &Case, verdict: &Verdict) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file and reads it back, a connection for each, with several calls under way; how long each took.
+/// Writes a file and reads it back, a connection for each, with several calls under way; how long each took. Then a quarter of it is read
+/// while as much is written, on one connection.
 fn transfer(link: &Link, bytes: usize) -> Result<(Duration, Duration)> {
     let root = link.rpc(MOUNT_PORT)?.mount(b"/export")?.map_err(|status| anyhow::anyhow!("mountstat3 {status}"))?;
     let data = Random(0x1e7e).bytes(PIECE + 4096);
@@ -299,7 +300,30 @@ fn transfer(link: &Link, bytes: usize) -> Result<(Duration, Duration)> {
         Ok(())
     });
     read.context("READ")?;
-    Ok((written, started.elapsed()))
+    let elapsed = started.elapsed();
+    drop(rpc);
+
+    // Both directions of one connection at once: text of ours must not hide what its ACKs have to tell.
+    let mut rpc = link.rpc(server::NFS_PORT)?;
+    let other = rpc.create(&root, b"both")?;
+    let mut send = |rpc: &mut Rpc, index: usize| {
+        let at = (index / 2 * PIECE) as u64;
+        if index % 2 == 0 {
+            rpc.send(NFS, 3, procedure::WRITE, &write_arguments(&other, at, UNSTABLE, piece(index / 2)).0)
+        } else {
+            rpc.send(NFS, 3, procedure::READ, &Xdr::default().opaque(&file).u64(at).u32(PIECE as u32).0)
+        }
+    };
+    let both = pipeline(&mut rpc, pieces / 4 * 2, &mut send, &mut |index, body| {
+        if index % 2 == 0 {
+            ensure!(Written::parse(&body)?.count as usize == PIECE, "a WRITE took less");
+        } else {
+            ensure!(parse_read(&body)?.0 == piece(index / 2), "piece {} has other bytes than were written", index / 2);
+        }
+        Ok(())
+    });
+    both.context("READ and WRITE at once")?;
+    Ok((written, elapsed))
 }
 
 /// What the store counted, for a call that failed.
