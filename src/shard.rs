@@ -158,7 +158,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
     // ---- Up: frames to layers ----
 
     fn receive(&mut self, now: Instant) -> usize {
-        let taken = self.take_handed(now);
+        let taken = if self.steering.is_some() { self.follow() + self.take_handed(now) + self.lead() } else { 0 };
         let mut received = 0;
         let mut frames = std::mem::take(&mut self.frames);
         for at in 0..self.lanes.len() {
@@ -207,6 +207,32 @@ impl<D: Device, P: Programs> Shard<D, P> {
             }
         }
         waiting
+    }
+
+    /// Takes over what the core that leads a port has found out.
+    fn follow(&mut self) -> usize {
+        let mut followed = 0;
+        while let Some((lane, lead)) = self.steering.as_mut().and_then(Steering::poll_lead) {
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.interface.follow(&lead);
+            }
+            followed += 1;
+        }
+        followed
+    }
+
+    /// Tells the cores that follow this one on a port what its interface has found out by the last turn, after which there is another:
+    /// whatever brought it was work.
+    fn lead(&mut self) -> usize {
+        let Some(steering) = &mut self.steering else { return 0 };
+        let mut told = 0;
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if let Some(lead) = lane.interface.poll_lead() {
+                steering.tell_followers(at, &lead);
+                told += 1;
+            }
+        }
+        told
     }
 
     fn handle_ingress(&mut self, now: Instant, lane: usize, ingress: Ingress) {

@@ -3,25 +3,38 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
+
+use nfsplice::net::interface::Ipv6Counters;
 use nfsplice::net::spread::Spread;
 use nfsplice::shard::steering::{self, SteeringCounters};
 use nfsplice::time::Duration;
+use nfsplice::wire::{ethernet, icmpv6, ipv6, protocol};
 use support::cores::{Choose, Cores};
 use support::nfs::{self, Args, CREATE, NFS3ERR_NOENT, READ, REMOVE, WRITE};
-use support::server::{NFS_PORT, SERVER_ADDRESS, Setup};
+use support::server::{NFS_PORT, Setup};
+use support::{CLIENT_MAC, SERVER_MAC};
 
 const CORES: u16 = 2;
 
 /// As a NIC with the right key: TCP by the hash, everything else to queue 0.
 fn right(frame: &[u8]) -> usize {
-    let is_tcp = frame[12..14] == [8, 0] && frame[23] == 6;
+    let v4 = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+    let v6 = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+    let (source, destination, ports) = match &frame[12..14] {
+        [0x08, 0x00] if frame[23] == protocol::TCP => (v4(26), v4(30), 34),
+        [0x86, 0xdd] if frame[20] == protocol::TCP => (v6(22), v6(38), 54),
+        _ => return 0,
+    };
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-    let source: [u8; 4] = frame[26..30].try_into().unwrap();
-    if !is_tcp {
-        return 0;
-    }
-    assert_eq!(port(36), NFS_PORT);
-    Spread::in_software(CORES).queue_of((source.into(), port(34)), (SERVER_ADDRESS.into(), NFS_PORT)).into()
+    assert_eq!(port(ports + 2), NFS_PORT);
+    Spread::in_software(CORES).queue_of((source, port(ports)), (destination, NFS_PORT)).into()
+}
+
+fn over_ipv6() -> Setup {
+    Setup { ipv6: true, ..Setup::default() }
 }
 
 fn every_other() -> Choose {
@@ -163,4 +176,113 @@ fn a_call_repeated_over_another_core_gets_its_first_answer() {
     assert_eq!(again.u32(), NFS3ERR_NOENT, "a call of its own");
     cores.close_all();
     assert_eq!(cores.data_pages(), 0);
+}
+
+fn ipv6_counters(cores: &Cores, core: usize) -> Ipv6Counters {
+    *cores.shards[core].lanes()[0].interface.ipv6_counters().expect("it has IPv6")
+}
+
+#[test]
+fn ipv6_segments_reach_their_owner_whatever_the_nic_does() {
+    let nics: [(&str, Choose); 4] = [
+        ("right", Box::new(right)),
+        ("no RSS: one queue gets all", Box::new(|_| 0)),
+        ("the other core, neighbours too", Box::new(|frame| 1 - right(frame))),
+        ("every other frame", every_other()),
+    ];
+    for (what, choose) in nics {
+        let mut cores = Cores::new(&over_ipv6(), CORES, choose);
+        use_files(&mut cores);
+        let opens: Vec<u64> = cores.shards.iter().map(|shard| shard.tcp().counters().passive_opens).collect();
+        assert!(opens.iter().all(|opens| *opens > 0), "{what}: {opens:?}");
+        let counters: Vec<_> = cores.shards.iter().map(|shard| shard.steering_counters()).collect();
+        let sum = |of: fn(&SteeringCounters) -> u64| counters.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|c| c.handed_over) > 0, what != "right");
+        assert_eq!((sum(|c| c.handed_over), sum(|c| c.inbox_full)), (sum(|c| c.taken_over), 0), "{what}");
+        let resets: u64 = cores.shards.iter().map(|shard| shard.tcp().counters().out_rsts).sum();
+        assert_eq!(resets, 0, "{what}");
+        cores.close_all();
+    }
+}
+
+/// Duplicates are looked for, groups reported and solicitations answered by core 0, wherever what is about them comes in.
+#[test]
+fn one_core_speaks_for_the_ports_ipv6() {
+    let nics: [Choose; 3] = [Box::new(right), Box::new(|frame| 1 - right(frame)), every_other()];
+    for choose in nics {
+        let mut cores = Cores::new(&over_ipv6(), CORES, choose);
+        let streams = cores.connect_to_each();
+        for stream in streams {
+            cores.call(stream, nfs::NULL, &Args::new());
+        }
+        cores.run(Duration::from_secs(100), |_| false);
+        let own = |core: usize| cores.shards[core].lanes()[0].interface.addresses().collect::<Vec<_>>();
+        assert_eq!(own(0), own(1));
+        assert_eq!(own(1).iter().filter(|address| address.is_ipv6()).count(), 2, "the link-local one, too");
+        let (leader, follower) = (ipv6_counters(&cores, 0), ipv6_counters(&cores, 1));
+        let asked = cores.client.interface.ipv6_counters().unwrap().nd_solicitations_out;
+        assert!(asked > 0 && leader.nd_solicitations_in == asked, "{asked} questions, {} heard", leader.nd_solicitations_in);
+        // An answer each, and the announcements of two addresses.
+        assert_eq!(leader.nd_advertisements_out, asked + 4);
+        assert!(leader.mld_reports_out > 0);
+        assert_eq!((follower.nd_solicitations_in, follower.nd_advertisements_out, follower.mld_reports_out), (0, 0, 0));
+        cores.close_all();
+    }
+}
+
+/// A router's "packet too big", which no hash leads to its connection's core.
+#[test]
+fn packet_too_big_reaches_the_owner() {
+    for wrong in [0, 1] {
+        let mut cores = Cores::new(&over_ipv6(), CORES, Box::new(move |frame| wrong ^ right(frame)));
+        let streams = cores.connect_to_each();
+        let root = cores.root.clone();
+        let file = cores.call(streams[0], CREATE, &nfs::create(&root, b"file")).ok().created();
+        cores.call(streams[0], WRITE, &nfs::write(&file, 0, &pattern(5, 100_000))).ok();
+        for (owner, stream) in streams.into_iter().enumerate() {
+            // The link behind the router takes 1,300 bytes.
+            let refused = Rc::new(RefCell::new(None));
+            let last = Rc::clone(&refused);
+            cores.link.set_filter(
+                1,
+                Some(Box::new(move |frame| {
+                    let fits = frame.len() <= 14 + 1_300;
+                    if !fits {
+                        *last.borrow_mut() = Some(frame[14..].to_vec());
+                    }
+                    fits
+                })),
+            );
+            let xid = cores.client.call(cores.now, stream, READ, &nfs::read(&file, 0, 100_000));
+            assert!(cores.run(Duration::from_millis(50), |_| refused.borrow().is_some()));
+            let packet = refused.borrow_mut().take().unwrap();
+            cores.client.device.inject(too_big(&packet[..600]));
+            assert!(cores.wait(stream, xid).ok().data() == pattern(5, 100_000), "wrong bytes");
+            let reductions = |core: usize| cores.shards[core].tcp().counters().pmtu_reductions;
+            assert_eq!((reductions(owner), reductions(1 - owner)), (1, owner as u64), "NIC {wrong}, owner {owner}");
+        }
+        cores.close_all();
+    }
+}
+
+/// RFC 4443 section 3.2 about a packet of the server's, from a router with the client's MAC address.
+fn too_big(quoted: &[u8]) -> Vec<u8> {
+    let router: Ipv6Addr = "fd4e:6673::99".parse().unwrap();
+    let server: Ipv6Addr = <[u8; 16]>::try_from(&quoted[8..24]).unwrap().into();
+    let message = icmpv6::Repr::PacketTooBig { mtu: 1_300 }.emit(router, server, &[quoted]);
+    let header = ipv6::Repr {
+        src: router,
+        dst: server,
+        next_header: protocol::ICMPV6,
+        traffic_class: 0,
+        flow_label: 0,
+        hop_limit: 60,
+        payload_len: (message.len() + quoted.len()) as u16,
+    };
+    let link = ethernet::Repr {
+        dst: ethernet::Address(SERVER_MAC),
+        src: ethernet::Address(CLIENT_MAC),
+        ethertype: ethernet::ethertype::IPV6,
+    };
+    [&link.emit()[..], &header.emit(), &message, quoted].concat()
 }

@@ -23,8 +23,11 @@ use crate::wire::ethernet::{Frame, ethertype};
 /// Scaling", 2012.
 pub const SYMMETRIC_KEY_WORD: u16 = 0x6d5a;
 
-/// The next header of ICMPv6 (RFC 4443 section 1), and the types that neighbour discovery has.
+/// The next header of ICMPv6 (RFC 4443 section 1) and of hop-by-hop options (RFC 8200 section 4.3), and the types that neighbour discovery
+/// and a listener query (RFC 3810 section 5.1, behind a router alert) have.
 const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const LISTENER_QUERY: u8 = 130;
 const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Bytes of the longest input: two IPv6 addresses and two ports.
@@ -107,18 +110,27 @@ impl Spread {
     }
 }
 
-/// Whether a frame tells about neighbours or routers, which every core that shares the port has to know: ARP (RFC 826) and
-/// neighbour discovery (RFC 4861 section 4: ICMPv6 types 133 to 137, which no extension header may precede in practice).
+/// Whether a frame tells about neighbours or routers, or asks for groups, which every core that shares the port has to know: ARP (RFC 826),
+/// neighbour discovery (RFC 4861 section 4: ICMPv6 types 133 to 137, which no extension header may precede in practice), and queries of
+/// multicast listeners.
 pub fn concerns_every_core(frame: &[u8]) -> bool {
     let Ok(frame) = Frame::new(frame) else { return false };
     let packet = frame.payload();
     match frame.ethertype() {
         ethertype::ARP => true,
-        ethertype::IPV6 => {
-            packet.get(6) == Some(&ICMPV6) && packet.get(40).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind))
-        }
+        ethertype::IPV6 => match packet.get(6) {
+            Some(&ICMPV6) => packet.get(40).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind)),
+            Some(&HOP_BY_HOP) => is_listener_query(packet),
+            _ => false,
+        },
         _ => false,
     }
+}
+
+/// `packet` begins with the IPv6 header, which hop-by-hop options follow.
+fn is_listener_query(packet: &[u8]) -> bool {
+    let Some([ICMPV6, units]) = packet.get(40..42) else { return false };
+    packet.get(48 + 8 * usize::from(*units)) == Some(&LISTENER_QUERY)
 }
 
 /// Ports that are not hashed count as 0, which adds nothing.
@@ -258,6 +270,15 @@ mod tests {
         (ipv6[6], ipv6[40]) = (6, 135);
         assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "TCP");
         assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6[..6])));
+        // A listener query behind eight and sixteen octets of hop-by-hop options.
+        for len in [8, 16] {
+            let mut ipv6 = vec![0; 64];
+            (ipv6[40], ipv6[41], ipv6[40 + len]) = (58, len as u8 / 8 - 1, 130);
+            assert!(concerns_every_core(&frame(ethertype::IPV6, &ipv6)));
+            ipv6[40 + len] = 143;
+            assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "a report");
+            assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6[..40 + len])), "cut short");
+        }
         assert!(!concerns_every_core(&frame(ethertype::IPV4, &ipv6)));
         assert!(!concerns_every_core(&[0; 5]));
     }

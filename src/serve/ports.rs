@@ -102,6 +102,7 @@ pub fn open(
         if queue > 0 {
             // One core speaks for the port; the others learn what it hears.
             options.announcements = 0;
+            options.ipv6.follows = true;
         }
         let interface = Interface::new(options, arena(fragments)?, now).with_context(|| format!("port {name}"))?;
         lanes.push(Lane { device: ServingDevice::new(device), interface });

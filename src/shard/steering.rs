@@ -8,7 +8,9 @@
 //! - TCP, and ICMP errors about TCP: to the owner.
 //! - UDP, ICMP: served where they come in; a call over UDP needs no state that belongs to a core.
 //! - ARP and neighbour discovery: each core has a table of neighbours of its own, so that sending takes no lock. What comes in on one
-//!   core is copied to all others that share the port: all learn from it, the one that received it answers.
+//!   core is copied to all others that share the port: all learn from it. ARP is answered by the one that received it.
+//! - What concerns a port's IPv6 as a whole (duplicates, routers, groups, answers to solicitations) is core 0's: it leads, and tells the
+//!   others what has come of it, through a place for one message each, in which the newest takes the place of what was not read yet.
 //!
 //! An inbox is bounded. When it is full the frame is dropped and counted, as by a NIC whose queue is full: TCP sends it again,
 //! neighbours ask again.
@@ -22,7 +24,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::buf::{RxBuf, RxPacket};
 use crate::counters;
 use crate::net::spread::{Spread, concerns_every_core};
-use crate::net::{Ingress, RxFrame};
+use crate::net::{Ingress, Ipv6Lead, RxFrame};
 use crate::wire::protocol;
 
 /// What a core does with frames that come to another core than their own.
@@ -68,6 +70,9 @@ enum Handed {
     Neighbour { port: u16, frame: RxFrame },
 }
 
+/// The newest that the leader of a port has told one follower.
+type LeadPlace = Arc<ArrayQueue<Arc<Ipv6Lead>>>;
+
 /// What `Steering::take` found.
 pub enum Taken {
     Ingress(Ingress),
@@ -105,6 +110,10 @@ pub struct Steering {
     peers: Vec<Peer>,
     /// By lane.
     ports: Vec<SteeredPort>,
+    /// By lane: the others, if this core leads the port.
+    followers: Vec<Vec<(usize, LeadPlace)>>,
+    /// By lane: where this core hears of the leader, if it follows.
+    leads: Vec<Option<LeadPlace>>,
     counters: SteeringCounters,
 }
 
@@ -122,14 +131,18 @@ impl Steering {
             let pairs = inboxes.iter().zip(wakes);
             pairs.map(|(inbox, wake)| Peer { inbox: Arc::clone(inbox), wake: Arc::clone(wake), told: false }).collect()
         };
-        let cores = ports.into_iter().zip(&inboxes).enumerate();
+        let (followers, leads) = lead_places(&ports);
+        let lanes = ports.into_iter().zip(followers).zip(leads);
+        let cores = lanes.zip(&inboxes).enumerate();
         cores
-            .map(|(core, (ports, inbox))| Steering {
+            .map(|(core, (((ports, followers), leads), inbox))| Steering {
                 options,
                 core: core as u16,
                 inbox: Arc::clone(inbox),
                 peers: peers(),
                 ports,
+                followers,
+                leads,
                 counters: SteeringCounters::default(),
             })
             .collect()
@@ -202,6 +215,22 @@ impl Steering {
         taken
     }
 
+    /// Tells the cores that follow this one on a lane's port. The newest is all that counts.
+    pub fn tell_followers(&mut self, lane: usize, lead: &Arc<Ipv6Lead>) {
+        for (core, place) in self.followers.get(lane).into_iter().flatten() {
+            place.force_push(Arc::clone(lead));
+            if let Some(peer) = self.peers.get_mut(*core) {
+                peer.told = true;
+            }
+        }
+    }
+
+    /// What the leader of a lane's port has to tell.
+    pub fn poll_lead(&mut self) -> Option<(usize, Arc<Ipv6Lead>)> {
+        let heard = |place: &Option<LeadPlace>| place.as_ref()?.pop();
+        self.leads.iter().enumerate().find_map(|(lane, place)| Some((lane, heard(place)?)))
+    }
+
     /// Wakes the cores that were given something since the last call: once for a whole burst.
     pub fn wake_others(&mut self) {
         for peer in &mut self.peers {
@@ -226,4 +255,21 @@ impl Steering {
             Handed::Neighbour { port, frame } => Some(Taken::Neighbour { port, frame }),
         }
     }
+}
+
+/// For each core, by lane: those that follow it, and where it hears of the core it follows. A port's first core leads.
+#[allow(clippy::type_complexity, reason = "both ends of the same places, by core and lane")]
+fn lead_places(ports: &[Vec<SteeredPort>]) -> (Vec<Vec<Vec<(usize, LeadPlace)>>>, Vec<Vec<Option<LeadPlace>>>) {
+    let mut followers: Vec<Vec<Vec<_>>> = ports.iter().map(|lanes| vec![Vec::new(); lanes.len()]).collect();
+    let mut leads: Vec<Vec<Option<LeadPlace>>> = ports.iter().map(|lanes| vec![None; lanes.len()]).collect();
+    let Some(first) = ports.first() else { return (followers, leads) };
+    for (core, lanes) in ports.iter().enumerate().skip(1) {
+        for (lane, steered) in lanes.iter().enumerate() {
+            let Some(led) = first.iter().position(|port| port.port == steered.port) else { continue };
+            let place: LeadPlace = Arc::new(ArrayQueue::new(1));
+            followers[0][led].push((core, Arc::clone(&place)));
+            leads[core][lane] = Some(place);
+        }
+    }
+    (followers, leads)
 }

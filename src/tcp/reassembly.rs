@@ -28,9 +28,10 @@ pub(crate) enum Insert {
     Refused,
 }
 
-/// One word on the connections that never had a hole.
+/// One word while there is no hole.
 #[derive(Default)]
 pub(crate) struct Reassembly {
+    /// Not empty.
     ranges: Option<Box<Ranges>>,
 }
 
@@ -46,7 +47,7 @@ struct Ranges {
 impl Reassembly {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ranges.as_ref().is_none_or(|held| held.ranges.is_empty())
+        self.ranges.is_none()
     }
 
     pub fn len(&self) -> usize {
@@ -65,11 +66,6 @@ impl Reassembly {
         self.ranges.as_ref().map_or(0, |held| held.driver_buffers)
     }
 
-    /// Room is kept for what may come before its turn again.
-    pub fn has_spare(&self) -> bool {
-        self.ranges.is_some()
-    }
-
     /// The range that holds `offset`, for D-SACK's second block (RFC 2883 section 4).
     pub fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
         self.ranges.as_ref()?.range_of(offset)
@@ -82,18 +78,30 @@ impl Reassembly {
 
     /// Forgets the highest range; `false`: there is none.
     pub fn drop_last(&mut self) -> bool {
-        self.ranges.as_mut().is_some_and(|held| held.drop_last())
+        let dropped = self.ranges.as_mut().is_some_and(|held| held.drop_last());
+        self.clear_if_empty();
+        dropped
     }
 
     /// Queues the bytes `start..` that `bufs` hold, in order. What is known already keeps its first copy, except that a
     /// range the new one covers entirely gives way to it.
     pub fn insert(&mut self, start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
-        self.ranges.get_or_insert_default().insert(start, bufs)
+        let insert = self.ranges.get_or_insert_default().insert(start, bufs);
+        self.clear_if_empty();
+        insert
     }
 
     /// The next buffer that continues the stream at `next`, cut to begin there.
     pub fn take(&mut self, next: u64) -> Option<RxBuf> {
-        self.ranges.as_mut()?.take(next)
+        let taken = self.ranges.as_mut()?.take(next);
+        self.clear_if_empty();
+        taken
+    }
+
+    fn clear_if_empty(&mut self) {
+        if self.ranges.as_ref().is_some_and(|held| held.ranges.is_empty()) {
+            self.ranges = None;
+        }
     }
 
     pub fn clear(&mut self) {

@@ -220,9 +220,7 @@ impl Scoreboard {
     #[inline]
     pub fn in_flight(&self, mss: u64) -> u64 {
         match &self.disorder {
-            Some(disorder) => {
-                (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss)
-            }
+            Some(disorder) => (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss),
             None => self.outstanding,
         }
     }
@@ -370,6 +368,7 @@ impl Scoreboard {
     }
 
     /// `acknowledge` while the scoreboard `is_undisturbed`: whole and partial chains off the front. At least one byte is new.
+    #[inline]
     pub fn acknowledge_in_order(&mut self, una: u64, now: Instant) -> Delivery {
         let mut delivery = Delivery::default();
         while let Some(first) = self.sent.front_mut() {

@@ -29,6 +29,7 @@ pub fn run(report: &mut Report) {
     report.case("rpcbind_tells_addresses_of_the_callers_family", || on_bed(dual(), rpcbind));
     report.case("no_answer_goes_where_no_route_leads", || on_bed(dual(), no_route));
     report.case("ping", || on_bed(dual(), ping));
+    report.case("two_cores_share_a_tap", || on_bed(Setup { engine: "0, 1", ..dual() }, two_cores));
     report.case("libnfs", || on_bed(dual(), libnfs_tree));
     report.case("large_file_mtu9000", || on_bed(Setup { mtu: 9000, ..dual() }, large_reads));
     report.case("narrow_link_behind_a_router", narrow_link);
@@ -37,7 +38,8 @@ pub fn run(report: &mut Report) {
         Err(error) if format!("{error:#}").contains("Unknown device type") => skip("this kernel has no VLAN interfaces"),
         result => result,
     });
-    report.case("address_from_a_router", address_from_a_router);
+    report.case("address_from_a_router", || address_from_a_router("0"));
+    report.case("address_from_a_router_two_cores", || address_from_a_router("0, 1"));
 }
 
 fn dual() -> Setup {
@@ -111,6 +113,35 @@ fn calls(bed: &mut Bed) -> Result<()> {
     ensure!(error.kind() == std::io::ErrorKind::ConnectionRefused, "the port unreachable message was not heard: {error}");
     let refused = bed.net.connect(server(9), CONNECT_LIMIT).err().context("a connection to a closed port")?;
     ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
+    Ok(())
+}
+
+/// The TAP spreads what it receives over two queues in its own way: connections on both cores, discovery said once.
+fn two_cores(bed: &mut Bed) -> Result<()> {
+    let root = root(&bed.net, server(MOUNT_PORT))?;
+    let clients = (0..12).map(|_| rpc(&bed.net, server(NFS_PORT))).collect::<Result<Vec<_>>>()?;
+    for (number, mut rpc) in clients.into_iter().enumerate() {
+        exchange(&mut rpc, &root, format!("file {number}").as_bytes())?;
+    }
+    ping(bed)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let cores = server::stats_by_core(bed.folder())?;
+    ensure!(cores.len() == 2, "{} cores tell", cores.len());
+    let count = |core: usize, name: &str| cores[core].get(name).copied().unwrap_or(-1.0);
+    for core in 0..2 {
+        println!(
+            "    core {core}: {} connections, {} handed over, {} neighbour copies, {} solicitations, {} advertisements sent, {} reports",
+            count(core, "tcp.passive_opens"),
+            count(core, "steering.handed_over"),
+            count(core, "steering.neighbour_copies"),
+            count(core, "port0.ip6.nd_solicitations_in"),
+            count(core, "port0.ip6.nd_advertisements_out"),
+            count(core, "port0.ip6.mld_reports_out"),
+        );
+        ensure!(count(core, "tcp.passive_opens") > 0.0 && count(core, "nfs3.calls_read") > 0.0, "core {core} served nobody");
+    }
+    ensure!(count(0, "port0.ip6.mld_reports_out") > 0.0 && count(0, "port0.ip6.nd_advertisements_out") > 0.0);
+    ensure!(count(1, "port0.ip6.mld_reports_out") == 0.0 && count(1, "port0.ip6.nd_advertisements_out") == 0.0, "both speak");
     Ok(())
 }
 
@@ -274,11 +305,11 @@ fn in_a_vlan(bed: &mut Bed) -> Result<()> {
 
 /// The kernel's end advertises nothing by itself: one advertisement over a raw socket is the router. The server makes an
 /// address from its prefix and serves there.
-fn address_from_a_router() -> Result<()> {
+fn address_from_a_router(engine: &'static str) -> Result<()> {
     if standin::chosen() {
         return skip("the stand-in's network is IPv4");
     }
-    let setup = Setup { port_keys: "slaac = true\n".into(), more_clients: vec!["fd4e:6675::/64".into()], ..dual() };
+    let setup = Setup { engine, port_keys: "slaac = true\n".into(), more_clients: vec!["fd4e:6675::/64".into()], ..dual() };
     let bed = Bed::new(setup)?;
     bed.net.ip(&format!("-6 addr add fd4e:6675::1/64 dev {DEVICE} nodad"))?;
     let index = bed.net.index(DEVICE)?;
@@ -291,7 +322,9 @@ fn address_from_a_router() -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "no address was made from the prefix");
     };
-    rpc(&bed.net, SocketAddr::new(IpAddr::V6(address), NFS_PORT))?.null()?;
+    // Enough for each core to get one.
+    let clients = (0..12).map(|_| rpc(&bed.net, SocketAddr::new(IpAddr::V6(address), NFS_PORT))).collect::<Result<Vec<_>>>()?;
+    clients.into_iter().try_for_each(|mut rpc| rpc.null())?;
     let stats = published(&bed)?;
     ensure!(stats["port0.ip6.routers"] == 1.0 && stats["port0.ip6.prefixes"] == 1.0);
     bed.finish()

@@ -106,6 +106,11 @@ impl<D: Device> Client<D> {
         }
     }
 
+    /// Its own address and the server's.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        self.addresses
+    }
+
     /// Opens a connection to the NFS port; its number.
     pub fn connect(&mut self, now: Instant) -> usize {
         let [local, remote] = self.addresses;

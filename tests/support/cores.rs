@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nfsplice::buf::{PagePool, Slice};
 use nfsplice::net::memory_link::{EndOptions, Impairments, MemoryEnd, MemoryLink};
 use nfsplice::net::spread::Spread;
-use nfsplice::net::{Device, DeviceCapabilities, Interface, InterfaceOptions, RxFrame, TxOffload, TxRefused};
+use nfsplice::net::{Device, DeviceCapabilities, Interface, RxFrame, TxOffload, TxRefused};
 use nfsplice::program::ProgramTable;
 use nfsplice::program::mount::{self, Mount, MountList};
 use nfsplice::program::nfs3::Nfs3;
@@ -22,9 +22,9 @@ use nfsplice::shard::{Lane, Shard};
 use nfsplice::tcp;
 use nfsplice::time::{Duration, Instant};
 
-use super::client::{CLIENT_ADDRESS, Client};
+use super::client::Client;
 use super::nfs::{Answer, Args};
-use super::server::{EXPORT, NFS_PORT, SERVER_ADDRESS, Setup, arena, memory, volumes};
+use super::server::{EXPORT, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup, arena, memory, volumes};
 use super::{CLIENT_MAC, SERVER_MAC};
 
 /// Rounds in which something happens without the clock moving; more is a livelock.
@@ -123,9 +123,10 @@ impl Cores {
             let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2 + index as u8; 16]);
             tcp.set_copy_out(arena(&fragments));
             tcp.listen(NFS_PORT).unwrap();
-            let mut options = InterfaceOptions::new(SERVER_MAC, setup.mtu, SERVER_ADDRESS.into(), 24);
+            let mut options = setup.interface(SERVER_MAC, SERVER_ADDRESS, SERVER_ADDRESS_V6);
             if index > 0 {
                 options.announcements = 0;
+                options.ipv6.follows = true;
             }
             let interface = Interface::new(options, arena(&fragments), Instant::ZERO).unwrap();
             let rpc = rpc::Server::sharing(setup.rpc, arena(&fragments), drc.clone());
@@ -155,8 +156,8 @@ impl Cores {
     /// The core that a stream belongs to.
     pub fn owner(&self, stream: usize) -> usize {
         let spread = Spread::in_software(self.shards.len() as u16);
-        let remote = (CLIENT_ADDRESS.into(), self.client.streams[stream].port);
-        spread.queue_of(remote, (SERVER_ADDRESS.into(), NFS_PORT)).into()
+        let [remote, local] = self.client.addresses();
+        spread.queue_of((remote, self.client.streams[stream].port), (local, NFS_PORT)).into()
     }
 
     pub fn settle(&mut self) {

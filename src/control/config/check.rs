@@ -112,22 +112,11 @@ impl Draft {
                 document.refuse(&key, &format!("1..={engines}: each queue needs its own core in cores.engine"));
             }
         }
-        self.check_ipv6_cores(document);
         self.check_queue_memory(document);
         let ports = || present(&self.ports);
         unique(document, "port", "device", ports().map(|(index, port)| (index, port.device.name.clone())));
         unique_addresses(document, ports());
         unique(document, "port", "mac", ports().filter_map(|(index, port)| Some((index, port.mac?))));
-    }
-
-    /// Each core would detect duplicates and answer for itself (docs/decisions/0003-ipv6.md).
-    fn check_ipv6_cores(&self, document: &mut Document<'_>) {
-        let engines = self.cores.engine.len();
-        let ipv6 = present(&self.ports).find(|(_, port)| port.has_ipv6());
-        if let Some((index, _)) = ipv6.filter(|_| engines > 1 && document.sound(&["cores.engine"])) {
-            let allowed = format!("one CPU where a port has IPv6, as port[{index}] does by an address or slaac");
-            document.refuse_found("cores.engine", &format!("{engines} CPUs"), &allowed);
-        }
     }
 
     /// Each queue pair has pools of its own.

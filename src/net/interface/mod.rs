@@ -29,6 +29,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::device::{Checksum, Device};
 use super::neighbour::{NeighbourCounters, NeighbourTable};
@@ -38,7 +39,7 @@ use crate::wire::ethernet::Address;
 
 use icmp::TokenBucket;
 use ipv6::Ipv6;
-pub use ipv6::{Ipv6Counters, Ipv6Options};
+pub use ipv6::{Ipv6Counters, Ipv6Lead, Ipv6Options};
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
 pub use recognised::SegmentInPlace;
@@ -279,6 +280,20 @@ impl Interface {
             }
         }
         true
+    }
+
+    /// What the interfaces of the other cores on this port are to `follow`, whenever it has changed.
+    #[inline]
+    pub fn poll_lead(&mut self) -> Option<Arc<Ipv6Lead>> {
+        self.ipv6.as_mut()?.poll_lead()
+    }
+
+    /// Takes over what the interface that leads the port has found out.
+    pub fn follow(&mut self, lead: &Ipv6Lead) {
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.follow(lead);
+            self.routes.forget();
+        }
     }
 
     /// The next thing a person should know.

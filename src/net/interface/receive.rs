@@ -82,13 +82,21 @@ impl Interface {
     }
 
     /// Takes a copy of a frame that another core has received on the same port and deals with: learns from it, answers nothing
-    /// and counts nothing.
+    /// and counts nothing; but for what concerns all of the port's IPv6, if this is the core that leads it.
     pub fn handle_copy(&mut self, now: Instant, frame: RxFrame) {
         let (control, events, counters) = (self.control.len(), self.events.len(), self.counters);
+        self.mark_copy(true);
         let _ = self.receive_ethernet(now, frame);
+        self.mark_copy(false);
         self.control.truncate(control);
         self.events.truncate(events);
         self.counters = counters;
+    }
+
+    fn mark_copy(&mut self, of_copy: bool) {
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.of_copy = of_copy;
+        }
     }
 
     fn receive_ethernet(&mut self, now: Instant, mut frame: RxFrame) -> Result<Ingress, Reason> {

@@ -131,12 +131,8 @@ impl Connection {
     }
 
     pub(crate) fn has_spare(&self) -> bool {
-        let ReceiveState { chain, reassembly, .. } = &self.receive;
-        self.scoreboard.has_spare()
-            || self.send.queue.has_spare()
-            || chain.has_spare()
-            || reassembly.has_spare()
-            || self.congestion.has_spare()
+        let queues = self.send.queue.has_spare() || self.receive.chain.has_spare();
+        queues || self.scoreboard.has_spare() || self.congestion.has_spare()
     }
 
     /// Memory that a call has left is kept for the next one, and given back once none has come for `REST_AFTER`. Whatever takes such memory
@@ -158,7 +154,6 @@ impl Connection {
         self.send.queue.rest();
         self.send.repair = Repair::new();
         self.receive.chain = RxChain::new();
-        self.receive.reassembly.clear();
         self.congestion.rest();
     }
 

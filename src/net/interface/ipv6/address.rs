@@ -71,6 +71,21 @@ pub(super) struct LocalAddress {
 }
 
 impl LocalAddress {
+    /// One that another core has found free, and looks after.
+    pub(super) fn led(address: Ipv6Addr, prefix_len: u8, origin: Origin, preferred_until: Option<Instant>) -> LocalAddress {
+        LocalAddress {
+            address,
+            prefix_len,
+            origin,
+            state: State::Assigned,
+            preferred_until,
+            valid_until: None,
+            duplicates: 0,
+            announcements: None,
+            conflict_told: None,
+        }
+    }
+
     pub(super) fn is_assigned(&self) -> bool {
         self.state == State::Assigned
     }

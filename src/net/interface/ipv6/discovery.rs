@@ -25,6 +25,7 @@ const REACHABLE_MS_MAX: u32 = 3_600_000;
 const RETRANSMIT_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
 
 /// A prefix whose addresses are neighbours, told by a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OnLink {
     prefix: Ipv6Addr,
     len: u8,
@@ -33,6 +34,7 @@ pub(super) struct OnLink {
 }
 
 /// A router that offers itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DefaultRouter {
     address: Ipv6Addr,
     until: Instant,
@@ -54,16 +56,18 @@ impl Ipv6 {
         let message = Repr::parse(message).map_err(|_| malformed)?;
         if self.is_own(facts.src) && !matches!(message, Repr::NeighbourAdvertisement { .. }) {
             // Another station speaks from our address.
-            self.conflict(now, facts.src, mac);
+            if !self.options.follows {
+                self.conflict(now, facts.src, mac);
+            }
             return Err(|c| &mut c.martian_source);
+        }
+        if self.options.follows {
+            return self.follow_discovery(now, facts, &message);
         }
         match message {
             Repr::NeighbourSolicitation { target, source } => self.solicited(now, facts, mac, target, source),
             Repr::NeighbourAdvertisement { target, router, solicited, replace, link } => {
-                // RFC 4861 section 7.1.2.
-                if facts.src.is_unspecified() || (facts.dst.is_multicast() && solicited) {
-                    return Err(malformed);
-                }
+                check_advertisement(facts, solicited)?;
                 self.counters.nd_advertisements_in += 1;
                 self.advertised(now, mac, target, link);
                 self.neighbours.advertised(now, target.into(), unicast(link), solicited, replace);
@@ -74,13 +78,7 @@ impl Ipv6 {
                 Ok(())
             }
             Repr::RouterAdvertisement(advertisement) => {
-                // RFC 4861 section 6.1.2.
-                if !is_link_local(facts.src) {
-                    return Err(malformed);
-                }
-                if !self.options.slaac {
-                    return Err(|c| &mut c.router_advertisements_ignored);
-                }
+                check_router_advertisement(facts, self.options.slaac)?;
                 self.counters.router_advertisements_in += 1;
                 self.router_advertised(now, facts.src, &advertisement);
                 Ok(())
@@ -100,11 +98,8 @@ impl Ipv6 {
         target: Ipv6Addr,
         source: Option<Address>,
     ) -> Result<(), Reason6> {
-        // RFC 4861 section 7.1.1: nobody's question goes to the solicited-node group and tells no address.
+        check_solicitation(facts, target, source)?;
         let nobody = facts.src.is_unspecified();
-        if nobody && (source.is_some() || facts.dst != solicited_node(target)) {
-            return Err(|c| &mut c.nd_malformed);
-        }
         let Some(local) = self.addresses.iter().find(|local| local.address == target) else {
             return Err(|c| &mut c.nd_other_in);
         };
@@ -292,7 +287,34 @@ impl Ipv6 {
     }
 }
 
+/// RFC 4861 section 7.1.1: nobody's question goes to the solicited-node group and tells no address.
+pub(super) fn check_solicitation(facts: &Facts, target: Ipv6Addr, source: Option<Address>) -> Result<(), Reason6> {
+    if facts.src.is_unspecified() && (source.is_some() || facts.dst != solicited_node(target)) {
+        return Err(|c| &mut c.nd_malformed);
+    }
+    Ok(())
+}
+
+/// RFC 4861 section 7.1.2.
+pub(super) fn check_advertisement(facts: &Facts, solicited: bool) -> Result<(), Reason6> {
+    if facts.src.is_unspecified() || (facts.dst.is_multicast() && solicited) {
+        return Err(|c| &mut c.nd_malformed);
+    }
+    Ok(())
+}
+
+/// RFC 4861 section 6.1.2; and whether routers are heard at all.
+pub(super) fn check_router_advertisement(facts: &Facts, heard: bool) -> Result<(), Reason6> {
+    if !is_link_local(facts.src) {
+        return Err(|c| &mut c.nd_malformed);
+    }
+    if !heard {
+        return Err(|c| &mut c.router_advertisements_ignored);
+    }
+    Ok(())
+}
+
 /// A MAC address that can be believed: never a group's (RFC 1812 section 3.3.2).
-fn unicast(mac: Option<Address>) -> Option<Address> {
+pub(super) fn unicast(mac: Option<Address>) -> Option<Address> {
     mac.filter(|mac| mac.is_unicast())
 }

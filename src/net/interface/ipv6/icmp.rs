@@ -122,6 +122,9 @@ impl Interface {
 
     /// Queues an error about the packet whose bytes are `front` and then `packet`, if its sender may hear one.
     pub(super) fn icmpv6_error(&mut self, now: Instant, facts: &Facts, repr: Repr, front: &[u8], packet: &RxPacket) {
+        if self.ipv6.as_ref().is_some_and(|ipv6| ipv6.of_copy) {
+            return;
+        }
         let first = front.iter().chain(packet.first.iter());
         if !may_hear_errors(facts.src, facts.group) || quotes_error(first.copied()) {
             if let Some(ipv6) = &mut self.ipv6 {

@@ -67,6 +67,9 @@ impl Ipv6 {
     }
 
     pub(super) fn receive_query(&mut self, now: Instant, query: Query) {
+        if self.options.follows {
+            return;
+        }
         self.counters.mld_queries_in += 1;
         if query.version_1 {
             self.listener.version_1_until = Some(now + OLD_QUERIER);

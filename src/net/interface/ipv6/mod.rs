@@ -4,6 +4,7 @@
 //!
 //! - `options`: what it is configured with, what it counts.
 //! - `receive`: the checks a packet passes. - `icmp`: echo and errors. - `send`: the way down.
+//! - `lead`: several cores of one port.
 //! - `discovery`: neighbours and routers. - `address`: duplicate detection, addresses made from prefixes. - `listener`: groups.
 //!
 //! Deliberately not here: DHCPv6 (configure the address, or let routers tell the prefix), redirects, privacy addresses
@@ -12,6 +13,7 @@
 mod address;
 mod discovery;
 mod icmp;
+mod lead;
 mod listener;
 mod options;
 mod receive;
@@ -22,6 +24,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 use smallvec::SmallVec;
@@ -34,6 +37,7 @@ use crate::wire::ethernet::Address;
 
 use address::{LocalAddress, Origin};
 use discovery::{DefaultRouter, OnLink, RouterSearch};
+pub use lead::Ipv6Lead;
 use listener::Listener;
 pub(super) use options::is_assignable;
 pub use options::{Ipv6Counters, Ipv6Options};
@@ -81,6 +85,11 @@ pub(super) struct Ipv6 {
     pub(super) events_lost: u64,
     /// Not later than the earliest thing to do but for the neighbours'.
     timeout: Option<Instant>,
+    /// What the others who share the port may not know yet, and what they were told last.
+    lead_due: bool,
+    told: Option<Arc<Ipv6Lead>>,
+    /// What is being received is a copy: where it came in it was counted.
+    pub(super) of_copy: bool,
     /// Random delays drawn so far.
     draws: u64,
     pub(super) counters: Ipv6Counters,
@@ -114,11 +123,17 @@ impl Ipv6 {
             events: VecDeque::new(),
             events_lost: 0,
             timeout: None,
+            lead_due: false,
+            told: None,
+            of_copy: false,
             draws: 0,
             counters: Ipv6Counters::default(),
             options,
         };
         ipv6.set_neighbour_times();
+        if ipv6.options.follows {
+            return ipv6;
+        }
         // RFC 4291 section 2.1: every interface has a link-local address.
         if !addresses.iter().any(|(address, _)| crate::wire::ipv6::is_link_local(*address)) {
             let address = ipv6.stable_address(address::LINK_LOCAL_PREFIX, 0);
@@ -152,6 +167,10 @@ impl Ipv6 {
 
     /// To be called when anything with a time has changed.
     fn schedule(&mut self) {
+        if self.options.follows {
+            return;
+        }
+        self.lead_due = true;
         let addresses = self.addresses.iter().filter_map(LocalAddress::poll_timeout);
         self.timeout = addresses.chain(self.routers_timeout()).chain(self.listener.poll_timeout()).min();
         let assigned = self.addresses.iter().filter(|local| local.is_assigned()).count();

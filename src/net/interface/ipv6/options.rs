@@ -13,6 +13,9 @@ pub struct Ipv6Options {
     pub slaac: bool,
     /// For everything that is not on the link; goes before routers that advertise themselves.
     pub gateway: Option<Ipv6Addr>,
+    /// Another core runs an interface on the same port, and leads: addresses, routers and prefixes come from it
+    /// (`Interface::follow`). Nothing is looked for, reported or answered that concerns the port as a whole.
+    pub follows: bool,
     /// Key of the interface identifiers (RFC 7217 section 5: `secret_key`) and of random delays. The same after each restart,
     /// or addresses change.
     pub secret: [u8; 16],
@@ -44,6 +47,7 @@ impl Default for Ipv6Options {
     fn default() -> Ipv6Options {
         Ipv6Options {
             slaac: false,
+            follows: false,
             gateway: None,
             secret: [0; 16],
             interface_name: String::new(),

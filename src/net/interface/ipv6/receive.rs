@@ -25,7 +25,7 @@ impl Interface {
         match self.try_receive_ipv6(now, frame, mac, link_group) {
             Ok(ingress) => ingress,
             Err(reason) => {
-                if let Some(ipv6) = &mut self.ipv6 {
+                if let Some(ipv6) = self.ipv6.as_mut().filter(|ipv6| !ipv6.of_copy) {
                     *reason(&mut ipv6.counters) += 1;
                 }
                 Ingress::Consumed
@@ -37,7 +37,7 @@ impl Interface {
         let RxFrame { mut packet, l4_checksum, .. } = frame;
         // `receive_ethernet` comes here only if there is one.
         let Some(ipv6) = &mut self.ipv6 else { return Ok(Ingress::Consumed) };
-        ipv6.counters.packets_in += 1;
+        ipv6.counters.packets_in += u64::from(!ipv6.of_copy);
         let view = ipv6::Packet::new(&packet.first, packet.len()).map_err(|_| -> Reason6 { |c| &mut c.malformed })?;
         let facts = ipv6.check(&view, link_group)?;
         let total_len = view.total_len();

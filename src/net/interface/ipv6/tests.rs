@@ -14,6 +14,7 @@ use crate::wire::ndp::{self, Prefix, RouterAdvertisement};
 use crate::wire::{icmpv4, icmpv6, ipv6, protocol, udp};
 
 mod discovery;
+mod lead;
 mod packets;
 
 const OUR_MAC: Address = Address([2, 0, 0, 0, 0, 1]);
