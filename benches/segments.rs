@@ -167,11 +167,16 @@ impl Core {
 
     fn receive(&mut self, now: Instant) {
         self.device.receive(&mut self.frames);
-        for frame in self.frames.drain(..) {
-            if let Ingress::Tcp { src, dst, packet, checksum, .. } = self.interface.handle_frame(now, frame) {
+        for frame in &mut self.frames {
+            let tcp = &mut self.tcp;
+            let ingress = self.interface.handle_frame_in_place(now, frame, |segment| {
+                tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
+            });
+            if let Ingress::Tcp { src, dst, packet, checksum, .. } = ingress {
                 self.tcp.handle_segment(now, src, dst, packet, checksum);
             }
         }
+        self.frames.clear();
     }
 
     fn handle_events(&mut self, now: Instant) {

@@ -164,11 +164,14 @@ impl<D: Device, P: Programs> Shard<D, P> {
         for at in 0..self.lanes.len() {
             let lane = &mut self.lanes[at];
             received += lane.device.receive(&mut frames);
-            for frame in frames.drain(..) {
+            for frame in &mut frames {
                 if let Some(steering) = &mut self.steering {
-                    steering.copy_to_others(at, &frame);
+                    steering.copy_to_others(at, frame);
                 }
-                let ingress = self.lanes[at].interface.handle_frame(now, frame);
+                let tcp = &mut self.tcp;
+                let ingress = self.lanes[at].interface.handle_frame_in_place(now, frame, |segment| {
+                    tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
+                });
                 let kept = match &mut self.steering {
                     Some(steering) => steering.keep(at, ingress),
                     None => Some(ingress),
@@ -177,6 +180,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                     self.handle_ingress(now, at, ingress);
                 }
             }
+            frames.clear();
         }
         self.frames = frames;
         self.counters.frames_in += received as u64;

@@ -45,6 +45,12 @@ impl RxBuf {
         RxBuf { storage: Storage::Heap(bytes.into_boxed_slice()), start: 0, end }
     }
 
+    /// The buffer, and an empty one, which costs nothing, in its place.
+    #[inline]
+    pub fn take(&mut self) -> RxBuf {
+        std::mem::replace(self, RxBuf { storage: Storage::Heap(Box::default()), start: 0, end: 0 })
+    }
+
     /// Bytes left. Unlike the bytes themselves, this is known without looking at the buffer.
     #[inline]
     pub fn len(&self) -> usize {
@@ -120,6 +126,12 @@ impl RxPacket {
 
     pub fn single(first: RxBuf) -> RxPacket {
         RxPacket { first, more: Vec::new() }
+    }
+
+    /// The packet, and an empty one in its place.
+    #[inline]
+    pub fn take(&mut self) -> RxPacket {
+        RxPacket { first: self.first.take(), more: std::mem::take(&mut self.more) }
     }
 
     /// Bytes in all segments.
@@ -218,6 +230,11 @@ impl RxChain {
             left -= front.len();
             self.bufs.pop_front();
         }
+    }
+
+    /// Room is kept for the buffers to come.
+    pub fn has_spare(&self) -> bool {
+        self.bufs.capacity() > 0
     }
 
     /// Removes everything.

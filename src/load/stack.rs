@@ -90,8 +90,11 @@ impl<D: Device> Stack<D> {
         }
         let mut work = frames.len();
         self.counters.frames_in += work as u64;
-        for frame in frames.drain(..) {
-            match self.interface.handle_frame(now, frame) {
+        for frame in &mut frames {
+            let tcp = &mut self.tcp;
+            match self.interface.handle_frame_in_place(now, frame, |segment| {
+                tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
+            }) {
                 Ingress::Tcp { src, dst, packet, checksum, .. } => self.tcp.handle_segment(now, src, dst, packet, checksum),
                 Ingress::IcmpError(error) if error.protocol == protocol::TCP => {
                     let tuple = FourTuple {
@@ -105,6 +108,7 @@ impl<D: Device> Stack<D> {
                 Ingress::Udp(_) | Ingress::IcmpError(_) | Ingress::Consumed => {}
             }
         }
+        frames.clear();
         self.frames = frames;
         if self.interface.poll_timeout().is_some_and(|at| at <= now) {
             self.interface.handle_timeout(now);

@@ -19,6 +19,14 @@ pub struct RxFrame {
     pub l4_checksum: Checksum,
 }
 
+impl RxFrame {
+    /// The frame, and an empty one in its place.
+    #[inline]
+    pub fn take(&mut self) -> RxFrame {
+        RxFrame { packet: self.packet.take(), ip_checksum: self.ip_checksum, l4_checksum: self.l4_checksum }
+    }
+}
+
 /// What the device is asked to do to a frame on its way out. Lengths in bytes, in the frame's header part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TxOffload {

@@ -11,6 +11,7 @@ mod settings;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 
 use siphasher::sip::SipHasher24;
 
@@ -303,6 +304,12 @@ impl Endpoint {
         self.shared.coupling = on;
     }
 
+    /// Some connection keeps memory for what it may send or receive next.
+    #[cfg(test)]
+    pub(super) fn has_spare(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).any(|connection| connection.has_spare())
+    }
+
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
@@ -421,6 +428,40 @@ impl Endpoint {
         self.handle_apart(now, src, dst, packet, checksum);
     }
 
+    /// Takes a segment over IPv4 where it lies, in octets `range` of `buf`, if it continues a train: `handle_segment` for most of a
+    /// burst, without moving anything. `false`: it does not, and nothing was done.
+    #[inline]
+    pub fn continue_train(
+        &mut self,
+        now: Instant,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        buf: &mut RxBuf,
+        range: Range<usize>,
+        checksum: Checksum,
+    ) -> bool {
+        let Some(train) = &mut self.train else { return false };
+        let Some(octets) = buf.get(range.clone()) else { return false };
+        let Some(header) = Header::of_octets(octets, octets.len(), 1) else { return false };
+        if checksum != Checksum::Good || !train.continues_with_ipv4(now, src, dst, &header) {
+            return false;
+        }
+        train.couple(&header);
+        self.shared.counters.in_segs += 1;
+        if header.text > 0
+            && let Some(connection) = &mut self.slots[self.recent as usize].connection
+        {
+            let mut text = buf.take();
+            text.truncate(range.end);
+            text.advance(range.start + header.len);
+            connection.take_text_of_one(text);
+        }
+        #[cfg(test)]
+        if !self.shared.coupling {
+            self.end_train();
+        }
+        true
+    }
+
     /// Whether the segment continues a train, or starts one; it is counted with it then.
     #[inline]
     fn joins_train(&mut self, now: Instant, src: IpAddr, dst: IpAddr, header: &Header) -> bool {
@@ -474,10 +515,10 @@ impl Endpoint {
         packet.advance(header_len);
         let tuple = FourTuple { local_ip: dst, remote_ip: src, local_port: repr.dst_port, remote_port: repr.src_port };
         let mut known = self.index_of(&tuple);
-        if let Some(index) = known
-            && self.time_wait_gives_way(now, index, &repr)
-        {
-            known = None;
+        let mut iss_min = None;
+        if let Some(index) = known {
+            iss_min = self.time_wait_gives_way(now, index, &repr);
+            known = known.filter(|_| iss_min.is_none());
         }
         match known {
             Some(index) => {
@@ -504,7 +545,7 @@ impl Endpoint {
             }
             // RFC 9293 section 3.9.2.3, MUST-57: only between hosts. No connection is between others.
             None if src.is_unspecified() || is_group(src) || is_group(dst) => self.shared.counters.in_addr_errors += 1,
-            None => self.handle_without_connection(now, tuple, &repr, packet),
+            None => self.handle_without_connection(now, tuple, &repr, packet, iss_min),
         }
     }
 
@@ -658,7 +699,8 @@ impl Endpoint {
         }
     }
 
-    /// Closes our direction once the queue is sent. The other stays open until the peer closes it.
+    /// Closes our direction once the queue is sent. The other stays open until the peer closes it, or sends nothing for
+    /// `Options::fin_wait_2_timeout`.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;
@@ -766,20 +808,36 @@ impl Endpoint {
         self.shared.counters.time_wait_entered += 1;
         self.leave_remote(id.index);
         self.time_wait.push_back(id);
-        while let Some(oldest) = self.time_wait.front().copied() {
-            let slot = &mut self.slots[oldest.index as usize];
-            let live =
-                slot.generation == oldest.generation && slot.connection.as_ref().is_some_and(|c| c.state == State::TimeWait);
-            if live && self.time_wait.len() <= self.shared.options.time_wait_max {
-                return;
+        while self.forget_ended_time_waits() && self.time_wait.len() > self.shared.options.time_wait_max {
+            self.evict_time_wait();
+        }
+    }
+
+    /// Takes what is in TIME-WAIT no more off the front of its queue; tells whether there is one left.
+    fn forget_ended_time_waits(&mut self) -> bool {
+        while let Some(oldest) = self.time_wait.front() {
+            let slot = &self.slots[oldest.index as usize];
+            let live = slot.connection.as_ref().is_some_and(|connection| connection.state == State::TimeWait);
+            if live && slot.generation == oldest.generation {
+                return true;
             }
             self.time_wait.pop_front();
-            if live && let Some(connection) = &mut slot.connection {
-                self.shared.counters.time_wait_overflows += 1;
-                connection.leave_time_wait(&mut self.shared);
-                self.settle(oldest.index);
-            }
         }
+        false
+    }
+
+    /// Ends the oldest TIME-WAIT, whose place is needed; tells whether there was one.
+    fn evict_time_wait(&mut self) -> bool {
+        if !self.forget_ended_time_waits() {
+            return false;
+        }
+        let Some(oldest) = self.time_wait.pop_front() else { return false };
+        if let Some(connection) = &mut self.slots[oldest.index as usize].connection {
+            self.shared.counters.time_wait_overflows += 1;
+            connection.leave_time_wait(&mut self.shared);
+        }
+        self.settle(oldest.index);
+        true
     }
 
     /// Takes a closed connection out of the tables, and out of memory once the application knows.

@@ -28,8 +28,14 @@ pub(crate) enum Insert {
     Refused,
 }
 
+/// One word on the connections that never had a hole.
 #[derive(Default)]
 pub(crate) struct Reassembly {
+    ranges: Option<Box<Ranges>>,
+}
+
+#[derive(Default)]
+struct Ranges {
     ranges: Vec<Range>,
     stamp: u64,
     buffers: usize,
@@ -38,31 +44,76 @@ pub(crate) struct Reassembly {
 }
 
 impl Reassembly {
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.ranges.as_ref().is_none_or(|held| held.ranges.is_empty())
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        self.ranges.as_ref().map_or(0, |held| held.len)
     }
 
     /// Buffers held, of any kind.
+    #[inline]
     pub fn buffers(&self) -> usize {
-        self.buffers
+        self.ranges.as_ref().map_or(0, |held| held.buffers)
     }
 
     /// Buffers held that belong to a driver.
+    #[inline]
     pub fn driver_buffers(&self) -> usize {
-        self.driver_buffers
+        self.ranges.as_ref().map_or(0, |held| held.driver_buffers)
+    }
+
+    /// Room is kept for what may come before its turn again.
+    pub fn has_spare(&self) -> bool {
+        self.ranges.is_some()
     }
 
     /// The range that holds `offset`, for D-SACK's second block (RFC 2883 section 4).
     pub fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
-        self.ranges.iter().find(|range| range.start <= offset && offset < range.end).map(|range| (range.start, range.end))
+        self.ranges.as_ref()?.range_of(offset)
     }
 
     /// Up to `n` ranges, the one that grew last first (RFC 2018 section 4).
     pub fn newest(&self, n: usize) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().flat_map(move |held| held.newest(n))
+    }
+
+    /// Forgets the highest range; `false`: there is none.
+    pub fn drop_last(&mut self) -> bool {
+        self.ranges.as_mut().is_some_and(|held| held.drop_last())
+    }
+
+    /// Queues the bytes `start..` that `bufs` hold, in order. What is known already keeps its first copy, except that a
+    /// range the new one covers entirely gives way to it.
+    pub fn insert(&mut self, start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
+        self.ranges.get_or_insert_default().insert(start, bufs)
+    }
+
+    /// The next buffer that continues the stream at `next`, cut to begin there.
+    pub fn take(&mut self, next: u64) -> Option<RxBuf> {
+        self.ranges.as_mut()?.take(next)
+    }
+
+    pub fn clear(&mut self) {
+        self.ranges = None;
+    }
+
+    /// As `RxChain::replace_each`.
+    pub fn replace_each(&mut self, replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
+        if let Some(held) = &mut self.ranges {
+            held.replace_each(replace);
+        }
+    }
+}
+
+impl Ranges {
+    fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
+        self.ranges.iter().find(|range| range.start <= offset && offset < range.end).map(|range| (range.start, range.end))
+    }
+
+    fn newest(&self, n: usize) -> impl Iterator<Item = (u64, u64)> {
         let mut newest: [Option<&Range>; 4] = [None; 4];
         for range in &self.ranges {
             let Some(at) = newest.iter().position(|seen| seen.is_none_or(|seen| seen.stamp < range.stamp)) else { continue };
@@ -90,16 +141,13 @@ impl Reassembly {
         }
     }
 
-    /// Forgets the highest range; `false`: there is none.
-    pub fn drop_last(&mut self) -> bool {
+    fn drop_last(&mut self) -> bool {
         let Some(last) = self.ranges.len().checked_sub(1) else { return false };
         self.drop_range(last);
         true
     }
 
-    /// Queues the bytes `start..` that `bufs` hold, in order. What is known already keeps its first copy, except that a
-    /// range the new one covers entirely gives way to it.
-    pub fn insert(&mut self, mut start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
+    fn insert(&mut self, mut start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
         let mut end = start + bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
         // The first range that ends behind the new start.
         let mut at = self.ranges.partition_point(|range| range.end <= start);
@@ -167,8 +215,7 @@ impl Reassembly {
         Insert::Queued
     }
 
-    /// The next buffer that continues the stream at `next`, cut to begin there.
-    pub fn take(&mut self, next: u64) -> Option<RxBuf> {
+    fn take(&mut self, next: u64) -> Option<RxBuf> {
         loop {
             let front = self.ranges.first_mut()?;
             if front.start > next {
@@ -188,12 +235,7 @@ impl Reassembly {
         }
     }
 
-    pub fn clear(&mut self) {
-        *self = Reassembly { stamp: self.stamp, ..Reassembly::default() };
-    }
-
-    /// As `RxChain::replace_each`.
-    pub fn replace_each(&mut self, mut replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
+    fn replace_each(&mut self, mut replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
         for buf in self.ranges.iter_mut().flat_map(|range| &mut range.bufs) {
             if let Some(new) = replace(buf) {
                 self.driver_buffers -= usize::from(buf.is_driver_buffer());

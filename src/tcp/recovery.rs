@@ -1,6 +1,6 @@
 //! What is in flight, what of it is lost, and how fast to repair it.
 //!
-//! Read first: RFC 8985 (RACK-TLP), RFC 6675, RFC 2018 section 5, RFC 6582 (peers without SACK), RFC 6937 (PRR). One entry
+//! Read first: RFC 8985 (RACK-TLP), RFC 6675, RFC 2018 section 5, RFC 6582 (peers without SACK), RFC 9937 (PRR). One entry
 //! per transmitted packet or TSO chain, cut where an acknowledgement or a retransmission cuts it; the entries cover
 //! SND.UNA..SND.NXT without gaps, SYN and FIN included. Not here: building packets (`connection::send`), and the window
 //! itself (`congestion`).
@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::rtt::RttEstimator;
-use crate::time::{Duration, Instant, nanos_of};
+use crate::time::{Duration, Instant};
 
 /// RFC 5681 section 3.2, RFC 6675 DupThresh, RFC 8985 section 6.2 step 4.
 const DUP_THRESH: u64 = 3;
@@ -22,9 +22,9 @@ const PTO_WITHOUT_RTT: u64 = 1_000_000_000;
 const ENTRIES_MAX: usize = 8192;
 /// RFC 8985 section 7.2, TLP.max_ack_delay: how long a peer may keep back its ACK of a lone segment. Receivers of today wait
 /// 40 ms or less. Believing the 200 ms of older ones from the start would put the probe of a lone reply behind its timeout, where it
-/// is worth nothing; a probe sent too early costs one segment, and is noticed.
-const PEER_ACK_DELAY_INITIAL: Duration = Duration::from_millis(50);
-const PEER_ACK_DELAY_MAX: Duration = Duration::from_millis(200);
+/// is worth nothing; a probe sent too early costs one segment, and is noticed. Nanoseconds: 50 and 200 ms.
+const PEER_ACK_DELAY_INITIAL: u64 = 50_000_000;
+const PEER_ACK_DELAY_MAX: u64 = 200_000_000;
 /// Timers closer than this make no sense on the wheel; nanoseconds: 2 ms.
 const PTO_MIN: u64 = 2_000_000;
 
@@ -69,8 +69,6 @@ struct Rack {
     reordering_seen: bool,
     reo_wnd_mult: u8,
     reo_wnd_persist: u8,
-    /// D-SACK round: the multiplier grows once per round trip.
-    dsack_round: Option<u64>,
 }
 
 /// RFC 8985 section 7.1.
@@ -110,23 +108,53 @@ pub(crate) struct Delivery {
     pub retransmitted: bool,
 }
 
-pub(crate) struct Scoreboard {
-    sent: VecDeque<Sent>,
-    outstanding: u64,
+/// What only a flight needs in which something is amiss: lost, reported out of order, sent again, probed for.
+#[derive(Clone, Copy, Debug)]
+struct Disorder {
     sacked: u64,
     lost: u64,
-    /// The end of the highest byte selectively acknowledged (RFC 8985 RACK.fack).
-    forward: u64,
-    pub phase: Phase,
-    rack: Rack,
+    phase: Phase,
     probe: Option<TailProbe>,
-    /// RFC 8985 section 7.2, TLP.max_ack_delay, as this peer has shown it.
-    peer_ack_delay: Duration,
     prr: Prr,
+    /// D-SACK round: the multiplier of the reordering window grows once per round trip.
+    dsack_round: Option<u64>,
     /// Duplicate ACKs of a peer without SACK: each stands for one segment that left the network.
     duplicate_acks: u64,
     /// Something in flight was sent again, or selectively acknowledged.
     touched: bool,
+}
+
+impl Disorder {
+    fn new() -> Disorder {
+        Disorder {
+            sacked: 0,
+            lost: 0,
+            phase: Phase::Open,
+            probe: None,
+            prr: Prr::default(),
+            dsack_round: None,
+            duplicate_acks: 0,
+            touched: false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        !self.touched && self.lost == 0 && self.duplicate_acks == 0 && self.phase == Phase::Open && self.probe.is_none()
+    }
+}
+
+pub(crate) struct Scoreboard {
+    sent: VecDeque<Sent>,
+    outstanding: u64,
+    /// The end of the highest byte selectively acknowledged (RFC 8985 RACK.fack).
+    forward: u64,
+    rack: Rack,
+    /// RFC 8985 section 7.2, TLP.max_ack_delay, as this peer has shown it; nanoseconds.
+    peer_ack_delay: u64,
+    /// RFC 6582 section 3.2, recover: the end of what was sent when the last recovery ended.
+    recover: u64,
+    /// Made when it is needed first, and kept until the connection rests: the next loss mostly follows soon.
+    disorder: Option<Box<Disorder>>,
 }
 
 impl Scoreboard {
@@ -134,22 +162,45 @@ impl Scoreboard {
         Scoreboard {
             sent: VecDeque::new(),
             outstanding: 0,
-            sacked: 0,
-            lost: 0,
             forward: 0,
-            phase: Phase::Open,
             rack: Rack { reo_wnd_mult: 1, ..Rack::default() },
-            probe: None,
             peer_ack_delay: PEER_ACK_DELAY_INITIAL,
-            prr: Prr::default(),
-            duplicate_acks: 0,
-            touched: false,
+            recover: 0,
+            disorder: None,
         }
     }
 
+    fn disorder(&mut self) -> &mut Disorder {
+        self.disorder.get_or_insert_with(|| Box::new(Disorder::new()))
+    }
+
     /// Nothing was lost, reported or sent again of what is in flight, and no probe is out: what is acknowledged arrived in order.
+    #[inline]
     pub fn is_undisturbed(&self) -> bool {
-        !self.touched && self.lost == 0 && self.duplicate_acks == 0 && self.phase == Phase::Open && self.probe.is_none()
+        self.disorder.as_ref().is_none_or(|disorder| disorder.is_over())
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.disorder.as_ref().map_or(Phase::Open, |disorder| disorder.phase)
+    }
+
+    /// What `enter_recovery` saw was no sign of congestion.
+    pub fn call_off_recovery(&mut self) {
+        self.disorder().phase = Phase::Open;
+    }
+
+    /// Memory is kept for what is sent, or goes wrong, next.
+    pub fn has_spare(&self) -> bool {
+        self.sent.capacity() > 0 || self.disorder.is_some()
+    }
+
+    /// Gives it back. Nothing is in flight; a probe whose fate is open stays.
+    pub fn rest(&mut self) {
+        debug_assert!(self.is_empty());
+        self.sent = VecDeque::new();
+        if self.is_undisturbed() {
+            self.disorder = None;
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -162,16 +213,22 @@ impl Scoreboard {
     }
 
     /// Bytes thought to be in the network (RFC 6675 pipe).
+    #[inline]
     pub fn in_flight(&self, mss: u64) -> u64 {
-        (self.outstanding - self.sacked - self.lost).saturating_sub(self.duplicate_acks * mss)
+        match &self.disorder {
+            Some(disorder) => {
+                (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss)
+            }
+            None => self.outstanding,
+        }
     }
 
     pub fn sacked(&self) -> u64 {
-        self.sacked
+        self.disorder.as_ref().map_or(0, |disorder| disorder.sacked)
     }
 
     pub fn lost(&self) -> u64 {
-        self.lost
+        self.disorder.as_ref().map_or(0, |disorder| disorder.lost)
     }
 
     /// When the oldest outstanding segment was last sent.
@@ -180,14 +237,16 @@ impl Scoreboard {
     }
 
     pub fn in_recovery(&self) -> bool {
-        self.phase != Phase::Open
+        self.phase() != Phase::Open
     }
 
     pub fn on_sent(&mut self, start: u64, end: u64, now: Instant) {
         debug_assert!(self.sent.back().is_none_or(|last| last.end == start));
         self.sent.push_back(Sent { start, end, sent_at: now, sacked: false, lost: false, retransmitted: false });
         self.outstanding += end - start;
-        self.prr.out += end - start;
+        if let Some(disorder) = &mut self.disorder {
+            disorder.prr.out += end - start;
+        }
     }
 
     /// `start..end` was sent again; `start` is where an entry starts and `end` not past where it ends.
@@ -195,18 +254,17 @@ impl Scoreboard {
         let Some(index) = self.index_of(start) else { return };
         self.cut(index, end);
         let sent = &mut self.sent[index];
-        if sent.lost {
-            sent.lost = false;
-            self.lost -= sent.len();
-        }
+        let found = if std::mem::take(&mut sent.lost) { sent.len() } else { 0 };
         (sent.sent_at, sent.retransmitted) = (now, true);
-        self.touched = true;
-        self.prr.out += end - start;
+        let disorder = self.disorder();
+        disorder.lost -= found;
+        disorder.touched = true;
+        disorder.prr.out += end - start;
     }
 
     /// The first range judged lost.
     pub fn first_lost(&self) -> Option<(u64, u64)> {
-        if self.lost == 0 {
+        if self.lost() == 0 {
             return None;
         }
         self.sent.iter().find(|sent| sent.lost).map(|sent| (sent.start, sent.end))
@@ -293,16 +351,18 @@ impl Scoreboard {
             }
             self.outstanding -= sent.len();
             if sent.sacked {
-                self.sacked -= sent.len();
+                self.disorder().sacked -= sent.len();
                 continue;
             }
             if sent.lost {
-                self.lost -= sent.len();
+                self.disorder().lost -= sent.len();
             }
             self.deliver(&sent, now, delivery);
             self.advance_rack(&sent, now, min_rtt, echoed_before);
         }
-        self.touched &= !self.sent.is_empty();
+        if let Some(disorder) = &mut self.disorder {
+            disorder.touched &= !self.sent.is_empty();
+        }
     }
 
     /// `acknowledge` while the scoreboard `is_undisturbed`: whole and partial chains off the front. At least one byte is new.
@@ -345,7 +405,7 @@ impl Scoreboard {
         delivery: &mut Delivery,
     ) {
         let Some(first) = self.index_of(left) else { return };
-        self.touched = true;
+        self.disorder().touched = true;
         if !self.is_full() {
             self.cut(first, left);
         }
@@ -357,12 +417,13 @@ impl Scoreboard {
             self.cut(index, right);
             let sent = Sent { end: sent.end.min(right), ..sent };
             if !sent.sacked {
-                if sent.lost {
-                    self.lost -= sent.len();
-                }
                 self.sent[index].sacked = true;
                 self.sent[index].lost = false;
-                self.sacked += sent.len();
+                let disorder = self.disorder();
+                if sent.lost {
+                    disorder.lost -= sent.len();
+                }
+                disorder.sacked += sent.len();
                 delivery.sacked += sent.len();
                 self.deliver(&sent, now, delivery);
                 self.advance_rack(&sent, now, min_rtt, echoed_before);
@@ -374,7 +435,7 @@ impl Scoreboard {
     /// RFC 8985 section 6.2 step 4: the reordering window, nanoseconds.
     fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> u64 {
         let many_sacked =
-            self.sacked >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.sacked).count() as u64 >= DUP_THRESH;
+            self.sacked() >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.sacked).count() as u64 >= DUP_THRESH;
         if !self.rack.reordering_seen && (self.in_recovery() || many_sacked) {
             return 0;
         }
@@ -382,16 +443,19 @@ impl Scoreboard {
         (min / 4).saturating_mul(u64::from(self.rack.reo_wnd_mult)).min(rtt.smoothed_nanos().unwrap_or(min))
     }
 
-    /// RFC 8985 section 6.2 step 4: a D-SACK means that a retransmission was not needed.
-    pub fn on_dsack(&mut self, una: u64, nxt: u64) {
-        if self.rack.dsack_round.is_none_or(|round| una >= round) {
-            self.rack.dsack_round = Some(nxt);
+    /// RFC 8985 section 6.2 step 4: a D-SACK, up to `right`, means that a retransmission was not needed.
+    pub fn on_dsack(&mut self, una: u64, right: u64, nxt: u64) {
+        let disorder = self.disorder();
+        if disorder.dsack_round.is_none_or(|round| una >= round) {
+            disorder.dsack_round = Some(nxt);
             self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.saturating_add(1);
             self.rack.reo_wnd_persist = REO_WND_PERSIST;
         }
-        if let Some(probe) = self.probe.filter(|probe| probe.retransmission) {
+        // What the probe sent, with a FIN behind it or not.
+        let is_probe = |probe: &mut TailProbe| probe.retransmission && (probe.end == right || probe.end == right + 1);
+        let disorder = self.disorder();
+        if let Some(probe) = disorder.probe.take_if(is_probe) {
             // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
-            self.probe = None;
             // If the ACK of the first copy has come before this one, it was only late. If not, it was lost, perhaps with the
             // request that carried it, and tells nothing of the peer's timer.
             if self.first().is_none_or(|(start, _)| start >= probe.end) {
@@ -424,21 +488,32 @@ impl Scoreboard {
                 again = Some(again.map_or(window - elapsed, |other| other.max(window - elapsed)));
             }
         }
-        self.lost += newly_lost;
+        self.note_lost(newly_lost);
         (newly_lost, again.map(Duration::from_nanos))
     }
 
-    /// A duplicate ACK from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2).
-    pub fn on_duplicate_ack(&mut self) -> bool {
-        self.duplicate_acks += 1;
-        self.phase == Phase::Open && self.duplicate_acks == DUP_THRESH
+    fn note_lost(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.disorder().lost += bytes;
+        }
+    }
+
+    /// A duplicate ACK of `una` from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2):
+    /// not if what the last recovery sent again may have caused it (RFC 6582 section 3.2 step 2).
+    pub fn on_duplicate_ack(&mut self, una: u64) -> bool {
+        let past = una > self.recover;
+        let disorder = self.disorder();
+        disorder.duplicate_acks += 1;
+        disorder.phase == Phase::Open && disorder.duplicate_acks == DUP_THRESH && past
     }
 
     /// New data was acknowledged by a peer without SACK (RFC 6582 section 3.2 step 3): what left the network is forgotten
     /// for the acknowledged part.
     pub fn deflate_duplicate_acks(&mut self, acked: u64, mss: u64) {
+        let Some(disorder) = &mut self.disorder else { return };
         let segments = acked / mss.max(1);
-        self.duplicate_acks = if self.in_recovery() { self.duplicate_acks.saturating_sub(segments.saturating_sub(1)) } else { 0 };
+        let recovers = disorder.phase != Phase::Open;
+        disorder.duplicate_acks = if recovers { disorder.duplicate_acks.saturating_sub(segments.saturating_sub(1)) } else { 0 };
     }
 
     /// Marks the first `mss` bytes lost; gives the bytes newly marked.
@@ -450,42 +525,42 @@ impl Scoreboard {
             return 0;
         }
         sent.lost = true;
-        self.lost += sent.len();
-        sent.len()
+        let len = sent.len();
+        self.note_lost(len);
+        len
     }
 
     pub fn enter_recovery(&mut self, nxt: u64, mss: u64) {
-        self.phase = Phase::Recovery { point: nxt };
-        self.probe = None;
+        let outstanding = self.outstanding;
+        let disorder = self.disorder();
+        disorder.phase = Phase::Recovery { point: nxt };
+        disorder.probe = None;
         // RFC 6937 section 3.1: RecoverFS is the flight before the loss was known.
-        self.prr = Prr { flight_at_start: (self.outstanding - self.sacked).max(mss), ..Prr::default() };
-        // Step 4 of RFC 8985 section 6.2: recoveries without D-SACK narrow the reordering window again.
-        self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
-        if self.rack.reo_wnd_persist == 0 {
-            self.rack.reo_wnd_mult = 1;
-        }
+        disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked).max(mss), ..Prr::default() };
     }
 
     /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
     pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
         let reneged = self.sent.front().is_some_and(|first| first.sacked);
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
-        let has_sacked = self.sacked > 0 && !reneged;
-        for (index, sent) in self.sent.iter_mut().enumerate() {
+        let has_sacked = self.sacked() > 0 && !reneged;
+        let Scoreboard { sent: flight, disorder, .. } = self;
+        let disorder = disorder.get_or_insert_with(|| Box::new(Disorder::new()));
+        for (index, sent) in flight.iter_mut().enumerate() {
             if reneged && sent.sacked {
                 // RFC 2018 section 8: the receiver dropped what it had reported.
                 sent.sacked = false;
-                self.sacked -= sent.len();
+                disorder.sacked -= sent.len();
             }
             let old = !has_sacked || index == 0 || now.nanos_since(sent.sent_at) >= window;
             if !sent.sacked && !sent.lost && old {
                 sent.lost = true;
-                self.lost += sent.len();
+                disorder.lost += sent.len();
             }
         }
-        self.phase = Phase::Loss { point: nxt };
-        self.duplicate_acks = 0;
-        self.probe = None;
+        disorder.phase = Phase::Loss { point: nxt };
+        disorder.duplicate_acks = 0;
+        disorder.probe = None;
     }
 
     /// What became of the byte at `position`.
@@ -501,19 +576,23 @@ impl Scoreboard {
     /// `start..end` did not pass, for no fault of the network.
     pub fn mark_lost(&mut self, start: u64, end: u64) {
         let Some(first) = self.index_of(start) else { return };
+        let mut lost = 0;
         for sent in self.sent.iter_mut().skip(first).take_while(|sent| sent.end <= end).filter(|sent| !sent.sacked && !sent.lost)
         {
             sent.lost = true;
-            self.lost += sent.len();
+            lost += sent.len();
         }
+        self.note_lost(lost);
     }
 
     /// Everything in flight goes again, for no fault of the network: the path MTU fell.
     pub fn mark_all_lost(&mut self) {
+        let mut lost = 0;
         for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
             sent.lost = true;
-            self.lost += sent.len();
+            lost += sent.len();
         }
+        self.note_lost(lost);
     }
 
     /// The repair was not needed: what is outstanding is in flight, not lost.
@@ -521,9 +600,10 @@ impl Scoreboard {
         for sent in self.sent.iter_mut().filter(|sent| sent.lost) {
             sent.lost = false;
         }
-        self.lost = 0;
-        self.phase = Phase::Open;
-        self.duplicate_acks = 0;
+        let disorder = self.disorder();
+        disorder.lost = 0;
+        disorder.phase = Phase::Open;
+        disorder.duplicate_acks = 0;
         // The network delayed, at least: RFC 8985 section 6.2 step 3.
         self.rack.reordering_seen = true;
     }
@@ -531,66 +611,81 @@ impl Scoreboard {
     /// Whether `detect_losses` could find anything: without reports beyond SND.UNA and without retransmissions, everything
     /// outstanding was sent after what was acknowledged.
     pub fn may_have_losses(&self, delivery: &Delivery) -> bool {
-        self.sacked > 0 || self.in_recovery() || delivery.retransmitted
+        self.sacked() > 0 || self.in_recovery() || delivery.retransmitted
     }
 
     /// Ends recovery when its point is acknowledged; tells whether it did.
     pub fn leave_recovery(&mut self, una: u64) -> bool {
-        let (Phase::Recovery { point } | Phase::Loss { point }) = self.phase else { return false };
+        let Some(disorder) = &mut self.disorder else { return false };
+        let (Phase::Recovery { point } | Phase::Loss { point }) = disorder.phase else { return false };
         if una < point {
             return false;
         }
-        self.phase = Phase::Open;
-        self.duplicate_acks = 0;
+        disorder.phase = Phase::Open;
+        disorder.duplicate_acks = 0;
+        self.recover = point;
+        // Step 4 of RFC 8985 section 6.2: recoveries without D-SACK, fast or after a timeout, narrow the reordering window again.
+        self.rack.reo_wnd_persist = self.rack.reo_wnd_persist.saturating_sub(1);
+        if self.rack.reo_wnd_persist == 0 {
+            self.rack.reo_wnd_mult = 1;
+        }
         true
     }
 
-    /// RFC 6937 section 3.1, on each ACK in recovery: how many bytes may be sent now.
-    pub fn reduce_proportionally(&mut self, delivered: u64, threshold: u64, mss: u64) {
+    /// RFC 9937 (and RFC 6937) section 3.1, on each ACK in recovery: how many bytes may be sent now. `safe`: the ACK moved SND.UNA and tells
+    /// of no further loss (SafeACK).
+    pub fn reduce_proportionally(&mut self, delivered: u64, threshold: u64, mss: u64, safe: bool) {
         let pipe = self.in_flight(mss);
-        self.prr.delivered += delivered;
-        let Prr { flight_at_start, delivered: total, out, .. } = self.prr;
-        self.prr.allowance = if pipe > threshold {
+        let prr = &mut self.disorder().prr;
+        if prr.delivered == 0 && prr.out == 0 {
+            // RecoverFS counts what the first ACK delivers.
+            prr.flight_at_start += delivered;
+        }
+        prr.delivered += delivered;
+        let Prr { flight_at_start, delivered: total, out, .. } = *prr;
+        prr.allowance = if pipe > threshold {
             (total.saturating_mul(threshold).div_ceil(flight_at_start.max(1))).saturating_sub(out)
         } else {
-            // The slow start reduction bound.
-            let limit = total.saturating_sub(out).max(delivered) + mss;
+            // The conservative reduction bound, or the slow start one.
+            let limit = total.saturating_sub(out).max(delivered) + if safe { mss } else { 0 };
             limit.min(threshold - pipe)
         };
         if out == 0 {
             // Fast retransmit sends one segment in any case (RFC 5681 section 3.2 step 3).
-            self.prr.allowance = self.prr.allowance.max(mss);
+            prr.allowance = prr.allowance.max(mss);
         }
         // Kept as a total, so that sending uses it up.
-        self.prr.allowance += out;
+        prr.allowance += out;
     }
 
     /// Bytes PRR lets go now.
     pub fn recovery_allowance(&self) -> u64 {
-        self.prr.allowance.saturating_sub(self.prr.out)
+        self.disorder.as_ref().map_or(0, |disorder| disorder.prr.allowance.saturating_sub(disorder.prr.out))
     }
 
     /// RFC 8985 section 7.2: when to probe for a lost tail, nanoseconds from now.
     pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<u64> {
-        if self.in_recovery() || self.sacked > 0 || self.probe.is_some() || self.sent.is_empty() {
+        let amiss = |disorder: &Disorder| disorder.phase != Phase::Open || disorder.sacked > 0 || disorder.probe.is_some();
+        if self.sent.is_empty() || self.disorder.as_deref().is_some_and(amiss) {
             return None;
         }
         let Some(smoothed) = rtt.smoothed_nanos() else { return Some(PTO_WITHOUT_RTT) };
-        let single = if self.outstanding <= mss { nanos_of(self.peer_ack_delay) } else { 0 };
+        let single = if self.outstanding <= mss { self.peer_ack_delay } else { 0 };
         Some((smoothed * 2).saturating_add(single).max(PTO_MIN))
     }
 
     pub fn on_probe_sent(&mut self, end: u64, retransmission: bool) {
-        self.probe = Some(TailProbe { end, retransmission });
+        self.disorder().probe = Some(TailProbe { end, retransmission });
     }
 
     /// RFC 8985 section 7.4.2, on an ACK up to `una`; `true`: the probe repaired a loss, the window has to fall once.
     /// `plain_duplicate`: a duplicate ACK without SACK blocks, so both copies arrived (a D-SACK is `on_dsack`'s).
     pub fn on_probe_acknowledged(&mut self, una: u64, plain_duplicate: bool) -> bool {
-        let Some(probe) = self.probe.filter(|probe| una >= probe.end) else { return false };
+        let Some(disorder) = &mut self.disorder else { return false };
+        let Some(probe) = disorder.probe.filter(|probe| una >= probe.end) else { return false };
         let repaired = probe.retransmission && una > probe.end;
         if !probe.retransmission || repaired || plain_duplicate {
-            self.probe = None;
+            disorder.probe = None;
         }
         if probe.retransmission && !repaired && plain_duplicate {
             self.on_late_ack();

@@ -68,7 +68,8 @@ impl RttEstimator {
         self.backoff = (self.backoff + 1).min(16);
     }
 
-    /// An ACK of new data came, though nothing could be sampled from it (Linux: icsk_backoff).
+    /// What was backed off were probes of a closed window, which has opened. An ACK of what was sent again ends no backoff (RFC 6298
+    /// section 3, Karn): the timeout may be shorter than the round trip.
     pub fn end_backoff(&mut self) {
         self.backoff = 0;
     }

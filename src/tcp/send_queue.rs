@@ -85,6 +85,17 @@ impl SendQueue {
         self.start = self.end;
     }
 
+    /// Room is kept for the slices to come.
+    pub fn has_spare(&self) -> bool {
+        self.slices.capacity() > 0
+    }
+
+    /// Gives it back. Nothing is queued.
+    pub fn rest(&mut self) {
+        debug_assert!(self.slices.is_empty());
+        (self.slices, self.cursor) = (VecDeque::new(), 0);
+    }
+
     /// The slice that holds the byte at `offset`: mostly where the last chain ended.
     fn index_of(&self, offset: u64) -> usize {
         match self.slices.get(self.cursor) {

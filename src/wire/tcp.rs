@@ -95,10 +95,12 @@ pub struct Timestamps {
 /// One contiguous range of received sequence space: left edge and the number after the last (RFC 2018 section 3).
 pub type SackBlock = (SeqNumber, SeqNumber);
 
-/// At most four blocks fit into the option space.
+/// Blocks that fit into the option space.
+pub const SACK_BLOCKS_MAX: usize = 4;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SackBlocks {
-    blocks: [SackBlock; 4],
+    blocks: [SackBlock; SACK_BLOCKS_MAX],
     len: u8,
 }
 

@@ -41,6 +41,7 @@ use ipv6::Ipv6;
 pub use ipv6::{Ipv6Counters, Ipv6Options};
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
+pub use recognised::SegmentInPlace;
 use recognised::Recognised;
 use routes::Routes;
 use send::{Control, ParkedPacket};

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::recognised::PlainTcp;
+use super::recognised::{PlainTcp, SegmentInPlace};
 use super::{Ingress, Interface, InterfaceCounters, QUOTED_HEADERS_MAX, QuotedHeaders, UdpDatagram, options};
 use crate::buf::RxPacket;
 use crate::net::device::{Checksum, RxFrame};
@@ -44,16 +44,28 @@ impl QuotedHeaders {
 
 impl Interface {
     /// Takes one received frame.
-    #[inline]
-    pub fn handle_frame(&mut self, now: Instant, frame: RxFrame) -> Ingress {
-        self.counters.frames_in += 1;
-        let plain_tcp = PlainTcp::of(&frame);
-        if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
-            return self.receive_recognised(&tcp, frame);
-        }
-        self.receive_checked(now, frame, plain_tcp)
+    pub fn handle_frame(&mut self, now: Instant, mut frame: RxFrame) -> Ingress {
+        self.handle_frame_in_place(now, &mut frame, |_| false)
     }
 
+    /// Takes one received frame. A TCP segment of a sender whose frames have passed all checks before is offered to `take` where
+    /// it lies; what that takes (`true`) is done with.
+    #[inline]
+    pub fn handle_frame_in_place(
+        &mut self,
+        now: Instant,
+        frame: &mut RxFrame,
+        take: impl FnOnce(SegmentInPlace<'_>) -> bool,
+    ) -> Ingress {
+        self.counters.frames_in += 1;
+        let plain_tcp = PlainTcp::of(frame);
+        if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
+            return self.receive_recognised(&tcp, frame, take);
+        }
+        self.receive_checked(now, frame.take(), plain_tcp)
+    }
+
+    #[inline(never)]
     fn receive_checked(&mut self, now: Instant, frame: RxFrame, plain_tcp: Option<PlainTcp>) -> Ingress {
         match self.receive_ethernet(now, frame) {
             Ok(ingress) => {

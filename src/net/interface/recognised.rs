@@ -5,8 +5,10 @@
 //! is looked at each time: the checksum, the length, fragmentation.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use super::{Ingress, Interface};
+use crate::buf::RxBuf;
 use crate::net::device::{Checksum, RxFrame};
 use crate::wire::ethernet;
 use crate::wire::ipv4;
@@ -112,16 +114,37 @@ impl Recognised {
     }
 }
 
+/// A TCP segment over IPv4 where the device put it, in one buffer.
+pub struct SegmentInPlace<'a> {
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub buf: &'a mut RxBuf,
+    /// Where it is in `buf`.
+    pub range: Range<usize>,
+    pub checksum: Checksum,
+}
+
 impl Interface {
-    /// What `receive_ethernet` makes of a frame from a recognised sender.
+    /// What `receive_ethernet` makes of a frame from a recognised sender, unless `take` takes it as it lies.
     #[inline]
-    pub(super) fn receive_recognised(&mut self, tcp: &PlainTcp, frame: RxFrame) -> Ingress {
+    pub(super) fn receive_recognised(
+        &mut self,
+        tcp: &PlainTcp,
+        frame: &mut RxFrame,
+        take: impl FnOnce(SegmentInPlace<'_>) -> bool,
+    ) -> Ingress {
         self.counters.tcp_in += 1;
-        let RxFrame { mut packet, l4_checksum, .. } = frame;
-        packet.truncate(ethernet::HEADER_LEN + tcp.total_len);
-        packet.advance(HEADERS);
         let (src, dst) = tcp.addresses();
-        Ingress::Tcp { src: IpAddr::V4(src), dst: IpAddr::V4(dst), packet, checksum: l4_checksum, ecn: tcp.traffic_class & 3 }
+        let (checksum, end) = (frame.l4_checksum, ethernet::HEADER_LEN + tcp.total_len);
+        if frame.packet.more.is_empty()
+            && take(SegmentInPlace { src, dst, buf: &mut frame.packet.first, range: HEADERS..end, checksum })
+        {
+            return Ingress::Consumed;
+        }
+        let mut packet = frame.packet.take();
+        packet.truncate(end);
+        packet.advance(HEADERS);
+        Ingress::Tcp { src: IpAddr::V4(src), dst: IpAddr::V4(dst), packet, checksum, ecn: tcp.traffic_class & 3 }
     }
 }
 

@@ -15,6 +15,8 @@ const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 struct Curve {
     /// W_max, segments: where the last reduction began.
     max: f64,
+    /// cwnd_prior, segments: the window when the threshold was last set.
+    prior: f64,
     /// When this congestion avoidance stage began; `None` until its first ACK.
     epoch: Option<Instant>,
     /// K, seconds from the epoch to W_max.
@@ -33,17 +35,25 @@ struct State {
 pub(crate) struct Cubic {
     mss: f64,
     state: State,
-    before: State,
+    /// Before the last reduction, as long as that may be taken back.
+    before: Option<Box<State>>,
     hystart: HyStart,
 }
 
 impl Cubic {
     pub fn new(mss: u64) -> Cubic {
         let mss = mss as f64;
-        let curve = Curve { max: 0.0, epoch: None, k: 0.0, estimate: 0.0 };
+        let curve = Curve { max: 0.0, prior: 0.0, epoch: None, k: 0.0, estimate: 0.0 };
         let window = initial_window(mss as u64) as f64 / mss;
         let state = State { window, threshold: f64::INFINITY, curve };
-        Cubic { mss, state, before: state, hystart: HyStart::new() }
+        Cubic { mss, state, before: None, hystart: HyStart::new() }
+    }
+
+    fn remember(&mut self) {
+        match &mut self.before {
+            Some(before) => **before = self.state,
+            None => self.before = Some(Box::new(self.state)),
+        }
     }
 
     fn avoid_congestion(&mut self, now: Instant, acked: f64, rtt: Duration) {
@@ -58,7 +68,7 @@ impl Cubic {
         let at = |t: f64| C * (t - curve.k).powi(3) + curve.max;
         let t = now.since(epoch).as_secs_f64();
         // RFC 9438 section 4.3.
-        let alpha = if curve.estimate >= curve.max { 1.0 } else { ALPHA };
+        let alpha = if curve.estimate >= curve.prior { 1.0 } else { ALPHA };
         curve.estimate += alpha * acked / *window;
         if at(t) < curve.estimate {
             *window = window.max(curve.estimate);
@@ -87,13 +97,16 @@ impl Congestion for Cubic {
         self.state.window *= scale;
         self.state.threshold *= scale;
         self.state.curve.max *= scale;
+        self.state.curve.prior *= scale;
         self.state.curve.epoch = None;
         self.mss = mss;
         if untouched {
             self.state.window = initial_window(mss as u64) as f64 / mss;
         }
         self.state.window = self.state.window.max(1.0);
-        self.before = self.state;
+        if let Some(before) = &mut self.before {
+            **before = self.state;
+        }
     }
 
     fn on_ack(&mut self, sample: &AckSample) {
@@ -121,11 +134,11 @@ impl Congestion for Cubic {
     }
 
     fn on_loss(&mut self, _now: Instant, in_flight: u64) {
-        self.before = self.state;
+        self.remember();
         let State { window, threshold, curve } = &mut self.state;
         // RFC 9438 section 4.7, fast convergence.
         curve.max = if *window < curve.max { *window * (1.0 + BETA) / 2.0 } else { *window };
-        curve.epoch = None;
+        (curve.prior, curve.epoch) = (*window, None);
         // RFC 9438 section 4.6: from the flight, not from a window that was not used.
         let used = (in_flight as f64 / self.mss).min(*window);
         *threshold = (used * BETA).max(2.0);
@@ -135,10 +148,12 @@ impl Congestion for Cubic {
     fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool) {
         if first {
             self.on_loss(now, in_flight);
+        } else if self.before.is_none() {
+            self.remember();
         }
-        // RFC 9438 section 4.8: as RFC 5681.
+        // RFC 9438 section 4.8: as RFC 5681; and the stage that follows begins at its W_max, with K = 0.
         self.state.window = 1.0;
-        self.state.curve.epoch = None;
+        (self.state.curve.max, self.state.curve.epoch) = (0.0, None);
     }
 
     fn on_idle(&mut self) {
@@ -149,9 +164,17 @@ impl Congestion for Cubic {
 
     fn undo(&mut self) {
         // RFC 9438 section 4.9.
-        if self.state.window < self.before.window {
-            self.state = self.before;
+        if let Some(before) = self.before.as_deref().filter(|before| self.state.window < before.window) {
+            self.state = *before;
         }
+    }
+
+    fn has_spare(&self) -> bool {
+        self.before.is_some()
+    }
+
+    fn rest(&mut self) {
+        self.before = None;
     }
 }
 
@@ -193,6 +216,46 @@ mod tests {
         assert_eq!(cubic.window(), 1000);
         cubic.undo();
         assert_eq!((cubic.window(), cubic.slow_start_threshold()), (before, u64::MAX));
+    }
+
+    /// RFC 9438 section 4.8.
+    #[test]
+    fn after_a_timeout_the_old_maximum_is_forgotten() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_timeout(Instant::ZERO, 100_000, true);
+        cubic.on_timeout(Instant::ZERO, 1000, false);
+        assert_eq!((cubic.window(), cubic.slow_start_threshold()), (1000, 70_000));
+        let mut now = Instant::ZERO;
+        while cubic.window() < 70_000 {
+            now += Duration::from_millis(100);
+            ack(&mut cubic, now);
+        }
+        let (stage, mut windows) = (now, Vec::new());
+        for _ in 0..20 {
+            now += Duration::from_millis(100);
+            ack(&mut cubic, now);
+            windows.push(cubic.window());
+        }
+        assert_eq!((cubic.state.curve.k, cubic.state.curve.max), (0.0, 70.0));
+        // W_est grows by 0.53 segments a round trip; the curve from K = 4.2 s would be at 97,000 by now.
+        assert!((75_000..83_000).contains(&windows[19]), "{windows:?} since {stage:?}");
+    }
+
+    /// RFC 9438 section 4.3: from cwnd_prior on, which fast convergence does not lower.
+    #[test]
+    fn the_estimate_catches_up_with_the_window_before_the_reduction_only() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        cubic.on_loss(Instant::ZERO, 70_000);
+        let curve = cubic.state.curve;
+        assert_eq!((curve.max, curve.prior), (59.5, 70.0));
+        cubic.avoid_congestion(Instant::ZERO, 1.0, Duration::from_millis(1));
+        cubic.state.curve.estimate = 65.0;
+        cubic.avoid_congestion(Instant::ZERO, 1.0, Duration::from_millis(1));
+        let grown = cubic.state.curve.estimate - 65.0;
+        assert!(grown < 0.6 / 49.0, "above W_max and below cwnd_prior it grows as before: {grown}");
     }
 
     /// RFC 9438 section 4.7, fast convergence.

@@ -68,6 +68,14 @@ pub(crate) trait Congestion: Send {
     fn on_idle(&mut self);
     /// The last reduction was for a loss that did not happen.
     fn undo(&mut self);
+    /// Something is kept on the heap for `undo`.
+    fn has_spare(&self) -> bool {
+        false
+    }
+
+    /// Nothing was sent for long: the last reduction is not taken back any more.
+    fn rest(&mut self) {}
+
     /// Each mark is to be echoed as it came (RFC 8257 section 3.2), not until an answer (RFC 3168 section 6.1.3).
     fn wants_exact_marks(&self) -> bool {
         false

@@ -8,6 +8,7 @@ use super::*;
 use crate::tcp::congestion::AckSample;
 use crate::tcp::recovery::{Delivery, Phase};
 use crate::time::Duration;
+use crate::wire::tcp::SACK_BLOCKS_MAX;
 
 impl Connection {
     /// The ACK of a segment that passed the checks.
@@ -60,21 +61,21 @@ impl Connection {
             self.send.unacknowledged = ack;
             self.send.queue.acknowledge(ack);
             (self.send.stalled_since, self.send.retries) = (now, 0);
-            self.rtt.end_backoff();
         }
         self.sample_rtt(now, shared, repr, &delivery);
         if advanced {
             self.detect_spurious_repair(shared, repr);
         }
-        self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
+        let newly_lost = self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
         if self.scoreboard.in_recovery() {
             self.advance_frto(shared, advanced, duplicate, &delivery);
         }
         if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
-            && self.scoreboard.phase == Phase::Open
+            && self.scoreboard.phase() == Phase::Open
         {
             shared.counters.loss_probe_recoveries += 1;
             self.congestion.on_loss(now, flight);
+            self.note_reduction_apart();
         }
         if self.send.path.is_some() {
             self.observe_mtu_probe(now, shared);
@@ -82,7 +83,7 @@ impl Connection {
         if self.ecn.on && repr.flags.contains(Flags::ECE) {
             self.on_echo(now, shared, flight);
         }
-        self.adjust_window(now, repr, ack, &delivery, mss);
+        self.adjust_window(now, repr, ack, &delivery, mss, advanced && newly_lost == 0);
         if advanced || delivery.sacked > 0 {
             self.restart_retransmission_timers(now, shared, advanced);
         }
@@ -108,7 +109,7 @@ impl Connection {
         let dsack = left < right && (right <= ack || rest.first().is_some_and(inside));
         if dsack {
             shared.counters.dsack_recv += 1;
-            self.scoreboard.on_dsack(ack, self.send.next);
+            self.scoreboard.on_dsack(ack, right, self.send.next);
             self.on_duplicate_reported(shared, left, right);
         }
         dsack
@@ -126,8 +127,15 @@ impl Connection {
             self.scoreboard.acknowledge(ack, now, min_rtt, &echoed_before, &mut delivery);
         }
         if self.sack {
-            for (left, right) in repr.options.sack.as_slice() {
-                let (left, right) = (self.ack_position(*left), self.ack_position(*right));
+            // In the order of the stream: the newest block comes first (RFC 2018 section 4), and what lies before it is no sign of reordering.
+            let mut blocks = [(0, 0); SACK_BLOCKS_MAX];
+            let reported = repr.options.sack.as_slice();
+            for (position, block) in blocks.iter_mut().zip(reported) {
+                *position = (self.ack_position(block.0), self.ack_position(block.1));
+            }
+            let blocks = &mut blocks[..reported.len()];
+            blocks.sort_unstable();
+            for (left, right) in blocks.iter().copied() {
                 if left < right && left >= ack && right <= self.send.next {
                     self.scoreboard.sack(left, right, now, min_rtt, &echoed_before, &mut delivery);
                 } else if left >= right || right > self.send.next {
@@ -153,6 +161,7 @@ impl Connection {
         }
     }
 
+    /// Tells how many bytes it took for lost.
     fn detect_losses(
         &mut self,
         now: Instant,
@@ -161,7 +170,7 @@ impl Connection {
         delivery: &Delivery,
         duplicate: bool,
         flight: u64,
-    ) {
+    ) -> u64 {
         let mss = u64::from(self.send.mss);
         let left = self.scoreboard.leave_recovery(self.send.unacknowledged);
         let mut newly_lost = 0;
@@ -172,13 +181,14 @@ impl Connection {
         } else if acked > 0 {
             self.scoreboard.deflate_duplicate_acks(acked, mss);
             // RFC 6582 section 3.2 step 3: a partial ACK tells of the next hole.
-            if matches!(self.scoreboard.phase, Phase::Recovery { .. }) && !left {
+            if matches!(self.scoreboard.phase(), Phase::Recovery { .. }) && !left {
                 newly_lost = self.scoreboard.mark_first_lost(mss);
             }
-        } else if duplicate && self.scoreboard.on_duplicate_ack() {
+        } else if duplicate && self.scoreboard.on_duplicate_ack(self.send.unacknowledged) {
             newly_lost = self.scoreboard.mark_first_lost(mss);
         }
         self.on_losses(now, shared, newly_lost, flight);
+        newly_lost
     }
 
     /// RACK's step 5, with its timer.
@@ -198,7 +208,7 @@ impl Connection {
         }
         shared.counters.lost_bytes += newly_lost;
         self.wake = true;
-        if self.scoreboard.phase == Phase::Open {
+        if self.scoreboard.phase() == Phase::Open {
             if self.sack {
                 shared.counters.sack_recoveries += 1;
             } else {
@@ -212,11 +222,12 @@ impl Connection {
         }
     }
 
-    pub(super) fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64) {
-        if let Phase::Recovery { .. } = self.scoreboard.phase {
+    /// `safe`: SND.UNA moved and nothing more was lost (RFC 9937, SafeACK).
+    fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64, safe: bool) {
+        if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // A duplicate ACK of a peer without SACK stands for a segment that arrived.
             let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
-            self.scoreboard.reduce_proportionally(delivered, self.congestion.window(), mss);
+            self.scoreboard.reduce_proportionally(delivered, self.congestion.window(), mss, safe);
         } else if delivery.delivered > 0 && ack > SEQUENCE_ORIGIN + 1 {
             self.congestion.on_ack(&AckSample {
                 now,

@@ -128,6 +128,9 @@ impl Connection {
         self.timers = Timers::default();
         self.timers.arm(Timer::Life, now + shared.options.time_wait);
         self.entered_time_wait = true;
+        if self.is_silent() {
+            self.give_spare_back();
+        }
         self.report_closed(shared, Reason::Finished);
     }
 
@@ -135,6 +138,12 @@ impl Connection {
     pub fn give_up_half_open(&mut self, shared: &mut Shared) {
         shared.counters.attempt_fails += 1;
         self.finish(shared, Reason::TimedOut);
+    }
+
+    /// Where the numbers of a connection that takes its place have to begin: above all of this one's (RFC 9293 section 3.6.1, MAY-2; Linux:
+    /// tcp_tw_isn), and of what may be in flight.
+    pub fn successor_iss(&self) -> SeqNumber {
+        self.seq_at(self.send.next) + (u32::from(u16::MAX) + 2)
     }
 
     /// TIME-WAIT is over.
@@ -148,7 +157,9 @@ impl Connection {
         if self.state != State::TimeWait || !opens || syn.flags.contains(Flags::ACK) || syn.flags.contains(Flags::RST) {
             return false;
         }
-        match syn.options.timestamps.filter(|_| self.timestamps) {
+        match syn.options.timestamps {
+            // RFC 6191 section 2: the numbers of a connection without timestamps are told apart by having them.
+            Some(_) if !self.timestamps => true,
             Some(timestamps) if timestamps.value != self.receive.ts_recent => is_before(self.receive.ts_recent, timestamps.value),
             _ => self.peer_position(syn.seq) > self.receive.next,
         }

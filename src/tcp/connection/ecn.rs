@@ -103,17 +103,23 @@ impl Connection {
     pub(super) fn on_echo(&mut self, now: Instant, shared: &mut Shared, flight: u64) {
         // On a SYN-ACK the flag means something else.
         let said = !self.is_synchronized() || self.send.unacknowledged <= self.ecn.reduced_at;
-        if said || self.scoreboard.phase != Phase::Open {
+        if said || self.scoreboard.phase() != Phase::Open {
             return;
         }
         shared.counters.ecn_reductions += 1;
         self.congestion.on_congestion_experienced(now, flight);
-        self.note_reduction();
+        self.note_reduction_apart();
     }
 
     /// The window fell, for whatever reason: the peer is told, and older echoes are answered with that.
     pub(super) fn note_reduction(&mut self) {
         (self.ecn.answer_due, self.ecn.reduced_at) = (self.ecn.on, self.send.next);
+    }
+
+    /// The same of a reduction that no repair asked for: whether an earlier repair was needed says nothing about it any more.
+    pub(super) fn note_reduction_apart(&mut self) {
+        self.send.repair = Repair::new();
+        self.note_reduction();
     }
 
     /// New text is ECN-capable; retransmissions, probes and ACKs are not (sections 6.1.4 to 6.1.6).

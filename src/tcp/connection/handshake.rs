@@ -50,6 +50,7 @@ impl Connection {
             tail_probe_due: false,
             probe_due: false,
             override_due: false,
+            timed_out: false,
             retries: 0,
             repair: Repair::new(),
         };

@@ -173,6 +173,8 @@ struct SendState {
     tail_probe_due: bool,
     probe_due: bool,
     override_due: bool,
+    /// The timer expired, and the first segment was not sent again since.
+    timed_out: bool,
     /// Retransmissions, or unanswered probes, in a row.
     retries: u8,
     repair: Repair,
@@ -403,8 +405,9 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // Beyond this come a controller (at most 192 bytes), a table entry (48), a slot (16) and a timer (24).
+        // Beyond this come a controller (at most 112 bytes), a table entry (45), a slot (16) and a timer (24), and what tables have in
+        // reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 912, "{size} bytes");
+        assert!(size <= 760, "{size} bytes");
     }
 }

@@ -155,9 +155,9 @@ impl Connection {
             }
             Fate::Lost => {
                 // Section 7.6.1: a lone lost probe is no sign of congestion. The recovery is this ACK's if nothing was sent in it.
-                let alone = self.scoreboard.lost() == probe.end - probe.start;
-                if alone && self.scoreboard.phase == (Phase::Recovery { point: self.send.next }) {
-                    self.scoreboard.phase = Phase::Open;
+                let alone = self.scoreboard.lost() == probe.end - probe.start && !self.send.repair.has_sent_again();
+                if alone && self.scoreboard.phase() == (Phase::Recovery { point: self.send.next }) {
+                    self.scoreboard.call_off_recovery();
                     self.congestion.undo();
                 }
                 self.fail_mtu_probe(now, shared, probe);

@@ -6,6 +6,8 @@
 //! starts a `train`, which what follows in the same burst may join.
 
 use super::train::{Departure, Header, Room, Train};
+use std::net::IpAddr;
+
 use super::*;
 use crate::buf::RxPacket;
 use crate::tcp::congestion::AckSample;
@@ -46,6 +48,10 @@ impl Connection {
                 now,
                 src: self.tuple.remote_ip,
                 dst: self.tuple.local_ip,
+                ipv4: match (self.tuple.remote_ip, self.tuple.local_ip) {
+                    (IpAddr::V4(src), IpAddr::V4(dst)) => Some((src, dst)),
+                    _ => None,
+                },
                 una: self.seq_at(self.send.unacknowledged),
                 nxt: self.seq_at(self.send.next),
                 ts_recent: receive.ts_recent,
@@ -79,13 +85,19 @@ impl Connection {
     #[inline]
     pub fn take_text(&mut self, payload: RxPacket) {
         if payload.more.is_empty() {
-            if !payload.first.is_empty() {
-                self.take_in(payload.first);
-            }
+            self.take_text_of_one(payload.first);
         } else {
             for buf in payload.into_bufs() {
                 self.take_in(buf);
             }
+        }
+    }
+
+    /// The same of a segment in one buffer.
+    #[inline]
+    pub fn take_text_of_one(&mut self, text: RxBuf) {
+        if !text.is_empty() {
+            self.take_in(text);
         }
     }
 
@@ -119,7 +131,6 @@ impl Connection {
         self.send.unacknowledged = ack;
         self.send.queue.acknowledge(ack);
         (self.send.stalled_since, self.send.retries) = (now, 0);
-        self.rtt.end_backoff();
         let mut rtt = delivery.rtt;
         if let Some(oldest) = rtt {
             self.rtt.sample(now, oldest, shared.options.rto_min, shared.options.rto_max);

@@ -131,7 +131,7 @@ impl Connection {
             shared.counters.duplicate_bytes += segment.payload_len;
             self.receive.duplicate = (text, (text + segment.payload_len).min(self.receive.next));
             self.acknowledge_now();
-        } else if segment.has(Flags::FIN) || self.is_probe(segment) {
+        } else if self.is_repeated_fin(segment) || self.is_probe(segment) {
             if self.state == State::TimeWait && segment.has(Flags::FIN) {
                 // Our last ACK was lost. Eighth step: "Restart the 2 MSL time-wait timeout."
                 self.timers.arm(Timer::Life, now + shared.options.time_wait);
@@ -140,6 +140,12 @@ impl Connection {
         } else {
             self.challenge(now, shared);
         }
+    }
+
+    /// A FIN whose ACK was lost. One from anywhere else is a blind injection, whose ACKs are limited (RFC 5961 section 7).
+    fn is_repeated_fin(&self, segment: &Segment) -> bool {
+        let at = segment.text();
+        segment.has(Flags::FIN) && at < self.receive.next && self.receive.next - at <= self.receive.limit
     }
 
     /// A keepalive or window probe: one position before what is expected, and empty.

@@ -1,7 +1,7 @@
 //! The next packet of a connection.
 //!
-//! Read first: RFC 9293 sections 3.7.1, 3.7.4, 3.8.6.2.1; RFC 6675 section 5; RFC 8985 section 7.3. Order: SYN, what is lost, a
-//! tail probe, new data, probes, an ACK alone. Whatever goes out carries the newest ACK and window.
+//! Read first: RFC 9293 sections 3.7.1, 3.7.4, 3.8.6.2.1; RFC 6675 section 5; RFC 8985 section 7.3. Order: SYN, an ACK that reports
+//! something, what is lost, a tail probe, new data, probes, an ACK alone. Whatever goes out carries the newest ACK and window.
 
 use super::handshake::MSS_DEFAULT;
 use super::timers::Timer;
@@ -70,7 +70,8 @@ impl Connection {
             return false;
         }
         self.learn_mss(limits);
-        self.transmit_lost(now, shared, limits, out)
+        self.transmit_report(now, shared, out)
+            || self.transmit_lost(now, shared, limits, out)
             || self.transmit_tail_probe(now, shared, limits, out)
             || self.transmit_mtu_probe(now, shared, limits, out)
             || self.transmit_new(now, shared, limits, out)
@@ -99,7 +100,8 @@ impl Connection {
     fn transmit_syn(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let again = self.send.next > SEQUENCE_ORIGIN;
         if again && self.scoreboard.lost() == 0 {
-            return false;
+            // RFC 9293 section 3.10.7.4 answers what is not acceptable in SYN-RECEIVED, too.
+            return self.state == State::SynReceived && self.transmit_ack(now, shared, out);
         }
         let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
         let flags = flags | self.ecn_syn_flags(shared, again);
@@ -134,7 +136,7 @@ impl Connection {
     pub(super) fn allowance(&self) -> u64 {
         let mss = u64::from(self.send.mss);
         let flight = self.scoreboard.in_flight(mss);
-        match self.scoreboard.phase {
+        match self.scoreboard.phase() {
             Phase::Recovery { .. } => {
                 // With nothing in flight nothing would bring the next ACK.
                 let floor = if flight == 0 { mss } else { 0 };
@@ -150,7 +152,12 @@ impl Connection {
             return false;
         }
         let mss = u64::from(self.send.mss);
-        let allowance = self.allowance();
+        let mut allowance = self.allowance();
+        if self.send.timed_out && start == self.send.unacknowledged {
+            // RFC 6298 section 5.4 sends the earliest segment, whatever of the later ones is thought to be in flight.
+            self.send.timed_out = false;
+            allowance = allowance.max(mss);
+        }
         if allowance < mss.min(end - start) {
             self.send.window_limited = true;
             return false;
@@ -177,7 +184,9 @@ impl Connection {
         self.scoreboard.on_retransmitted(start, start + sent, now);
         self.count_retransmission(shared);
         self.note_repair(now, sent);
-        if !self.timers.is_armed(Timer::Retransmit) {
+        // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
+        // ACK cannot be here before a round trip.
+        if start == self.send.unacknowledged || !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
         }
         true
@@ -364,11 +373,12 @@ impl Connection {
             self.emit_plain(now, shared, range.start, flags, len, out);
             return len as u64 + u64::from(fin);
         }
-        let mut repr = self.header(now, shared, range.start, flags);
-        if len > 0 {
-            // Blocks would take the place of payload; pure ACKs report them.
-            repr.options.sack = SackBlocks::default();
-        }
+        // Blocks would take the place of payload: what there is to report has left alone (`transmit_report`).
+        let repr = if len > 0 {
+            self.header_without_blocks(shared, range.start, flags)
+        } else {
+            self.header(now, shared, range.start, flags)
+        };
         self.emit(now, shared, repr, len, out);
         len as u64 + u64::from(fin)
     }
@@ -385,6 +395,17 @@ impl Connection {
             self.arm_persist(now, shared);
         }
         true
+    }
+
+    /// An ACK that tells of a hole or a duplicate leaves alone and before anything else: what carries text is no duplicate ACK (RFC 5681
+    /// section 2) and has no room for blocks, and would pass for the ACK that RFC 2018 section 4 asks for.
+    #[inline]
+    fn transmit_report(&mut self, now: Instant, shared: &mut Shared, out: &mut Transmit) -> bool {
+        if self.receive.ack != Ack::Now {
+            return false;
+        }
+        let hole = self.receive.duplicate_acks > 0 || !self.receive.reassembly.is_empty();
+        (hole || self.reports_blocks()) && self.transmit_ack(now, shared, out)
     }
 
     fn transmit_ack(&mut self, now: Instant, shared: &mut Shared, out: &mut Transmit) -> bool {
@@ -407,6 +428,14 @@ impl Connection {
 
     /// A header at `position` with the newest acknowledgement, window and options; the window counts as advertised.
     pub(super) fn header(&mut self, _now: Instant, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
+        let mut repr = self.header_without_blocks(shared, position, flags);
+        if flags.contains(Flags::ACK) && !flags.contains(Flags::SYN) && self.reports_blocks() {
+            repr.options.sack = self.sack_blocks(shared);
+        }
+        repr
+    }
+
+    fn header_without_blocks(&mut self, shared: &Shared, position: u64, flags: Flags) -> Repr {
         let syn = flags.contains(Flags::SYN);
         let mut repr = Repr {
             src_port: self.tuple.local_port,
@@ -418,9 +447,6 @@ impl Connection {
         };
         if flags.contains(Flags::ACK) {
             repr.ack = self.peer_seq_at(self.receive.next);
-            if !syn && self.reports_blocks() {
-                repr.options.sack = self.sack_blocks(shared);
-            }
         }
         repr.window = self.advertise(shared, syn);
         repr

@@ -38,6 +38,11 @@ impl Repair {
         self.timestamp.is_some()
     }
 
+    /// Something of the episode was sent again, and not reported to have arrived twice.
+    pub fn has_sent_again(&self) -> bool {
+        self.sent_again > 0
+    }
+
     /// Nothing but new data is to be sent (RFC 5682 section 2.1, step 2b).
     pub fn holds_retransmissions(&self) -> bool {
         self.frto == Frto::NewData
@@ -117,7 +122,7 @@ impl Connection {
         if step == Frto::Off || !(advanced || duplicate || delivery.sacked > 0) {
             return;
         }
-        let Phase::Loss { point } = self.scoreboard.phase else {
+        let Phase::Loss { point } = self.scoreboard.phase() else {
             self.send.repair.frto = Frto::Off;
             return;
         };

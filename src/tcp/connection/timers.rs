@@ -25,8 +25,12 @@ pub(super) enum Timer {
     Pace,
 }
 
+/// In the order in which they fire: a tail probe that is due takes the place of the timeout (RFC 8985 section 7.3).
 const TIMERS: [Timer; 8] =
-    [Timer::Retransmit, Timer::TailProbe, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
+    [Timer::TailProbe, Timer::Retransmit, Timer::Reorder, Timer::Persist, Timer::Ack, Timer::Keepalive, Timer::Life, Timer::Pace];
+
+/// Silence after which a connection gives back the memory that is kept from one call to the next.
+const REST_AFTER: u64 = 10_000_000_000;
 
 /// A deadline each, and one that none is before: exact after `handle_timeout`, and left where it is when a timer is put off.
 pub(super) struct Timers {
@@ -59,6 +63,10 @@ impl Timers {
     #[inline]
     pub fn is_armed(&self, timer: Timer) -> bool {
         self.deadlines[timer as usize] != Instant::FAR_FUTURE
+    }
+
+    fn deadline(&self, timer: Timer) -> Instant {
+        self.deadlines[timer as usize]
     }
 
     fn find_soonest(&mut self) {
@@ -98,6 +106,45 @@ impl Connection {
             }
         }
         self.timers.find_soonest();
+        self.rest(now);
+    }
+
+    /// Nothing is to be repaired, sent or read.
+    pub(super) fn is_silent(&self) -> bool {
+        let ReceiveState { chain, reassembly, .. } = &self.receive;
+        self.scoreboard.is_empty() && self.send.queue.len() == 0 && chain.is_empty() && reassembly.is_empty()
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        let ReceiveState { chain, reassembly, .. } = &self.receive;
+        self.scoreboard.has_spare()
+            || self.send.queue.has_spare()
+            || chain.has_spare()
+            || reassembly.has_spare()
+            || self.congestion.has_spare()
+    }
+
+    /// Memory that a call has left is kept for the next one, and given back once none has come for `REST_AFTER`. Whatever takes such memory
+    /// has a timer fire soon after, which leads here; from then on this looks again by itself.
+    fn rest(&mut self, now: Instant) {
+        if !self.has_spare() {
+            return;
+        }
+        let due = self.send.last_sent_at.max(self.receive.last_received_at).after_nanos(REST_AFTER);
+        if now >= due && self.is_silent() {
+            self.give_spare_back();
+        } else {
+            self.timers.soonest = self.timers.soonest.min(if now < due { due } else { now.after_nanos(REST_AFTER) });
+        }
+    }
+
+    pub(super) fn give_spare_back(&mut self) {
+        self.scoreboard.rest();
+        self.send.queue.rest();
+        self.send.repair = Repair::new();
+        self.receive.chain = RxChain::new();
+        self.receive.reassembly.clear();
+        self.congestion.rest();
     }
 
     /// RFC 6298 sections 5.4 to 5.7.
@@ -111,7 +158,8 @@ impl Connection {
         }
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
-        let first = !matches!(self.scoreboard.phase, Phase::Loss { .. });
+        self.send.timed_out = true;
+        let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. });
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
         self.send.retries = self.send.retries.saturating_add(1);
@@ -168,8 +216,11 @@ impl Connection {
             return;
         }
         match self.scoreboard.probe_timeout(&self.rtt, u64::from(self.send.mss)) {
-            // RFC 8985 section 7.2: never later than the retransmission timeout, which is there as well.
-            Some(after) => self.timers.arm(Timer::TailProbe, now.after_nanos(after)),
+            // RFC 8985 section 7.2: never later than the retransmission timeout.
+            Some(after) => {
+                let deadline = now.after_nanos(after).min(self.timers.deadline(Timer::Retransmit));
+                self.timers.arm(Timer::TailProbe, deadline);
+            }
             None => self.timers.cancel(Timer::TailProbe),
         }
     }
@@ -178,10 +229,10 @@ impl Connection {
         let flight = self.send.next - self.send.unacknowledged;
         let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
         self.on_losses(now, shared, newly_lost, flight);
-        if let Phase::Recovery { .. } = self.scoreboard.phase {
+        if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // No ACK clocks this transmission: as if one segment had been delivered.
             let mss = u64::from(self.send.mss);
-            self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss);
+            self.scoreboard.reduce_proportionally(mss, self.congestion.window(), mss, false);
         }
     }
 

@@ -6,7 +6,7 @@
 //! time, timers, the event, whether to acknowledge) is decided once, when the train ends: with the first segment that is not of it, or
 //! the next call of the endpoint. Of a receiver that decided after each segment the peer would see the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::segment::is_before;
 use crate::buf::RxPacket;
@@ -51,7 +51,12 @@ impl Header {
     /// Of a header without options, or with timestamps laid out as in nearly every segment.
     #[inline]
     pub fn plain(packet: &RxPacket) -> Option<Header> {
-        let octets: &[u8] = &packet.first;
+        Header::of_octets(&packet.first, packet.len(), 1 + packet.more.len())
+    }
+
+    /// The same of a segment of `len` octets in so many buffers, of which `octets` are the first.
+    #[inline]
+    pub fn of_octets(octets: &[u8], segment_len: usize, buffers: usize) -> Option<Header> {
         let fixed: &[u8; HEADER_LEN] = octets.first_chunk()?;
         let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let look = word(12);
@@ -74,8 +79,8 @@ impl Header {
             timestamp,
             has_timestamps,
             len,
-            text: packet.len() - len,
-            buffers: 1 + packet.more.len(),
+            text: segment_len - len,
+            buffers,
             push: look & PUSH != 0,
         })
     }
@@ -121,6 +126,8 @@ pub(super) struct Departure {
     pub now: Instant,
     pub src: IpAddr,
     pub dst: IpAddr,
+    /// Both, if they are of IPv4.
+    pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
     /// SND.UNA and SND.NXT.
     pub una: SeqNumber,
     pub nxt: SeqNumber,
@@ -177,12 +184,18 @@ impl Train {
     /// Whether the segment is the next one.
     #[inline]
     pub(crate) fn continues_with(&self, now: Instant, src: IpAddr, dst: IpAddr, header: &Header) -> bool {
-        header.place == self.place
-            && header.look == self.look
-            && now == self.from.now
-            && src == self.from.src
-            && dst == self.from.dst
-            && self.has_room_for(header)
+        src == self.from.src && dst == self.from.dst && self.expects(now, header)
+    }
+
+    /// The same of a segment over IPv4.
+    #[inline]
+    pub(crate) fn continues_with_ipv4(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr, header: &Header) -> bool {
+        self.from.ipv4 == Some((src, dst)) && self.expects(now, header)
+    }
+
+    #[inline]
+    fn expects(&self, now: Instant, header: &Header) -> bool {
+        header.place == self.place && header.look == self.look && now == self.from.now && self.has_room_for(header)
     }
 
     /// Whether it says something, and nothing but what was expected.

@@ -38,19 +38,35 @@ impl Endpoint {
     }
 
     /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
-    pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
-        let Some(connection) = &mut self.slots[index as usize].connection else { return false };
-        if !connection.may_be_replaced_by(now, repr) || self.shared.listener(repr.dst_port).is_none() {
-            return false;
+    ///
+    /// Gives the least initial sequence number of what takes its place. A cookie could not keep that: then TIME-WAIT stays.
+    pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> Option<SeqNumber> {
+        let connection = self.slots[index as usize].connection.as_mut()?;
+        if !connection.may_be_replaced_by(now, repr) {
+            return None;
         }
+        self.shared.listener(repr.dst_port)?;
+        if self.is_half_open_full(repr.dst_port) && self.shared.options.syn_cookies {
+            return None;
+        }
+        let connection = self.slots[index as usize].connection.as_mut()?;
+        let iss_min = connection.successor_iss();
         self.shared.counters.time_wait_recycled += 1;
         connection.leave_time_wait(&mut self.shared);
         self.settle(index);
-        true
+        Some(iss_min)
     }
 
     /// RFC 9293 sections 3.10.7.1 and 3.10.7.2: CLOSED and LISTEN.
-    pub(super) fn handle_without_connection(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, packet: RxPacket) {
+    /// `iss_min`: what the tuple's TIME-WAIT has left.
+    pub(super) fn handle_without_connection(
+        &mut self,
+        now: Instant,
+        tuple: FourTuple,
+        repr: &Repr,
+        packet: RxPacket,
+        iss_min: Option<SeqNumber>,
+    ) {
         let listening = self.shared.listener(tuple.local_port).is_some();
         if repr.flags.contains(Flags::RST) {
             return;
@@ -77,6 +93,7 @@ impl Endpoint {
             return;
         }
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
+        let iss = iss_min.filter(|least| iss.distance(*least) < 0).unwrap_or(iss);
         let index = self.admit(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
         self.note_half_open(tuple.local_port, ConnectionId { index, generation: self.slots[index as usize].generation });
         self.settle(index);
@@ -84,11 +101,12 @@ impl Endpoint {
 
     /// The limits that no cookie gets around: connections of the endpoint, and of one remote.
     fn has_place_for(&mut self, tuple: &FourTuple) -> bool {
-        let Shared { options, counters, .. } = &mut self.shared;
-        if self.table.len() >= options.connections_max {
-            counters.listen_drops += 1;
+        let options = &self.shared.options;
+        if self.table.len() >= options.connections_max && !self.evict_time_wait() {
+            self.shared.counters.listen_drops += 1;
             return false;
         }
+        let Shared { options, counters, .. } = &mut self.shared;
         if self.remotes.connections(tuple.remote_ip) >= options.connections_per_remote_max {
             counters.remote_drops += 1;
             return false;
