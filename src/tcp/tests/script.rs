@@ -70,11 +70,7 @@ struct Runner {
 }
 
 fn addresses(ipv6: bool) -> [IpAddr; 2] {
-    if ipv6 {
-        [1, 2].map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]))
-    } else {
-        [1, 2].map(|n| IpAddr::from([10, 0, 0, n]))
-    }
+    if ipv6 { [1, 2].map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n])) } else { [1, 2].map(|n| IpAddr::from([10, 0, 0, n])) }
 }
 
 /// What both streams consist of.
@@ -568,7 +564,10 @@ fn run_script(title: &str, lines: &[(usize, &str)]) -> Option<String> {
         }
         runner.expect("nothing");
     }));
-    let said = |panic: Box<dyn std::any::Any + Send>| panic.downcast::<String>().map_or(String::new(), |text| *text);
+    let said = |panic: Box<dyn std::any::Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast::<&str>().map_or(String::new(), |text| text.to_string()),
+    };
     outcome.err().map(|panic| format!("{title}, line {at}: {}", said(panic)))
 }
 
