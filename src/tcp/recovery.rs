@@ -216,9 +216,7 @@ impl Scoreboard {
     #[inline]
     pub fn in_flight(&self, mss: u64) -> u64 {
         match &self.disorder {
-            Some(disorder) => {
-                (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss)
-            }
+            Some(disorder) => (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss),
             None => self.outstanding,
         }
     }
