@@ -4,6 +4,165 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What the RFCs without numbers of their own ask for: the section, MUST or SHOULD where it says so, and a word to tell them apart.
+const REQUIREMENTS: [(&str, &[&str]); 5] = [
+    (
+        "2018",
+        &[
+            "2 MUST NOT",
+            "3",
+            "4 MUST NOT",
+            "4 SHOULD all",
+            "4 text",
+            "4 SHOULD ACK",
+            "4 SHOULD bear",
+            "4 MUST first",
+            "4 SHOULD many",
+            "4 SHOULD repeat",
+            "5 SHOULD record",
+            "5 MUST head",
+            "5 SHOULD forget",
+            "5.1 MUST",
+            "5.1 MUST ignore",
+            "8 MUST newest",
+            "8 MUST NOT old",
+            "8 MUST NOT",
+            "8 harm",
+        ],
+    ),
+    (
+        "5961",
+        &[
+            "3.2-1 MUST",
+            "3.2-2 MUST",
+            "3.2-3 MUST challenge",
+            "3.2-3 MUST drop",
+            "3.2 MUST SYN-SENT",
+            "3.2 SYN-RECEIVED",
+            "4.2 MUST challenge",
+            "4.2 MUST drop",
+            "5.2 MUST",
+            "5.2 MUST discard",
+            "5.2 MAX.SND.WND",
+            "7 SHOULD",
+            "7 SHOULD tunable",
+            "7 MAY",
+            "9",
+        ],
+    ),
+    (
+        "7323",
+        &[
+            "2.2 MUST both",
+            "2.2 MUST NOT",
+            "2.2 MUST ignore",
+            "2.3 MUST 14",
+            "2.3 SHOULD log",
+            "2.3 in",
+            "2.3 out",
+            "2.4 MUST shrink",
+            "2.4-1 sender",
+            "2.4-2 sender",
+            "2.4 receiver",
+            "3.2 SYN",
+            "3.2 MUST ignore",
+            "3.2 MUST send",
+            "3.2 SHOULD reset",
+            "3.2 SHOULD drop",
+            "3.2 MUST NOT",
+            "3.2 MUST echo",
+            "3.2 SHOULD zero",
+            "3.2 MUST ignore echo",
+            "4.1",
+            "4.1 ambiguous",
+            "4.2",
+            "4.3-2",
+            "4.3 B",
+            "4.3 C",
+            "5.2 MUST NOT",
+            "5.2 MUST NOT learn",
+            "5.3 R1",
+            "5.3 R2",
+            "5.3 R3",
+            "5.3 R3 order",
+            "5.3 R4, R5",
+            "5.3 MUST once",
+            "5.4 MUST slow",
+            "5.4 MUST fast",
+            "5.5",
+            "7.1 SHOULD",
+        ],
+    ),
+    (
+        "8985",
+        &[
+            "4-1 MUST SACK",
+            "4-1 MUST scoreboard",
+            "4-2 MUST time",
+            "4-2 chains",
+            "4-3 RECOMMENDED",
+            "6.2-1 SHOULD",
+            "6.2-2",
+            "6.2-3",
+            "6.2-4 SHOULD zero",
+            "6.2-4 SHOULD fraction",
+            "6.2-4 SHOULD adapt",
+            "6.2-4 MUST bound",
+            "6.2-5",
+            "6.2-5 lost copies",
+            "6.3",
+            "7.1",
+            "7.2 SHOULD start",
+            "7.2 SHOULD except",
+            "7.2 PTO",
+            "7.2 RTO",
+            "7.2 SHOULD 1 s",
+            "7.2 MAY",
+            "7.3 MUST one",
+            "7.3 MUST sample",
+            "7.3 SHOULD new",
+            "7.3 SHOULD last",
+            "7.3 MUST re-arm",
+            "7.4.1",
+            "7.4.2 MUST",
+            "7.4.2 needless",
+            "8 SHOULD",
+            "9.3",
+        ],
+    ),
+    (
+        "9438",
+        &[
+            "4.2 ACK clock",
+            "4.2 K",
+            "4.2 target",
+            "4.2 MUST NOT",
+            "4.3 SHOULD W_est",
+            "4.3 SHOULD alpha",
+            "4.4 MUST",
+            "4.5 MUST",
+            "4.6 MUST",
+            "4.6 SHOULD beta",
+            "4.6 flight",
+            "4.6 MUST ECN",
+            "4.6 ECN minimum",
+            "4.7 SHOULD",
+            "4.7 SHOULD off",
+            "4.8 ssthresh",
+            "4.8 K",
+            "4.8 SHOULD",
+            "4.9.1 MAY",
+            "4.9.2 MAY",
+            "4.9.2 later",
+            "4.10 MUST",
+            "4.10 SHOULD",
+            "4.10 W_max",
+            "5.1 SHOULD",
+            "5.8",
+        ],
+    ),
+];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -85,6 +244,19 @@ fn every_numbered_requirement_of_rfc_9293_has_its_row() {
     let all = (1..=69).map(|n| format!("MUST-{n}")).chain((1..=31).map(|n| format!("SHLD-{n}")));
     let missing: Vec<String> = all.filter(|requirement| !rows.contains(requirement)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_other_requirement_has_one_row_and_every_row_is_known() {
+    for (rfc, wanted) in REQUIREMENTS {
+        let rows = rows(&root().join(format!("docs/rfc/{rfc}.md")));
+        let rows: Vec<&str> = rows.iter().map(|(requirement, _)| requirement.as_str()).collect();
+        let missing: Vec<&&str> = wanted.iter().filter(|wanted| !rows.contains(wanted)).collect();
+        assert!(missing.is_empty(), "RFC {rfc} has no row for {missing:?}");
+        let unknown: Vec<&&str> = rows.iter().filter(|row| !wanted.contains(row)).collect();
+        assert!(unknown.is_empty(), "RFC {rfc}: the list of requirements in tests/conformance.rs lacks {unknown:?}");
+        assert_eq!(rows.iter().collect::<BTreeSet<_>>().len(), rows.len(), "RFC {rfc} has a row twice");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use siphasher::sip::SipHasher24;
 
 use super::Options;
-use super::connection::{is_ecn_asked_for, scale_for};
+use super::connection::{default_mss, is_ecn_asked_for, scale_for};
 use super::endpoint::FourTuple;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps, WINDOW_SCALE_MAX};
@@ -97,7 +97,7 @@ impl SynCookies {
         let mut repr = Repr {
             src_port: tuple.local_port,
             dst_port: tuple.remote_port,
-            seq: self.cookie(now, tuple, syn.seq, syn.options.mss.unwrap_or(MSS[1])),
+            seq: self.cookie(now, tuple, syn.seq, syn.options.mss.unwrap_or(default_mss(tuple))),
             ack: syn.seq + 1,
             flags: Flags::SYN | Flags::ACK,
             window: window(options),

@@ -286,4 +286,39 @@ mod tests {
         ack(&mut cubic, idle + Duration::from_millis(100));
         assert!(cubic.window() < before + 10_000, "a minute of silence is no growth: {}", cubic.window());
     }
+    /// RFC 9438 section 4.2.
+    #[test]
+    fn the_target_is_at_most_half_a_window_away() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        ack(&mut cubic, Instant::ZERO);
+        let before = cubic.window();
+        // The curve of a minute later is at 69,000 segments.
+        ack(&mut cubic, Instant::from_millis(60_000));
+        assert_eq!(cubic.window(), before * 3 / 2);
+    }
+
+    /// RFC 9438 section 4.9.2.
+    #[test]
+    fn a_window_that_has_grown_beyond_is_not_undone() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        cubic.state.window = 120.0;
+        cubic.undo();
+        assert_eq!((cubic.window(), cubic.slow_start_threshold()), (120_000, 70_000));
+    }
+
+    /// RFC 9438 section 4.10: HyStart++ ends slow start without a loss.
+    #[test]
+    fn a_stage_without_a_loss_before_it_begins_at_its_own_window() {
+        let mut cubic = Cubic::new(1000);
+        (cubic.state.window, cubic.state.threshold) = (50.0, 50.0);
+        ack(&mut cubic, Instant::ZERO);
+        let curve = cubic.state.curve;
+        assert_eq!((curve.k, curve.max), (0.0, 50.0));
+        // As Reno's, one segment a round trip.
+        assert!((50_900..51_100).contains(&cubic.window()), "{}", cubic.window());
+    }
 }

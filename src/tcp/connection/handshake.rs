@@ -8,8 +8,10 @@ use crate::buf::RxPacket;
 use crate::tcp::{congestion, syn_cookie};
 use crate::wire::tcp::WINDOW_SCALE_MAX;
 
-/// RFC 9293 section 3.7.1, MUST-15: the MSS of a peer that does not tell (IPv4), and the least believed in.
+/// RFC 9293 section 3.7.1, MUST-15: the MSS of a peer that does not tell.
 pub(super) const MSS_DEFAULT: u16 = 536;
+const MSS_DEFAULT_IPV6: u16 = 1220;
+/// The least believed in.
 const MSS_MIN: u16 = 88;
 /// What the first segments may carry before the link is known.
 const MSS_GUESS: u16 = 1460;
@@ -176,7 +178,7 @@ impl Connection {
         self.receive.edge += 1;
         self.receive.acknowledged = SEQUENCE_ORIGIN;
         let options = &syn.options;
-        self.send.peer_mss = options.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        self.send.peer_mss = options.mss.unwrap_or(default_mss(&self.tuple)).max(MSS_MIN);
         // RFC 7323 section 2.2: both SYNs must carry the option; section 2.3: at most 14.
         self.scaling &= options.window_scale.is_some();
         self.send.scale = if self.scaling { options.window_scale.unwrap_or(0).min(WINDOW_SCALE_MAX) } else { 0 };
@@ -272,6 +274,11 @@ impl Connection {
         debug_assert!(shared.options.window_scaling || !self.scaling);
         options
     }
+}
+
+/// What a SYN without the option means.
+pub(crate) fn default_mss(tuple: &FourTuple) -> u16 {
+    if tuple.remote_ip.is_ipv4() { MSS_DEFAULT } else { MSS_DEFAULT_IPV6 }
 }
 
 fn millis(time: Duration) -> u32 {

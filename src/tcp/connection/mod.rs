@@ -45,7 +45,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber};
 use ecn::Ecn;
 pub(crate) use ecn::{CONGESTION_EXPERIENCED, is_ecn_asked_for};
-pub(crate) use handshake::scale_for;
+pub(crate) use handshake::{default_mss, scale_for};
 use path_mtu::PathMtu;
 use spurious::Repair;
 use timers::Timers;

@@ -80,7 +80,8 @@ impl Connection {
         // look like a round trip that lasted as long as the sender's backoff. Not while something is missing: that may be on its way
         // since before the retransmission, only late, and would be taken for old (RFC 7323 section 5.3, R1).
         let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit && self.receive.reassembly.is_empty();
-        if (acceptable || retransmission) && self.has_possible_ack(segment) {
+        // RFC 7323 section 5.2: a reset teaches nothing.
+        if (acceptable || retransmission) && !segment.has(Flags::RST) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
         }
         if !acceptable {

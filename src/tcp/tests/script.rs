@@ -4,17 +4,26 @@
 //! ```text
 //! option NAME VALUE        before anything else: one of the endpoint's options (milliseconds for times)
 //! mtu N | tso N            the limits below; N bytes
+//! family ipv6              both ends have IPv6 addresses
+//! rtt N                    the path's round trip, milliseconds: how long the handshakes below take, and each of the `rounds`; else 10
 //! accept [OPTIONS] [win N] the peer opens a connection and it is accepted; mss 1000 and SACK unless told
 //! open [OPTIONS] [win N]   connect, and the peer accepts
 //! < FLAGS SEQ(LEN) [ack N] [win N] [ecn N] [<OPTIONS>]   a segment arrives; ecn: the bits of the IP header
 //! > FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     the next segment that leaves; what is not named is not compared
-//! > nothing                nothing leaves
+//! >> A-B                   the next segments that leave are the bytes A to B (B not included) in order, in full segments or not
+//! > nothing | > anything     nothing leaves; whatever has left is not compared
 //! wait N                   N milliseconds pass
+//! rounds N                 N round trips of an application that always has more to send; each segment is acknowledged by itself
+//! recoveries N             N times: of two segments the first is lost, the other is reported, and the first one's copy arrives
+//! holes N                  N segments of one byte, each behind a hole of one; of the answers only the last is kept
 //! peer N                   what follows is another peer, with this port
 //! nagle on | keepalive on | usertimeout N          for this connection (or off)
 //! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp mtu N SEQ
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
+//! info NAME N | info NAME A-B    cwnd, ssthresh, flight, sacked (bytes), rto, srtt, minrtt (milliseconds)
+//! iss N | iss far          by how much our last initial sequence number lies above the one before; far: no attacker's guess
+//! localport A-B | localport new  where our port of the last SYN lies; it is not the port before
 //! ```
 //! OPTIONS: `mss N`, `ws N`, `sackok`, `nosack`, `ts N` (echoing our last), `late N` (echoing one 100 ms before), `tsecr N`, `sack A-B`, separated by commas.
 
@@ -32,29 +41,36 @@ use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps};
 
 const PEER_ISS: u32 = 0xffff_fff0;
+/// What one of the `rounds` keeps queued, bytes: more than any window of theirs.
+const SOURCE: usize = 1 << 20;
 const PEER_PORT: u16 = 1023;
 const PORT: u16 = 2049;
-/// How long the handshakes of `accept` and `open` take: RTO 210 ms, PTO 20 ms (70 ms for a single segment).
-const HANDSHAKE_RTT: Duration = Duration::from_millis(10);
+/// `rtt` unless told: RTO 210 ms, PTO 20 ms (70 ms for a single segment).
+const RTT: Duration = Duration::from_millis(10);
 
 struct Runner {
     endpoint: Endpoint,
     pool: PagePool,
     now: Instant,
+    rtt: Duration,
+    /// The addresses of the peer and ours.
+    addresses: [IpAddr; 2],
     limits: TransmitLimits,
     out: VecDeque<(Repr, usize, u8)>,
     events: VecDeque<Event>,
     id: Option<ConnectionId>,
     iss: Option<SeqNumber>,
+    iss_before: Option<SeqNumber>,
     last_ts: u32,
     local_port: u16,
+    local_port_before: u16,
     peer_port: u16,
     sent: usize,
     read: usize,
 }
 
-fn ip(n: u8) -> IpAddr {
-    IpAddr::from([10, 0, 0, n])
+fn addresses(ipv6: bool) -> [IpAddr; 2] {
+    if ipv6 { [1, 2].map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n])) } else { [1, 2].map(|n| IpAddr::from([10, 0, 0, n])) }
 }
 
 /// What both streams consist of.
@@ -125,13 +141,17 @@ impl Runner {
             endpoint,
             pool,
             now: Instant::from_millis(10_000),
+            rtt: RTT,
+            addresses: addresses(false),
             limits: TransmitLimits::default(),
             out: VecDeque::new(),
             events: VecDeque::new(),
             id: None,
             iss: None,
+            iss_before: None,
             last_ts: 0,
             local_port: PORT,
+            local_port_before: 0,
             peer_port: PEER_PORT,
             sent: 0,
             read: 0,
@@ -154,9 +174,9 @@ impl Runner {
                     let position = repr.seq.distance(self.iss.unwrap() + 1) as usize + at;
                     assert_eq!(*byte, byte_at(position), "payload at {position}");
                 }
-                if repr.flags.contains(Flags::SYN) {
-                    self.iss = Some(repr.seq);
-                    self.local_port = repr.src_port;
+                if repr.flags.contains(Flags::SYN) && self.iss != Some(repr.seq) {
+                    (self.iss_before, self.iss) = (self.iss, Some(repr.seq));
+                    (self.local_port_before, self.local_port) = (self.local_port, repr.src_port);
                 }
                 if let Some(timestamps) = repr.options.timestamps {
                     self.last_ts = timestamps.value;
@@ -187,13 +207,18 @@ impl Runner {
         let syn = i32::from(repr.flags.contains(Flags::SYN));
         let start = repr.seq.distance(SeqNumber(PEER_ISS) + 1) + syn;
         let payload: Vec<u8> = (0..len).map(|at| byte_at((start as i64 + at as i64).max(0) as usize)).collect();
-        let bytes = encode(ip(1), ip(2), &repr, &payload);
+        let [peer, own] = self.addresses;
+        let bytes = encode(peer, own, &repr, &payload);
         let (packet, ecn) = (RxPacket::from_vec(bytes), named.ecn.unwrap_or(0));
-        self.endpoint.handle_marked_segment(self.now, ip(1), ip(2), packet, Checksum::Unknown, ecn);
+        self.endpoint.handle_marked_segment(self.now, peer, own, packet, Checksum::Unknown, ecn);
         self.collect();
     }
 
     fn expect(&mut self, text: &str) {
+        if text == "anything" {
+            self.out.clear();
+            return;
+        }
         if text == "nothing" {
             assert!(self.out.is_empty(), "left: {:?}", self.show());
             return;
@@ -314,7 +339,7 @@ impl Runner {
         if active {
             self.run("connect");
             self.out.pop_front().expect("a SYN");
-            self.wait(HANDSHAKE_RTT);
+            self.wait(self.rtt);
             self.inject(&format!("S. 0(0) ack 1 win {window} <{syn}>"));
             self.expect(". 1(0) ack 1");
             self.run("event Connected");
@@ -322,7 +347,7 @@ impl Runner {
             self.run("listen");
             self.inject(&format!("S 0(0) win {window} <{syn}>"));
             self.expect("S. 0(0) ack 1");
-            self.wait(HANDSHAKE_RTT);
+            self.wait(self.rtt);
             self.inject(&format!(". 1(0) ack 1 win {window} <{ts}>"));
             self.run("event Accepted");
         }
@@ -331,7 +356,7 @@ impl Runner {
     fn run(&mut self, line: &str) {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.trim();
-        if !matches!(verb, ">" | "event" | "state" | "counter" | "closed") {
+        if !matches!(verb, ">" | ">>" | "event" | "state" | "counter" | "closed" | "info" | "iss" | "localport") {
             assert!(self.out.is_empty(), "not expected: {:?}", self.show());
         }
         let number = |text: &str| text.parse::<usize>().unwrap();
@@ -341,12 +366,31 @@ impl Runner {
             "tso" => self.limits.tso_bytes_max = number(rest) as u32,
             "<" => self.inject(rest),
             ">" => self.expect(rest),
+            ">>" => self.expect_range(rest),
+            "family" => self.addresses = addresses(rest == "ipv6"),
+            "rtt" => self.rtt = Duration::from_millis(number(rest) as u64),
+            "rounds" => (0..number(rest)).for_each(|_| self.round()),
+            "recoveries" => (0..number(rest)).for_each(|_| self.recovery()),
+            "holes" => self.holes(number(rest)),
+            "info" => self.info(rest),
+            "iss" => {
+                let above = self.iss.unwrap().distance(self.iss_before.expect("one before"));
+                match rest {
+                    "far" => assert!(above.unsigned_abs() > 1 << 20, "{above} above the one before"),
+                    _ => assert_eq!(above, rest.parse::<i32>().unwrap()),
+                }
+            }
+            "localport" => match rest.split_once('-') {
+                Some((least, most)) => assert!((number(least)..=number(most)).contains(&usize::from(self.local_port))),
+                None => assert_ne!(self.local_port, self.local_port_before),
+            },
             "wait" => self.wait(Duration::from_millis(number(rest) as u64)),
             "accept" => self.handshake(rest, false),
             "open" => self.handshake(rest, true),
             "listen" => self.endpoint.listen(PORT).unwrap(),
             "connect" => {
-                let (local, remote) = (SocketAddr::new(ip(2), 0), SocketAddr::new(ip(1), PEER_PORT));
+                let [peer, own] = self.addresses;
+                let (local, remote) = (SocketAddr::new(own, 0), SocketAddr::new(peer, self.peer_port));
                 self.id = Some(self.endpoint.connect(self.now, local, remote).unwrap());
             }
             "send" => self.send(number(rest)),
@@ -386,6 +430,77 @@ impl Runner {
         self.collect();
     }
 
+    /// `A-B` in as many segments as it takes.
+    fn expect_range(&mut self, text: &str) {
+        let (start, end) = text.split_once('-').map(|(a, b)| (a.parse::<i32>().unwrap(), b.parse::<i32>().unwrap())).unwrap();
+        let mut at = start;
+        while at < end {
+            let shown = self.show();
+            let (repr, len, _) = self.out.pop_front().unwrap_or_else(|| panic!("nothing left at {at}"));
+            assert!(repr.seq.distance(self.iss.unwrap()) == at && len > 0, "{at} expected; left: {shown:?}");
+            at += len as i32;
+        }
+        assert_eq!(at, end, "ends elsewhere");
+    }
+
+    /// One round trip later the peer acknowledges, one by one, the segments that had left at its beginning.
+    fn round(&mut self) {
+        while self.endpoint.queued(self.id.unwrap()) < SOURCE {
+            self.send(1 << 16);
+        }
+        self.collect();
+        let info = self.endpoint.info(self.id.unwrap()).unwrap();
+        let (mut una, mss) = (self.sent as u64 - info.queued_bytes as u64 + 1, u64::from(info.mss));
+        let next = una + info.outstanding_bytes;
+        self.wait(self.rtt);
+        while una < next {
+            una = next.min(una + mss);
+            self.inject(&format!(". 1(0) ack {una}"));
+        }
+        self.out.clear();
+    }
+
+    /// A loss that SACK tells of, and its repair.
+    fn recovery(&mut self) {
+        let (una, end) = (self.sent + 1, self.sent + 2001);
+        self.send(2000);
+        self.collect();
+        self.expect_range(&format!("{una}-{end}"));
+        self.wait(self.rtt);
+        self.inject(&format!(". 1(0) ack {una} <sack {}-{end}>", una + 1000));
+        // The reordering window is a round trip at most.
+        self.wait(self.rtt + Duration::from_millis(1));
+        self.expect(&format!(". {una}(1000)"));
+        self.wait(self.rtt);
+        self.inject(&format!(". 1(0) ack {end}"));
+    }
+
+    fn holes(&mut self, count: usize) {
+        for n in 0..count {
+            self.out.clear();
+            self.inject(&format!(". {}(1) ack 1", 3 + 2 * n));
+        }
+    }
+
+    fn info(&self, text: &str) {
+        let info = self.endpoint.info(self.id.unwrap()).expect("a connection");
+        let millis = |time: Duration| time.as_millis() as u64;
+        let (name, wanted) = text.split_once(' ').unwrap();
+        let value = match name {
+            "cwnd" => info.congestion_window,
+            "ssthresh" => info.slow_start_threshold,
+            "flight" => info.in_flight_bytes,
+            "sacked" => info.sacked_bytes,
+            "rto" => millis(info.rto),
+            "srtt" => millis(info.smoothed_rtt.unwrap_or_default()),
+            "minrtt" => millis(info.min_rtt.unwrap_or_default()),
+            other => panic!("{other} is not in TcpInfo"),
+        };
+        let (least, most) = wanted.split_once('-').unwrap_or((wanted, wanted));
+        let range = least.parse::<u64>().unwrap()..=most.parse::<u64>().unwrap();
+        assert!(range.contains(&value), "{name} is {value}");
+    }
+
     fn send(&mut self, len: usize) {
         let mut gather = Vec::new();
         let mut left = len;
@@ -422,7 +537,8 @@ impl Runner {
             ["mtu", mtu, seq] => (IcmpError::PacketTooBig { mtu: mtu.parse().unwrap() }, seq),
             _ => panic!("icmp {text}"),
         };
-        let tuple = FourTuple { local_ip: ip(2), remote_ip: ip(1), local_port: self.local_port, remote_port: self.peer_port };
+        let [remote_ip, local_ip] = self.addresses;
+        let tuple = FourTuple { local_ip, remote_ip, local_port: self.local_port, remote_port: self.peer_port };
         let seq = self.iss.unwrap_or_default() + seq.parse::<i64>().unwrap() as u32;
         self.endpoint.handle_icmp(self.now, &tuple, seq, error);
     }
@@ -436,7 +552,7 @@ struct Named {
     options: bool,
 }
 
-/// Tells where it failed, if it did; the panic's own message is above it in the output.
+/// Tells where and how it failed, if it did.
 fn run_script(title: &str, lines: &[(usize, &str)]) -> Option<String> {
     let texts: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
     let mut runner = Runner::new(&texts);
@@ -448,7 +564,11 @@ fn run_script(title: &str, lines: &[(usize, &str)]) -> Option<String> {
         }
         runner.expect("nothing");
     }));
-    outcome.err().map(|_| format!("{title}, line {at}"))
+    let said = |panic: Box<dyn std::any::Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast::<&str>().map_or(String::new(), |text| text.to_string()),
+    };
+    outcome.err().map(|panic| format!("{title}, line {at}: {}", said(panic)))
 }
 
 #[test]
