@@ -36,9 +36,13 @@ const MTU: u16 = 1500;
 /// Payload of a full packet with timestamps.
 const MSS: usize = 1448;
 const PAGE: usize = 4096;
+/// Peers that do the same in one turn.
+const PEERS: usize = 16;
+/// SYNs of a turn that has a connection's segment, too: a burst.
+const FLOOD: usize = 63;
 
 type Operation = fn(&mut Bench, usize);
-const OPERATIONS: [(&str, Operation); 11] = [
+const OPERATIONS: [(&str, Operation); 17] = [
     ("ack-of-two-packets", |bench, count| bench.acknowledge_packets(count, 1)),
     ("ack-of-two-packets-burst", |bench, count| bench.acknowledge_packets(count, 16)),
     ("ack-of-a-chain", |bench, count| bench.send_replies(count, Some(Part::Acknowledge), 15)),
@@ -48,6 +52,12 @@ const OPERATIONS: [(&str, Operation); 11] = [
     ("send-64k", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
     ("send-64k-packets", |bench, count| bench.send_replies(count, Some(Part::Send), 16)),
     ("life", |bench, count| bench.live(count)),
+    ("syn-cookie", |bench, count| bench.flood(count, PEERS, false)),
+    ("syn-cookie-busy", |bench, count| bench.flood(count, FLOOD, true)),
+    ("accept", |bench, count| bench.come_and_go(count, Stage::Open, false)),
+    ("accept-cookie", |bench, count| bench.come_and_go(count, Stage::Open, false)),
+    ("close", |bench, count| bench.come_and_go(count, Stage::Leave, false)),
+    ("reset", |bench, count| bench.come_and_go(count, Stage::Leave, true)),
     ("buffer", |bench, count| bench.give_back_buffers(count)),
     ("references", |bench, count| bench.release_references(count, 16)),
 ];
@@ -84,7 +94,7 @@ pub fn time(name: &str, count: u64) -> std::time::Duration {
     // Some come 32 at a time.
     let rounded = count.next_multiple_of(32);
     SPENT.set(std::time::Duration::ZERO);
-    operation(&mut Bench::new(capabilities(name)), rounded as usize);
+    operation(&mut Bench::new(name), rounded as usize);
     SPENT.get().mul_f64(count as f64 / rounded as f64)
 }
 
@@ -99,11 +109,20 @@ fn capabilities(operation: &str) -> DeviceCapabilities {
     capabilities
 }
 
+/// The server's, where they are not the usual ones.
+fn options(operation: &str) -> Options {
+    let usual = Options::default();
+    let syn_received_max = if operation.contains("cookie") { 0 } else { usual.syn_received_max };
+    Options { syn_received_max, ..usual }
+}
+
 /// Hands over frames that are ready, and takes chains without looking at them.
 struct Sink {
     capabilities: DeviceCapabilities,
     frames: Vec<RxFrame>,
     header: [u8; 128],
+    /// As many as there is room for.
+    headers: Vec<[u8; 128]>,
     payload_len: u32,
     chains: u64,
     segments: u64,
@@ -122,6 +141,9 @@ impl Device for Sink {
 
     fn transmit(&mut self, header: &[u8], payload: &[Slice], _: &TxOffload) -> Result<(), TxRefused> {
         self.header[..header.len()].copy_from_slice(header);
+        if self.headers.len() < self.headers.capacity() {
+            self.headers.push(self.header);
+        }
         self.payload_len = payload.iter().map(|slice| slice.len() as u32).sum();
         self.chains += 1;
         self.segments += 1 + payload.len() as u64;
@@ -146,10 +168,11 @@ struct Core {
 }
 
 impl Core {
-    fn new(capabilities: DeviceCapabilities, pool: &PagePool) -> Core {
-        let options = InterfaceOptions::new(SERVER_MAC, MTU, SERVER_ADDRESS.into(), 24);
+    fn new(capabilities: DeviceCapabilities, tcp_options: Options, pool: &PagePool) -> Core {
+        let mut options = InterfaceOptions::new(SERVER_MAC, MTU, SERVER_ADDRESS.into(), 24);
+        options.gateway = Some(CLIENT_ADDRESS.into());
         let arena = || FragmentArena::new(pool.clone()).unwrap();
-        let mut tcp = Endpoint::new(Options::default(), [2; 16]);
+        let mut tcp = Endpoint::new(tcp_options, [2; 16]);
         tcp.set_copy_out(arena());
         tcp.listen(PORT).unwrap();
         let limits = TransmitLimits {
@@ -159,7 +182,8 @@ impl Core {
             segments_per_packet_max: capabilities.segments_per_packet_max,
             segments_tso_max: capabilities.segments_tso_max,
         };
-        let device = Sink { capabilities, frames: Vec::new(), header: [0; 128], payload_len: 0, chains: 0, segments: 0 };
+        let (frames, headers) = (Vec::new(), Vec::new());
+        let device = Sink { capabilities, frames, header: [0; 128], headers, payload_len: 0, chains: 0, segments: 0 };
         let interface = Interface::new(options, arena(), Instant::ZERO).unwrap();
         let (frames, transmit) = (Vec::new(), Transmit::default());
         Core { device, interface, tcp, limits, frames, transmit, accepted: None, closed: 0 }
@@ -220,9 +244,14 @@ impl Core {
     }
 }
 
+fn tcp_header(frame: &[u8]) -> Repr {
+    Repr::parse(&frame[ethernet::HEADER_LEN + ipv4::HEADER_LEN..]).unwrap().0
+}
+
 /// The client's end of one connection.
 #[derive(Clone, Copy)]
 struct Peer {
+    address: [u8; 4],
     port: u16,
     next: SeqNumber,
     acknowledges: SeqNumber,
@@ -235,6 +264,13 @@ enum Part {
     Acknowledge,
 }
 
+/// Which part of a connection's life is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Leave,
+}
+
 struct Bench {
     now: Instant,
     core: Core,
@@ -245,11 +281,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(capabilities: DeviceCapabilities) -> Bench {
+    fn new(operation: &str) -> Bench {
         let pool = PagePool::anonymous(1024, PAGE).unwrap();
-        let core = Core::new(capabilities, &pool);
+        let core = Core::new(capabilities(operation), options(operation), &pool);
         let cache = (0..64).map(|_| pool.allocate().unwrap().freeze()).collect();
-        let peer = Peer { port: 1000, next: SeqNumber(1), acknowledges: SeqNumber(0) };
+        let peer = Peer { address: CLIENT_ADDRESS, port: 1000, next: SeqNumber(1), acknowledges: SeqNumber(0) };
         let mut bench = Bench { now: Instant::from_millis(1), core, cache, peer, id: None };
         bench.introduce();
         bench
@@ -280,7 +316,7 @@ impl Bench {
 
     /// A segment of the peer's, as the next frame to be received.
     fn segment(&mut self, flags: Flags, payload: &[u8]) {
-        let Peer { port, next, acknowledges } = self.peer;
+        let Peer { address, port, next, acknowledges } = self.peer;
         let mut repr =
             Repr { src_port: port, dst_port: PORT, seq: next, ack: acknowledges, flags, window: 65_535, ..Repr::default() };
         repr.options.timestamps = Some(Timestamps { value: self.now.millis() as u32, echo_reply: 0 });
@@ -291,7 +327,7 @@ impl Bench {
         let mut header = [0; HEADER_LEN_MAX];
         let header_len = repr.emit(&mut header);
         let ip = ipv4::Repr {
-            src: CLIENT_ADDRESS.into(),
+            src: address.into(),
             dst: SERVER_ADDRESS.into(),
             protocol: protocol::TCP,
             traffic_class: 0,
@@ -312,8 +348,7 @@ impl Bench {
 
     /// The TCP header that the server sent last.
     fn last_sent(&self) -> Repr {
-        let at = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-        Repr::parse(&self.core.device.header[at..]).unwrap().0
+        tcp_header(&self.core.device.header)
     }
 
     fn pass(&mut self) {
@@ -454,6 +489,66 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// The next peer, at an address that nobody had before.
+    fn stranger(&mut self, nth: usize) -> Peer {
+        let bits = (nth as u32).wrapping_mul(0x9e37_79b9);
+        Peer { address: (0x8000_0000 | bits >> 2).to_be_bytes(), port: 1024, next: SeqNumber(bits), acknowledges: SeqNumber(0) }
+    }
+
+    /// SYNs from everywhere, so many in a turn, each for a cookie. `busy`: a connection has a segment in each turn, too, so that most
+    /// of them are dropped.
+    fn flood(&mut self, count: usize, burst: usize, busy: bool) {
+        self.connect();
+        let own = self.peer;
+        for turn in 0..(WARM_UP + count).div_ceil(burst) {
+            for nth in 0..burst {
+                self.peer = self.stranger(turn * burst + nth);
+                self.segment(Flags::SYN, &[]);
+            }
+            if busy {
+                self.peer = own;
+                self.segment(Flags::ACK, &[]);
+            }
+            counted(turn * burst >= WARM_UP, || self.turn());
+        }
+    }
+
+    /// `PEERS` connections at a time: opened, and closed by the peer's FIN or RST.
+    fn come_and_go(&mut self, count: usize, stage: Stage, reset: bool) {
+        for round in 0..(WARM_UP + count).div_ceil(PEERS) {
+            let measures = |part| part == stage && round * PEERS >= WARM_UP;
+            let mut peers: Vec<Peer> = (0..PEERS).map(|nth| self.stranger(round * PEERS + nth)).collect();
+            self.core.device.headers = Vec::with_capacity(PEERS);
+            self.each(&mut peers, Flags::SYN, measures(Stage::Open));
+            let headers = std::mem::take(&mut self.core.device.headers);
+            for (peer, header) in peers.iter_mut().zip(&headers) {
+                peer.acknowledges = tcp_header(header).seq + 1;
+            }
+            self.each(&mut peers, Flags::ACK, measures(Stage::Open));
+            assert_eq!(self.core.tcp.counters().curr_estab, PEERS as u64);
+            if reset {
+                self.each(&mut peers, Flags::RST | Flags::ACK, measures(Stage::Leave));
+            } else {
+                self.each(&mut peers, Flags::FIN | Flags::ACK, measures(Stage::Leave));
+                peers.iter_mut().for_each(|peer| peer.acknowledges = peer.acknowledges + 1);
+                self.each(&mut peers, Flags::ACK, measures(Stage::Leave));
+            }
+            assert_eq!((self.core.tcp.counters().curr_connections, self.core.closed), (0, (round + 1) * PEERS));
+        }
+    }
+
+    /// A segment of each peer, all in one turn.
+    fn each(&mut self, peers: &mut [Peer], flags: Flags, counts: bool) {
+        for peer in peers {
+            self.peer = *peer;
+            self.segment(flags, &[]);
+            *peer = self.peer;
+        }
+        counted(counts, || self.turn());
+    }
+}
+
 /// Turns of a whole server that has 16 connections and nothing to do.
 fn idle(count: usize) {
     let ends = [EndOptions::offloading(CLIENT_MAC, MTU), EndOptions::offloading(SERVER_MAC, MTU)];
@@ -474,7 +569,7 @@ fn main() {
     let all = arguments.is_empty();
     let wanted = |name: &str| all || arguments[0] == name;
     for (name, operation) in OPERATIONS.iter().filter(|(name, _)| wanted(name)) {
-        let mut bench = Bench::new(capabilities(name));
+        let mut bench = Bench::new(name);
         operation(&mut bench, count);
         let Sink { chains, segments, .. } = bench.core.device;
         println!("{name}: {chains} chains of {segments} segments");

@@ -27,6 +27,14 @@ use steering::{Steering, SteeringCounters, Taken};
 
 pub use meter::{CycleCounter, CycleCounters};
 
+/// Packets and TSO chains of TCP's in one turn, as many as a turn takes frames in. Where sending one is a system call, as on a TAP, a turn
+/// without a bound would last until the device's queue has overflowed with what is to be received.
+const PACKETS_PER_TURN: usize = 64;
+
+/// Bursts of frames that the turn after one with so many packets takes in at most: it lasted long, and a queue that overflows drops calls
+/// and acknowledgements as well as a flood's SYNs.
+const BURSTS_AFTER_FULL_TURN: usize = 4;
+
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
     pub device: D,
@@ -75,6 +83,8 @@ pub struct Shard<D, P> {
     transmit: Transmit,
     /// `transmit` holds a packet that the device had no room for.
     transmit_waits: bool,
+    /// The last turn sent as much as one may.
+    was_full: bool,
 }
 
 fn key_of(id: ConnectionId) -> ConnectionKey {
@@ -125,6 +135,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
             datagram: RxChain::new(),
             transmit: Transmit::default(),
             transmit_waits: false,
+            was_full: false,
         }
     }
 
@@ -162,8 +173,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
         let mut received = 0;
         let mut frames = std::mem::take(&mut self.frames);
         for at in 0..self.lanes.len() {
-            let lane = &mut self.lanes[at];
-            received += lane.device.receive(&mut frames);
+            received += self.receive_from(at, &mut frames);
             for frame in &mut frames {
                 if let Some(steering) = &mut self.steering {
                     steering.copy_to_others(at, frame);
@@ -188,6 +198,19 @@ impl<D: Device, P: Programs> Shard<D, P> {
             steering.wake_others();
         }
         taken + received
+    }
+
+    /// Frames of one lane: a burst, or more after a turn that was full.
+    fn receive_from(&mut self, lane: usize, frames: &mut Vec<RxFrame>) -> usize {
+        let device = &mut self.lanes[lane].device;
+        let mut received = device.receive(frames);
+        for _ in 1..if self.was_full { BURSTS_AFTER_FULL_TURN } else { 1 } {
+            match device.receive(frames) {
+                0 => break,
+                more => received += more,
+            }
+        }
+        received
     }
 
     /// What other cores have received for this one.
@@ -400,10 +423,10 @@ impl<D: Device, P: Programs> Shard<D, P> {
         }
     }
 
-    /// Queues with the devices everything that TCP and the interfaces have to send.
+    /// Queues with the devices what TCP and the interfaces have to send; of TCP's at most `PACKETS_PER_TURN`, the rest in the next turn.
     fn send(&mut self, now: Instant) -> usize {
         let mut sent = 0;
-        while self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
+        while sent < PACKETS_PER_TURN && (self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit)) {
             if !self.send_segment(now) {
                 break;
             }
@@ -414,6 +437,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 sent += lane.interface.poll_transmit(now, &mut lane.device);
             }
         }
+        self.was_full = sent >= PACKETS_PER_TURN;
         self.counters.packets_out += sent as u64;
         sent
     }
@@ -467,12 +491,13 @@ impl<D: Device, P: Programs> Shard<D, P> {
         self.rpc.is_drained() && self.tcp.connections().all(|id| self.tcp.queued(id) == 0)
     }
 
-    /// Resets every connection that is left; `turn` once more sends the resets.
-    pub fn abort_all(&mut self, now: Instant) {
+    /// Resets every connection that is left; tells how many turns it takes to send the resets.
+    pub fn abort_all(&mut self, now: Instant) -> usize {
         let ids: Vec<ConnectionId> = self.tcp.connections().collect();
-        for id in ids {
-            self.tcp.abort(now, id);
+        for id in &ids {
+            self.tcp.abort(now, *id);
         }
+        1 + ids.len() / PACKETS_PER_TURN
     }
 
     pub fn lanes(&self) -> &[Lane<D>] {

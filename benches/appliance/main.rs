@@ -41,15 +41,15 @@ use machine::{Hugepages, Machine};
 use measure::{Pace, Sample};
 use peers::{Bed, Ganesha, Peer};
 use table::{CURVE_SET, Cell, Point, Results};
-use workload::{NULL, READ_4K, SIZES, Set, TABLE, Workload};
+use workload::{CONNECT, NULL, READ_4K, SIZES, Set, TABLE, Workload};
 
 /// The appliance's allocator, which shards in `cores` are measured with.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "appliance [--rounds N] [--seconds S] [--parts PART,..] [--no-huge]
-parts: verify table driver cores latency curves meter tap";
-const PARTS: [&str; 8] = ["verify", "table", "driver", "cores", "latency", "curves", "meter", "tap"];
+parts: verify table accept driver cores latency curves meter tap";
+const PARTS: [&str; 9] = ["verify", "table", "accept", "driver", "cores", "latency", "curves", "meter", "tap"];
 /// Two MiB each: the server's 1.6 GiB, the generator's 512 MiB, testpmd's, and some slack.
 const HUGEPAGES: u64 = 1280;
 /// Shares of the closed loop's rate that are offered for the latency curve.
@@ -222,6 +222,7 @@ impl Bench<'_> {
         match part {
             "verify" => self.verify(),
             "table" => (0..self.options.rounds).for_each(|round| self.round(round)),
+            "accept" => (0..self.options.rounds).for_each(|_| self.accept()),
             "driver" => self.driver(),
             "cores" => {
                 self.say("two server cores");
@@ -288,6 +289,14 @@ impl Bench<'_> {
         self.say(&format!("round {} of {}", round + 1, self.options.rounds));
         let rows = TABLE.map(|workload| (workload, self.pace()));
         for peer in self.peers() {
+            self.with_peer(peer, &rows, |bench, workload, _, sample| bench.results.add(peer, workload, sample));
+        }
+    }
+
+    /// Connections that come and go, each for one call.
+    fn accept(&mut self) {
+        let rows = [(CONNECT, self.pace())];
+        for peer in self.peers().into_iter().filter(|peer| matches!(peer, Peer::Splice | Peer::Ganesha)) {
             self.with_peer(peer, &rows, |bench, workload, _, sample| bench.results.add(peer, workload, sample));
         }
     }

@@ -12,7 +12,7 @@ use crate::meter::{Check, TOLERANCE};
 use crate::peers::Peer;
 use crate::plot::Chart;
 use crate::tap::{IDLE_MAX, READ_P50_MAX_NS, Tap};
-use crate::workload::{READ_64K, Set, TABLE, Workload};
+use crate::workload::{CONNECT, READ_64K, Set, TABLE, Workload};
 
 /// What the project asks of itself, as ratios within one run.
 const GANESHA_TIMES: f64 = 40.0;
@@ -102,6 +102,7 @@ impl Results {
         self.write_costs(&mut text);
         self.write_rates(&mut text);
         self.write_stages(&mut text);
+        self.write_connections(&mut text);
         self.write_scaling(&mut text);
         self.write_checks(&mut text);
         for (title, list) in [("Skipped", &self.skipped), ("Not valid", &self.faults)] {
@@ -206,6 +207,28 @@ impl Results {
                 s.segments_per_chain,
                 s.chains_per_burst,
                 s.payload_bytes_copied
+            );
+        }
+    }
+
+    fn write_connections(&self, text: &mut String) {
+        let measured = Peer::ALL.into_iter().filter_map(|peer| Some((peer, self.cell(peer, &CONNECT)?)));
+        for (nth, (peer, s)) in measured.enumerate() {
+            if nth == 0 {
+                let _ = writeln!(text, "\nConnections opened, asked one NULL and reset, {} at once:\n", CONNECT.connections);
+                text.push_str(
+                    "| server | connections/s | cycles each | p50 | p99 | server's core busy |\n|---|---:|---:|---:|---:|---:|\n",
+                );
+            }
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {:.0} % |",
+                peer.name(),
+                count(s.operations_per_s),
+                count(s.cycles),
+                time(s.p50_ns),
+                time(s.p99_ns),
+                100.0 * s.busy
             );
         }
     }

@@ -69,6 +69,19 @@ pub const WRITE_64K: Workload = Workload {
     sendfile: false,
 };
 
+/// A connection opened, one call on it, and reset.
+pub const CONNECT: Workload = Workload {
+    name: "CONNECT",
+    mix: "connect",
+    verified_mix: None,
+    bytes: 4096,
+    connections: 64,
+    depth: 1,
+    set: Set::Hot,
+    goal_cycles: None,
+    sendfile: false,
+};
+
 /// The goal table, then the same READs out of a working set that stays in the CPU's cache.
 pub const TABLE: [Workload; 9] = [
     NULL,

@@ -6,6 +6,9 @@
 //! - The server is a daemon without one: read the configuration again. Then SIGHUP is blocked, in this thread and in those it
 //!   starts from now on, so that ctrlc's handler never runs for it, and one thread waits for it with sigwait(3).
 //!
+//! SIGIO is blocked, too: DPDK's net_tap asks the kernel for one with each packet, which would wake some thread and interrupt the
+//! packet loop, only to tell it to look where it looks anyway. Its driver takes a process that never got one to be polling.
+//!
 //! `nix` is what ctrlc is built on; its sigmask is the safe one.
 
 use std::io;
@@ -67,8 +70,8 @@ impl Hangup {
     }
 }
 
-/// Installs the handlers. Call once, early on the main thread: with [`Hangup::Reloads`] the threads started before it would
-/// still let SIGHUP through to ctrlc.
+/// Installs the handlers. Call once, early on the main thread: the threads started before it would still take SIGIO, and with
+/// [`Hangup::Reloads`] let SIGHUP through to ctrlc.
 ///
 /// `on_stop` runs on ctrlc's thread after each SIGINT or SIGTERM, `on_hangup` on its own thread after each SIGHUP.
 pub fn install(
@@ -77,6 +80,7 @@ pub fn install(
     on_stop: impl Fn(Stop) + Send + 'static,
     on_hangup: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
+    block(Signal::SIGIO)?;
     if hangup == Hangup::Reloads {
         wait_for_hangups(on_hangup)?;
     }
@@ -84,9 +88,7 @@ pub fn install(
 }
 
 fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<()> {
-    let mut hangup = SigSet::empty();
-    hangup.add(Signal::SIGHUP);
-    hangup.thread_block()?;
+    let hangup = block(Signal::SIGHUP)?;
     let body = move || {
         // sigwait fails only for a set that it does not know.
         while hangup.wait().is_ok() {
@@ -95,6 +97,14 @@ fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<
     };
     std::thread::Builder::new().name("sighup".to_owned()).spawn(body)?;
     Ok(())
+}
+
+/// Blocks a signal in this thread and those it starts from now on; tells which, to be waited for.
+fn block(signal: Signal) -> io::Result<SigSet> {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set.thread_block()?;
+    Ok(set)
 }
 
 #[cfg(test)]

@@ -209,6 +209,11 @@ impl Transport for DpdkTransport {
         self.stack.connect(self.now(), remote)
     }
 
+    fn reopen(&mut self, stream: StreamKey, remote: SocketAddr) -> Result<(), TransportError> {
+        let remote = SocketAddr::new(self.server.unwrap_or(remote.ip()), remote.port());
+        self.stack.reopen(self.now(), stream, remote)
+    }
+
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain> {
         self.stack.chain(stream)
     }

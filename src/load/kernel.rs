@@ -94,7 +94,8 @@ impl KernelTransport {
         Some((calls, PagePool::anonymous(1, super::pattern::Pattern::BLOCK)?))
     }
 
-    fn open(&mut self, remote: SocketAddr) -> io::Result<u32> {
+    /// Begins to connect stream `number`.
+    fn open(&self, number: u32, remote: SocketAddr) -> io::Result<Socket> {
         let family = if remote.is_ipv4() { rustix::net::AddressFamily::INET } else { rustix::net::AddressFamily::INET6 };
         let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, rustix::net::SocketType::STREAM, flags, None)?;
@@ -105,19 +106,10 @@ impl KernelTransport {
         let stream = TcpStream::from(socket);
         // A call must not wait for the acknowledgement of the one before (RFC 1122 section 4.2.3.4 lets applications choose).
         stream.set_nodelay(true)?;
-        let number = self.sockets.len() as u32;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, stream.as_fd(), epoll::EventData::new_u64(number.into()), flags)?;
-        self.sockets.push(Socket {
-            stream,
-            chain: RxChain::new(),
-            out: VecDeque::new(),
-            connected: false,
-            ending: false,
-            closed: false,
-            dirty: false,
-        });
-        Ok(number)
+        let (chain, out) = (RxChain::new(), VecDeque::new());
+        Ok(Socket { stream, chain, out, connected: false, ending: false, closed: false, dirty: false })
     }
 
     fn handle_ready(&mut self, event: epoll::Event) {
@@ -269,7 +261,23 @@ impl Transport for KernelTransport {
     }
 
     fn connect(&mut self, remote: SocketAddr) -> Result<StreamKey, TransportError> {
-        self.open(remote).map(StreamKey).map_err(|error| TransportError::Connect(remote, error.to_string()))
+        let number = self.sockets.len() as u32;
+        let socket = self.open(number, remote).map_err(|error| TransportError::Connect(remote, error.to_string()))?;
+        self.sockets.push(socket);
+        Ok(StreamKey(number))
+    }
+
+    fn reopen(&mut self, stream: StreamKey, remote: SocketAddr) -> Result<(), TransportError> {
+        let failed = |error: io::Error| TransportError::Connect(remote, error.to_string());
+        let before = self.sockets.get(stream.0 as usize).ok_or(TransportError::Closed)?;
+        // A reset: no TIME-WAIT keeps the port.
+        rustix::net::sockopt::set_socket_linger(&before.stream, Some(std::time::Duration::ZERO))
+            .map_err(|error| failed(error.into()))?;
+        let socket = self.open(stream.0, remote).map_err(failed)?;
+        self.sockets[stream.0 as usize] = socket;
+        self.dirty.retain(|number| *number != stream.0);
+        self.unread.retain(|number| *number != stream.0);
+        Ok(())
     }
 
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain> {

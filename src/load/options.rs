@@ -48,6 +48,11 @@ impl Work {
         }
     }
 
+    /// Whether each call has a connection of its own.
+    pub fn reconnects(&self) -> bool {
+        matches!(self, Work::Mix(mix) if mix.reconnects())
+    }
+
     /// In the words of the command line.
     pub fn to_text(&self) -> String {
         match self {
@@ -108,6 +113,9 @@ impl Options {
         let shape = shape(a)?;
         let (work, shape) = work(a, shape)?;
         let open = a.rate.is_some();
+        // A call for each connection, and a connection for each call.
+        let reconnects = work.reconnects();
+        let (depth, depth_max) = if reconnects { (1, 1) } else { (if open { 128 } else { 8 }, DEPTH_MAX) };
         let directory = a.directory.clone().unwrap_or_else(|| "nfsplice-load".into());
         if !super::prepare::is_name(&directory) {
             return Err(format!("--directory: found {directory:?}, allowed one name without '/', at most 255 bytes"));
@@ -144,7 +152,7 @@ impl Options {
             seed: a.seed.unwrap_or(1),
             caller: Caller { uid: a.uid.unwrap_or(0), gid: a.gid.unwrap_or(0) },
             connections,
-            depth: within("depth", a.depth.unwrap_or(if open { 128 } else { 8 }), 1, DEPTH_MAX)?,
+            depth: within("depth", a.depth.unwrap_or(depth), 1, depth_max)?,
             rate: a.rate.map(|rate| within("rate", rate, 0.001, 1e9)).transpose()?,
             arrival: a.arrival.unwrap_or_default(),
             duration,

@@ -41,13 +41,15 @@ pub enum Verb {
     Write,
     Commit,
     ReadDirPlus,
+    /// NULL on a connection that is opened for it.
+    Connect,
 }
 
 impl Verb {
-    pub const ALL: [Verb; 7] =
-        [Verb::Null, Verb::Getattr, Verb::Lookup, Verb::Read, Verb::Write, Verb::Commit, Verb::ReadDirPlus];
+    pub const ALL: [Verb; 8] =
+        [Verb::Null, Verb::Getattr, Verb::Lookup, Verb::Read, Verb::Write, Verb::Commit, Verb::ReadDirPlus, Verb::Connect];
 
-    /// As in RFC 1813.
+    /// As in RFC 1813, but for the last.
     pub fn name(self) -> &'static str {
         match self {
             Verb::Null => "NULL",
@@ -57,13 +59,14 @@ impl Verb {
             Verb::Write => "WRITE",
             Verb::Commit => "COMMIT",
             Verb::ReadDirPlus => "READDIRPLUS",
+            Verb::Connect => "CONNECT",
         }
     }
 
     /// RFC 1813 section 3.3.
     pub fn procedure(self) -> u32 {
         match self {
-            Verb::Null => 0,
+            Verb::Null | Verb::Connect => 0,
             Verb::Getattr => 1,
             Verb::Lookup => 3,
             Verb::Read => 6,
@@ -191,7 +194,7 @@ fn arguments(e: &mut Encoder<'_>, operation: &Operation, set: &FileSet) {
     let file = set.files.get(operation.file as usize);
     let handle = file.map_or(&[][..], |file| &file.handle);
     match operation.verb {
-        Verb::Null => {}
+        Verb::Null | Verb::Connect => {}
         Verb::Getattr => e.opaque(handle),
         Verb::Lookup => {
             e.opaque(&set.directory);
@@ -304,7 +307,7 @@ pub fn wcc_data(d: &mut Decoder<'_>) -> Result<(), XdrError> {
 pub fn outcome<'a>(reply: View<'a>, operation: &Operation) -> Result<Outcome<'a>, Fault> {
     let (_, mut d) = accepted(reply)?;
     let mut outcome = Outcome { count: 0, eof: false, data: View::from(&[][..]), verifier: None };
-    if operation.verb == Verb::Null {
+    if operation.verb.procedure() == 0 {
         return Ok(outcome);
     }
     let status = d.u32()?;
@@ -312,7 +315,7 @@ pub fn outcome<'a>(reply: View<'a>, operation: &Operation) -> Result<Outcome<'a>
         return Err(Fault::Status(status));
     }
     match operation.verb {
-        Verb::Null => {}
+        Verb::Null | Verb::Connect => {}
         Verb::Getattr => d.skip(FATTR3_BYTES)?,
         Verb::Lookup => {
             let handle = d.opaque(HANDLE_MAX)?;

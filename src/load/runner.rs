@@ -45,6 +45,9 @@ pub struct Job {
     pub seed: u64,
     /// The first xid, and the step to the next: 1 for a runner that is alone.
     pub xids: (u32, u32),
+    /// Each call has a connection of its own, opened for it and reset when the next one is due. Its latency begins with the SYN. With a
+    /// depth of 1.
+    pub reconnect: bool,
 }
 
 /// When a runner does it.
@@ -299,6 +302,8 @@ impl<T: Transport, S: Source> Runner<T, S> {
             return;
         }
         match event {
+            // Anew, for a call that is on its way.
+            StreamEvent::Connected(_) if self.streams[number].open => {}
             StreamEvent::Connected(_) => {
                 self.streams[number].open = true;
                 self.connected += 1;
@@ -440,12 +445,25 @@ impl<T: Transport, S: Source> Runner<T, S> {
                 break;
             }
         }
-        if !gather.is_empty() && self.transport.send(self.streams[number].key, &mut gather).is_err() {
-            // The queue holds a connection's whole depth: it is closed, and its `Closed` follows.
-            gather.clear();
+        if !gather.is_empty() {
+            let connected = !self.job.reconnect || self.reconnect(number);
+            if !connected || self.transport.send(self.streams[number].key, &mut gather).is_err() {
+                // The queue holds a connection's whole depth: it is closed, and its `Closed` follows.
+                gather.clear();
+            }
         }
         self.gather = gather;
         sent
+    }
+
+    /// A new connection in place of one whose call was answered. What is sent on it waits for the handshake.
+    fn reconnect(&mut self, number: usize) -> bool {
+        self.streams[number].reader = RecordReader::default();
+        let reopened = self.transport.reopen(self.streams[number].key, self.job.server).is_ok();
+        if !reopened {
+            self.lose(number);
+        }
+        reopened
     }
 
     /// Encodes up to `batch` calls behind each other in one fragment; how many were due.

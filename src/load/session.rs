@@ -428,6 +428,7 @@ impl Core<'_> {
             timeout: o.timeout,
             seed: o.seed.wrapping_add(1 + self.number as u64),
             xids: (self.common.first_xid.wrapping_add(self.number as u32), o.cores.len() as u32),
+            reconnect: o.work.reconnects(),
         }
     }
 
@@ -495,7 +496,7 @@ impl Core<'_> {
         set: &Arc<FileSet>,
         pattern: &Pattern,
     ) -> anyhow::Result<T> {
-        let job = Job { depth: FILL_DEPTH, io_bytes: FILL_IO_BYTES_MAX, ..self.job(target.nfs) };
+        let job = Job { depth: FILL_DEPTH, io_bytes: FILL_IO_BYTES_MAX, reconnect: false, ..self.job(target.nfs) };
         let mut runner = Runner::new(transport, source, job, Arc::clone(set), pattern.clone())?;
         self.connect(&mut runner)?;
         let start = runner.transport().now();

@@ -145,17 +145,34 @@ impl<D: Device> Stack<D> {
 
     /// From a port that belongs to this core.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> Result<StreamKey, TransportError> {
+        let id = self.open(now, remote)?;
+        let stream = self.streams.len() as u32;
+        self.streams.push(id);
+        self.by_slot[slot(id)] = stream;
+        Ok(StreamKey(stream))
+    }
+
+    /// Resets a stream and connects it again, from another port.
+    pub fn reopen(&mut self, now: Instant, stream: StreamKey, remote: SocketAddr) -> Result<(), TransportError> {
+        let before = self.id(stream).ok_or(TransportError::Closed)?;
+        // Its `Closed` is no stream's event any more.
+        self.tcp.abort(now, before);
+        let id = self.open(now, remote)?;
+        self.streams[stream.0 as usize] = id;
+        self.by_slot[slot(id)] = stream.0;
+        Ok(())
+    }
+
+    /// A connection, and a place for its number.
+    fn open(&mut self, now: Instant, remote: SocketAddr) -> Result<ConnectionId, TransportError> {
         // Alone on the device, any port does: TCP chooses.
         let port = self.steering.as_mut().map_or(0, |steering| steering.port_for(self.address, remote));
         let local = SocketAddr::new(self.address, port);
         let id = self.tcp.connect(now, local, remote).map_err(|error| TransportError::Connect(remote, error.to_string()))?;
-        let stream = self.streams.len() as u32;
-        self.streams.push(id);
         if self.by_slot.len() <= slot(id) {
             self.by_slot.resize(slot(id) + 1, u32::MAX);
         }
-        self.by_slot[slot(id)] = stream;
-        Ok(StreamKey(stream))
+        Ok(id)
     }
 
     fn id(&self, stream: StreamKey) -> Option<ConnectionId> {

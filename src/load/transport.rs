@@ -62,6 +62,9 @@ pub trait Transport {
     /// Begins to connect; `Connected` or `Closed` follows.
     fn connect(&mut self, remote: SocketAddr) -> Result<StreamKey, TransportError>;
 
+    /// Resets a stream and begins to connect it again, under the same key; `Connected` or `Closed` follows.
+    fn reopen(&mut self, stream: StreamKey, remote: SocketAddr) -> Result<(), TransportError>;
+
     /// The received bytes, to be consumed from the front; then call `received`.
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain>;
 

@@ -19,10 +19,12 @@ pub enum Kind {
     RandomWrite,
     Commit,
     ReadDirPlus,
+    /// A connection for each call; in a mix of its own.
+    Connect,
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 9] = [
+    pub const ALL: [(Kind, &'static str); 10] = [
         (Kind::Null, "null"),
         (Kind::Getattr, "getattr"),
         (Kind::Lookup, "lookup"),
@@ -32,6 +34,7 @@ impl Kind {
         (Kind::RandomWrite, "randwrite"),
         (Kind::Commit, "commit"),
         (Kind::ReadDirPlus, "readdirplus"),
+        (Kind::Connect, "connect"),
     ];
 
     pub fn word(self) -> &'static str {
@@ -68,6 +71,9 @@ impl Mix {
             let share = share.parse().ok().filter(|share| (1..=100).contains(share));
             mix.push((kind(word)?, share.ok_or(format!("found {part:?}, allowed a share of 1 to 100 per cent"))?));
         }
+        if mix.iter().any(|(kind, _)| *kind == Kind::Connect) {
+            return Err(format!("found {text:?}, allowed connect alone: it closes what the others' calls are on"));
+        }
         let sum: u32 = mix.iter().map(|(_, share)| share).sum();
         if sum == 100 { Ok(Mix(mix)) } else { Err(format!("found shares that add up to {sum}, allowed 100")) }
     }
@@ -78,7 +84,12 @@ impl Mix {
 
     /// Whether it is about files, or only about the server's root.
     pub fn needs_files(&self) -> bool {
-        self.0.iter().any(|(kind, _)| *kind != Kind::Null)
+        self.0.iter().any(|(kind, _)| !matches!(kind, Kind::Null | Kind::Connect))
+    }
+
+    /// Whether each call has a connection of its own.
+    pub fn reconnects(&self) -> bool {
+        self.0[..] == [(Kind::Connect, 100)]
     }
 
     pub fn to_text(&self) -> String {
@@ -195,6 +206,7 @@ impl Source for Workload {
         let file = |random: &mut Random, shape: &Shape| random.below(u64::from(shape.files.max(1))) as u32;
         Some(match self.pick() {
             Kind::Null => Operation::of(Verb::Null, 0),
+            Kind::Connect => Operation::of(Verb::Connect, 0),
             Kind::Getattr => Operation::of(Verb::Getattr, file(&mut self.random, &self.shape)),
             Kind::Lookup => Operation::of(Verb::Lookup, file(&mut self.random, &self.shape)),
             Kind::Commit => Operation::of(Verb::Commit, file(&mut self.random, &self.shape)),
@@ -282,6 +294,8 @@ mod tests {
         assert!(wrong("read=60,write=50").contains("add up to 110, allowed 100"));
         assert!(wrong("read=0,write=100").contains("1 to 100"));
         assert!(wrong("read,write").contains("KIND=PERCENT"));
+        assert!(wrong("connect=50,read=50").contains("connect alone"));
+        assert!(Mix::parse("connect").unwrap().reconnects() && !Mix::parse("null").unwrap().reconnects());
     }
 
     #[test]

@@ -214,8 +214,9 @@ impl Core {
             }
         }
         let now = common.clock.now();
-        self.shard.abort_all(now);
-        self.shard.turn(now);
+        for _ in 0..self.shard.abort_all(now) {
+            self.shard.turn(now);
+        }
         self.publish();
     }
 

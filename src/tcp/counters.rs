@@ -19,7 +19,7 @@ crate::counters! {
         in_bytes,
         /// Resets sent.
         out_rsts,
-        /// Resets and SYN cookies not sent because too many waited.
+        /// Resets not sent because too many waited.
         replies_dropped,
         /// Resets that ended a connection.
         estab_resets,
@@ -33,6 +33,8 @@ crate::counters! {
         listen_drops,
         /// Half-open connections given up because a newer SYN needed the place.
         half_open_evicted,
+        /// SYNs dropped because too many waited for a cookie while established connections had work.
+        syn_queue_drops,
         /// SYN cookies sent.
         syncookies_sent,
         /// Connections opened by the answer to a SYN cookie.

@@ -19,6 +19,7 @@ use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Trai
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
+use super::syn_queue::SynQueue;
 use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
@@ -260,6 +261,12 @@ pub struct Endpoint {
     ready: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
     cookies: SynCookies,
+    syns: SynQueue,
+    /// SYNs of no connection since the turn began, and all segments before it.
+    syns_in_turn: u64,
+    segs_before_turn: u64,
+    /// Segments of this turn were for connections.
+    busy: bool,
     /// Of connections that peers opened, TIME-WAIT aside.
     remotes: Remotes<TupleHash>,
     secret: [u8; 16],
@@ -281,6 +288,10 @@ impl Endpoint {
             ready: VecDeque::new(),
             time_wait: VecDeque::new(),
             cookies: SynCookies::new(secret),
+            syns: SynQueue::new(TupleHash::new(secret)),
+            syns_in_turn: 0,
+            segs_before_turn: 0,
+            busy: false,
             remotes: Remotes::new(TupleHash::new(secret)),
             secret,
             ephemeral: 0,
@@ -603,13 +614,17 @@ impl Endpoint {
     pub fn poll_timeout(&self) -> Option<Instant> {
         // What a train arms is not known yet, but it is armed from then on, and for more than a tick.
         let train = self.train.as_ref().map_or(Instant::FAR_FUTURE, |train| train.now() + TICK);
-        self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)))
+        let timer = self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)));
+        timer.into_iter().chain(self.syns.latest()).min()
     }
 
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.end_train();
-        let event = self.shared.events.pop_front()?;
+        let Some(event) = self.shared.events.pop_front() else {
+            self.begin_to_send();
+            return None;
+        };
         match event {
             Event::Accepted { port, .. } => {
                 if let Some(listener) = self.shared.listener(port) {
@@ -637,16 +652,17 @@ impl Endpoint {
         Some(event)
     }
 
-    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning.
+    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. While connections
+    /// have work, few of the SYNs that ask for a cookie are answered until `poll_event` or this has nothing more to tell.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         self.end_train();
         out.clear();
-        if let Some(mut reply) = self.shared.replies.pop_front() {
-            if let Some(mss) = &mut reply.repr.options.mss {
-                *mss = limits.mtu.saturating_sub(reply.tuple.headers_len());
-            }
+        if let Some(reply) = self.shared.replies.pop_front() {
             out.seal(&reply.tuple, &reply.repr, 0);
             self.shared.counters.out_segs += 1;
+            return true;
+        }
+        if self.transmit_cookie(now, limits, out) {
             return true;
         }
         while let Some(index) = self.ready.pop_front() {
@@ -660,6 +676,7 @@ impl Endpoint {
                 return true;
             }
         }
+        self.begin_to_send();
         false
     }
 

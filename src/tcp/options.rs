@@ -95,8 +95,10 @@ pub struct Options {
     pub pacing: bool,
     /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
     pub challenge_ack_interval: Duration,
-    /// Resets and SYN cookies waiting to be sent; beyond, none is made.
+    /// Resets waiting to be sent; beyond, none is made.
     pub replies_max: usize,
+    /// SYNs that wait for a cookie, and as many again of those that were dropped and came again; beyond, they are dropped.
+    pub syns_waiting_max: usize,
 }
 
 impl Default for Options {
@@ -138,6 +140,7 @@ impl Default for Options {
             pacing: false,
             challenge_ack_interval: Duration::from_millis(500),
             replies_max: 256,
+            syns_waiting_max: 256,
         }
     }
 }

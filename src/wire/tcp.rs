@@ -9,6 +9,8 @@ use std::fmt;
 pub const HEADER_LEN: usize = 20;
 /// Bytes of the longest header: a data offset of 15 words.
 pub const HEADER_LEN_MAX: usize = 60;
+/// Where the control bits lie in the header.
+const FLAGS_OFFSET: usize = 13;
 /// Where the checksum lies in the header.
 pub const CHECKSUM_OFFSET: usize = 16;
 /// RFC 7323 section 2.3: a larger shift count is used as 14.
@@ -56,6 +58,11 @@ impl Flags {
     pub fn contains(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
     }
+}
+
+/// Whether a header asks for a connection, or answers that: its SYN bit. `false` for what is too short.
+pub fn is_syn(header: &[u8]) -> bool {
+    header.get(FLAGS_OFFSET).is_some_and(|flags| Flags(*flags).contains(Flags::SYN))
 }
 
 impl std::ops::BitOr for Flags {

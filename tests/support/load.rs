@@ -83,6 +83,10 @@ impl Transport for RigTransport {
         self.stack.connect(self.now, remote)
     }
 
+    fn reopen(&mut self, stream: StreamKey, remote: SocketAddr) -> Result<(), TransportError> {
+        self.stack.reopen(self.now, stream, remote)
+    }
+
     fn chain(&mut self, stream: StreamKey) -> Option<&mut RxChain> {
         self.stack.chain(stream)
     }
@@ -153,6 +157,7 @@ pub fn job(target: &Target, shape: &Shape, connections: usize, depth: usize) -> 
         timeout: Duration::from_secs(100),
         seed: 3,
         xids: (77, 1),
+        reconnect: false,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::net::device::{Checksum, RxFrame};
 use crate::time::Instant;
 use crate::wire::checksum::transport_is_valid;
 use crate::wire::ethernet::{self, Frame, ethertype};
+use crate::wire::tcp::is_syn;
 use crate::wire::{ipv4, protocol, udp};
 
 /// The counter of a reason to drop.
@@ -69,7 +70,10 @@ impl Interface {
     fn receive_checked(&mut self, now: Instant, frame: RxFrame, plain_tcp: Option<PlainTcp>) -> Ingress {
         match self.receive_ethernet(now, frame) {
             Ok(ingress) => {
-                if let (Ingress::Tcp { .. }, Some(tcp)) = (&ingress, &plain_tcp) {
+                // Not who only asks for a connection: a flood of SYNs would take all places.
+                if let (Ingress::Tcp { packet, .. }, Some(tcp)) = (&ingress, &plain_tcp)
+                    && !is_syn(&packet.first)
+                {
                     self.recognised.remember(tcp);
                 }
                 ingress

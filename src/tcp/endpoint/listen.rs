@@ -82,11 +82,12 @@ impl Endpoint {
         if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
             return;
         }
+        self.syns_in_turn += 1;
         if !self.has_place_for(&tuple) {
             return;
         }
         if self.is_half_open_full(tuple.local_port) && self.shared.options.syn_cookies {
-            return self.send_cookie(now, tuple, repr);
+            return self.ask_for_cookie(now, &tuple, repr);
         }
         if !self.make_half_open_room(tuple.local_port) {
             self.shared.counters.listen_drops += 1;
@@ -142,14 +143,34 @@ impl Endpoint {
         self.shared.listener(port).is_some_and(|listener| listener.half_open >= half_open_max)
     }
 
-    fn send_cookie(&mut self, now: Instant, tuple: FourTuple, syn: &Repr) {
-        let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
-        let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
-        let options = &self.shared.options;
-        let answer = self.cookies.answer(now, &tuple, syn, options, timestamp);
-        if self.shared.reply(&tuple, answer) {
-            self.shared.counters.syncookies_sent += 1;
+    /// The SYN waits for its turn.
+    fn ask_for_cookie(&mut self, now: Instant, tuple: &FourTuple, syn: &Repr) {
+        if !self.syns.push(now, tuple, syn, self.shared.options.syns_waiting_max) {
+            self.shared.counters.syn_queue_drops += 1;
         }
+    }
+
+    /// Everything of this turn was received, or sent.
+    pub(super) fn begin_to_send(&mut self) {
+        let in_segs = self.shared.counters.in_segs;
+        self.busy = in_segs - self.segs_before_turn > self.syns_in_turn;
+        (self.segs_before_turn, self.syns_in_turn) = (in_segs, 0);
+        self.syns.begin_turn();
+    }
+
+    /// The SYN-ACK of the next one that waits. `false`: there is none, or connections have work and enough were answered beside it.
+    #[inline]
+    pub(super) fn transmit_cookie(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        let busy = self.busy || !self.ready.is_empty();
+        let Some(waiting) = self.syns.pop(busy) else { return false };
+        let (_, timestamp_offset) = self.initial_sequence(now, &waiting.tuple);
+        let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
+        let mut answer = self.cookies.answer(now, &waiting.tuple, &waiting.syn, &self.shared.options, timestamp);
+        answer.options.mss = Some(limits.mtu.saturating_sub(waiting.tuple.headers_len()));
+        out.seal(&waiting.tuple, &answer, 0);
+        let counters = &mut self.shared.counters;
+        (counters.out_segs, counters.syncookies_sent) = (counters.out_segs + 1, counters.syncookies_sent + 1);
+        true
     }
 
     /// An ACK that may be the last part of a handshake of which only a cookie is left (RFC 4987 section 3.6).

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::pair::encode;
-use crate::buf::{Checksum, RxPacket};
+use crate::buf::{Checksum, PagePool, RxPacket};
+use crate::tcp::syn_queue::PER_BUSY_TURN;
 use crate::tcp::{ConnectError, Endpoint, Event, ListenError, Options, Transmit, TransmitLimits};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
@@ -165,7 +166,9 @@ fn honest_peers_get_in_during_a_flood() {
         }
         let from: IpAddr = [10, 0, 1, round as u8].into();
         inject(&mut tcp, now, from, to, &syn(700));
-        let answer = sent(&mut tcp, now).into_iter().find(|repr| repr.dst_port == 700).unwrap();
+        // In the turn that has nothing else to do, if not in this one.
+        let answers = [sent(&mut tcp, now), sent(&mut tcp, now)].concat();
+        let answer = answers.into_iter().find(|repr| repr.dst_port == 700).unwrap();
         let options = TcpOptions {
             timestamps: answer.options.timestamps.map(|ours| Timestamps { value: 2, echo_reply: ours.value }),
             ..TcpOptions::default()
@@ -188,4 +191,56 @@ fn honest_peers_get_in_during_a_flood() {
     let counters = tcp.counters();
     assert_eq!((counters.half_open_evicted, counters.syncookies_failed), (0, 0));
     assert!(counters.syncookies_sent > 3_000 && counters.syncookies_recv > 190, "{counters:?}");
+}
+
+/// While a connection has something to send in each turn, few of a flood are answered; a new peer gets in at its second SYN.
+#[test]
+fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
+    const FLOOD: u32 = 40;
+    let options = Options { syn_received_max: 0, syns_waiting_max: 16, ..Options::default() };
+    let mut tcp = endpoint(options);
+    tcp.listen(2049).unwrap();
+    let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    inject(&mut tcp, START, peer, to, &syn(700));
+    let syn_ack = sent(&mut tcp, START)[0];
+    let timestamps = |value| {
+        let echo_reply = syn_ack.options.timestamps.unwrap().value;
+        TcpOptions { timestamps: Some(Timestamps { value, echo_reply }), ..TcpOptions::default() }
+    };
+    let mut ack = Repr { seq: SeqNumber(10), ack: syn_ack.seq + 1, flags: Flags::ACK, options: timestamps(2), ..syn(700) };
+    inject(&mut tcp, START, peer, to, &ack);
+    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("not accepted") };
+    let pool = PagePool::anonymous(1, 4096).unwrap();
+    let page = pool.allocate().unwrap().freeze();
+    sent(&mut tcp, START);
+
+    let newcomer: IpAddr = [10, 0, 0, 9].into();
+    let (mut answered, mut let_in) = (0, Vec::new());
+    for turn in 0..200u32 {
+        let now = START + Duration::from_millis(u64::from(turn) * 10);
+        inject(&mut tcp, now, peer, to, &ack);
+        for n in 0..FLOOD {
+            let from = IpAddr::from((0x0b00_0000 + turn * FLOOD + n).to_be_bytes());
+            inject(&mut tcp, now, from, to, &syn(1_000));
+        }
+        if turn == 50 || turn == 150 {
+            inject(&mut tcp, now, newcomer, to, &syn(701));
+        }
+        while tcp.poll_event().is_some() {}
+        tcp.send(now, id, &mut vec![page.slice(0..100)]).unwrap();
+        let out = sent(&mut tcp, now);
+        assert!(out.iter().any(|repr| repr.dst_port == 700), "the connection's text is among it");
+        answered += out.len() - 1;
+        assert!(out.len() <= 1 + PER_BUSY_TURN);
+        let_in.extend(out.iter().filter(|repr| repr.dst_port == 701).map(|_| turn));
+        (ack.ack, ack.options) = (ack.ack + 100, timestamps(3 + turn));
+        assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
+    }
+    assert_eq!(let_in, [150], "dropped at first, and answered at once when it came again");
+    assert_eq!(answered, 200 * PER_BUSY_TURN);
+    // With nothing else to do all that wait are answered at once.
+    let now = START + Duration::from_secs(3);
+    assert_eq!(sent(&mut tcp, now).len() + sent(&mut tcp, now).len(), 16 - PER_BUSY_TURN);
+    let counters = tcp.counters();
+    assert_eq!(counters.syncookies_sent + counters.syn_queue_drops, u64::from(200 * FLOOD) + 3);
 }

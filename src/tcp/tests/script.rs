@@ -103,6 +103,7 @@ fn options_from(lines: &[&str]) -> Options {
             "fin_wait_2_timeout" => options.fin_wait_2_timeout = time,
             "quick_acks" => options.quick_acks = number as u8,
             "replies_max" => options.replies_max = number as usize,
+            "syns_waiting_max" => options.syns_waiting_max = number as usize,
             "path_mtu_raise" => options.path_mtu_raise = time,
             "ecn" => {
                 options.ecn = match value {

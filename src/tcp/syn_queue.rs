@@ -1,0 +1,165 @@
+//! SYNs that wait for their cookie: few are answered beside connections that have work, and who comes again goes before who came once.
+//!
+//! Read first: RFC 4987 section 3.6. A cookie costs more than it takes to ask for it, most of all where sending is a system call. While
+//! other connections have work, a turn answers `PER_BUSY_TURN` SYNs; the rest wait, and beyond `syns_waiting_max` they are dropped.
+//! An honest peer repeats a SYN that was not answered, a flood from forged addresses does not: what was dropped leaves a
+//! mark, and a SYN that finds its own is answered before those that do not. So a peer is let in at its second SYN however many
+//! others there are, unless the flood repeats itself, too: then all have the same chance.
+//! Not here: what a cookie is (`syn_cookie`), when one is due (`endpoint::listen`).
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use super::endpoint::FourTuple;
+use super::tuple_hash::TupleHash;
+use crate::time::Instant;
+use crate::wire::tcp::Repr;
+
+/// SYNs answered in a turn in which connections have something to do: a sixteenth of what a turn may send.
+pub(crate) const PER_BUSY_TURN: usize = 4;
+
+/// Marks, a byte each, by a keyed hash of the SYN: a power of two. A first repetition comes after a second (RFC 6298): of as many SYNs
+/// as this dropped in that time a third keep their mark, of a tenth of it nine in ten.
+const MARKS: usize = 1 << 19;
+
+/// A SYN that asks for a cookie.
+pub(crate) struct Waiting {
+    pub tuple: FourTuple,
+    pub syn: Repr,
+}
+
+pub(crate) struct SynQueue {
+    first: VecDeque<Waiting>,
+    again: VecDeque<Waiting>,
+    hash: TupleHash,
+    /// Of SYNs that were dropped; none until one was.
+    marks: Box<[u8]>,
+    /// When the newest of those that wait came.
+    latest: Instant,
+    /// How many more are answered in this turn, if it is a busy one.
+    left: usize,
+}
+
+impl SynQueue {
+    pub fn new(hash: TupleHash) -> SynQueue {
+        let latest = Instant::ZERO;
+        SynQueue { first: VecDeque::new(), again: VecDeque::new(), hash, marks: Box::default(), latest, left: PER_BUSY_TURN }
+    }
+
+    /// `false`: `waiting_max` of its kind wait already, and it was dropped.
+    pub fn push(&mut self, now: Instant, tuple: &FourTuple, syn: &Repr, waiting_max: usize) -> bool {
+        let (place, mark) = self.mark_of(tuple, syn);
+        let repeated = self.marks.get(place) == Some(&mark);
+        let queue = if repeated { &mut self.again } else { &mut self.first };
+        if queue.len() < waiting_max {
+            queue.push_back(Waiting { tuple: *tuple, syn: *syn });
+            self.latest = now;
+            return true;
+        }
+        if self.marks.is_empty() {
+            self.marks = vec![0; MARKS].into_boxed_slice();
+        }
+        self.marks[place] = mark;
+        false
+    }
+
+    /// Where the SYN's mark is, and what it is; never 0. A repetition has the same sequence number (RFC 9293 section 3.8.1).
+    fn mark_of(&self, tuple: &FourTuple, syn: &Repr) -> (usize, u8) {
+        let mut hasher = self.hash.build_hasher();
+        tuple.hash(&mut hasher);
+        hasher.write_u64(u64::from(syn.seq.0));
+        let hash = hasher.finish();
+        (hash as usize & (MARKS - 1), (hash >> 56) as u8 | 1)
+    }
+
+    /// The next one to answer. `busy`: connections have something to do in this turn.
+    #[inline]
+    pub fn pop(&mut self, busy: bool) -> Option<Waiting> {
+        if self.is_empty() || busy && self.left == 0 {
+            return None;
+        }
+        let next = self.again.pop_front().or_else(|| self.first.pop_front())?;
+        self.left = self.left.saturating_sub(1);
+        Some(next)
+    }
+
+    pub fn begin_turn(&mut self) {
+        self.left = PER_BUSY_TURN;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.again.is_empty() && self.first.is_empty()
+    }
+
+    /// When the newest of those that wait came; `None`: none waits.
+    pub fn latest(&self) -> Option<Instant> {
+        (!self.is_empty()).then_some(self.latest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::tcp::{Flags, SeqNumber};
+
+    const WAITING_MAX: usize = 4;
+
+    fn queue() -> SynQueue {
+        SynQueue::new(TupleHash::new(*b"a key of 16 byte"))
+    }
+
+    fn push(queue: &mut SynQueue, port: u16) -> bool {
+        let tuple =
+            FourTuple { local_ip: [10, 0, 0, 2].into(), remote_ip: [10, 0, 0, 1].into(), local_port: 2049, remote_port: port };
+        let syn = Repr { seq: SeqNumber(u32::from(port)), flags: Flags::SYN, ..Repr::default() };
+        queue.push(Instant::from_millis(1), &tuple, &syn, WAITING_MAX)
+    }
+
+    fn popped(queue: &mut SynQueue, busy: bool) -> Vec<u16> {
+        std::iter::from_fn(|| queue.pop(busy)).map(|waiting| waiting.tuple.remote_port).collect()
+    }
+
+    #[test]
+    fn a_busy_turn_answers_few_and_any_other_all() {
+        let mut queue = queue();
+        for port in 0..2 * PER_BUSY_TURN as u16 {
+            let syn = Repr::default();
+            let tuple = FourTuple {
+                local_ip: [10, 0, 0, 2].into(),
+                remote_ip: [10, 0, 0, 1].into(),
+                local_port: 2049,
+                remote_port: port,
+            };
+            assert!(queue.push(Instant::from_millis(7), &tuple, &syn, 2 * PER_BUSY_TURN));
+        }
+        assert_eq!(queue.latest(), Some(Instant::from_millis(7)));
+        assert_eq!(popped(&mut queue, true).len(), PER_BUSY_TURN);
+        assert_eq!(popped(&mut queue, true).len(), 0, "until the turn ends");
+        queue.begin_turn();
+        assert_eq!(popped(&mut queue, true)[..2], [4, 5], "in their order");
+        queue.begin_turn();
+        assert_eq!((popped(&mut queue, true).len(), queue.latest()), (0, None));
+        assert!((0..4).all(|port| push(&mut queue, port)));
+        assert_eq!(popped(&mut queue, false), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn who_was_dropped_and_comes_again_goes_first() {
+        let mut queue = queue();
+        assert!((0..4).all(|port| push(&mut queue, port)));
+        assert!(!push(&mut queue, 700) && !push(&mut queue, 701), "it is full");
+        assert!(push(&mut queue, 701), "but not for who comes again");
+        assert!(!push(&mut queue, 702));
+        assert_eq!(popped(&mut queue, false), [701, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn those_that_come_again_are_bounded_too() {
+        let mut queue = queue();
+        (0..100).for_each(|port| {
+            push(&mut queue, port);
+        });
+        let taken = (4..100).filter(|port| push(&mut queue, *port)).count();
+        assert_eq!(taken, WAITING_MAX);
+    }
+}
