@@ -23,6 +23,7 @@ const REQUIREMENTS: [(&str, &[&str]); 5] = [
             "5 MUST head",
             "5 SHOULD forget",
             "5.1 MUST",
+            "5.1 growth",
             "5.1 MUST ignore",
             "8 MUST newest",
             "8 MUST NOT old",
