@@ -115,7 +115,7 @@ segments() {
   segment_row send-64k-packets 100 "64 KiB and a head in 17 slices sent, 46 packets"
   segment_row life 100 "a connection's life: 5 segments in, 4 out"
   segment_row syn-cookie 320 "a SYN answered by a cookie, 16 in a turn"
-  segment_row syn-cookie-busy 630 "a SYN of 63 in a turn in which a connection has a segment, 8 of them answered"
+  segment_row syn-cookie-busy 630 "a SYN of 63 in a turn in which a connection has a segment, 4 of them answered"
   segment_row accept 320 "a connection accepted, 16 in a turn: SYN, ACK"
   segment_row accept-cookie 320 "the same with a cookie"
   segment_row close 320 "a connection closed by the peer, 16 in a turn: FIN, ACK"

@@ -44,6 +44,8 @@ pub struct Setup {
     /// Calls go over IPv6. Both ends have addresses of both families then.
     pub ipv6: bool,
     pub vlan: Option<u16>,
+    /// Where the server sends what is for anywhere else.
+    pub gateway: Option<[u8; 4]>,
     /// Blocks of file data, and bytes in each.
     pub cache_blocks: usize,
     pub block_bytes: usize,
@@ -69,6 +71,7 @@ impl Default for Setup {
             mtu: 1500,
             ipv6: false,
             vlan: None,
+            gateway: None,
             cache_blocks: 512,
             block_bytes: 64 << 10,
             cache: None,
@@ -102,6 +105,7 @@ impl Setup {
     pub fn interface(&self, mac: [u8; 6], v4: [u8; 4], v6: [u16; 8]) -> InterfaceOptions {
         let mut options = InterfaceOptions::new(mac, self.mtu, v4.into(), 24);
         options.vlan = self.vlan;
+        options.gateway = self.gateway.filter(|gateway| *gateway != v4).map(Into::into);
         if self.ipv6 {
             options.addresses.push((v6.into(), 64));
             options.ipv6.duplicate_detections = 0;

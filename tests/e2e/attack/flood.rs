@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::raw::{ACK, PSH, RST, Receiver, SYN, Segment, Sender};
+use super::raw::{ACK, PSH, RST, Receiver, SYN, Segment, Sender, TTL};
 use super::{Case, FILE_BYTES, Ground, content, grown};
 use crate::client::{NFS, Received, Reply, Rpc, Xdr, parse_read, parse_reply, procedure, split_status};
 use crate::libnfs::Random;
@@ -22,27 +22,57 @@ pub const CASES: &[Case] = &[
 
 const READERS: usize = 64;
 const READ_BYTES: u32 = 32 << 10;
-/// What a flood at the highest rate must leave of the goodput that the same generator leaves with its packets dropped on the way. The
-/// readers, the generator and the server share two CPUs here: the figure that is printed says more than the bound.
-const LEFT_MIN: f64 = 0.1;
-/// The TAP's queue drops what comes while the server is elsewhere, a SYN or a call among it: then it is sent again, later each time.
+/// What a flood of `RATE_HELD` must leave of the goodput beside the same generator whose packets end before the TAP: the median of rounds.
+const LEFT_MIN: f64 = 0.8;
+/// SYNs a second at which that is asked for. The server has a CPU, the kernel's side, generator and readers, the other one; what else the
+/// machine does takes from both. What the server leaves at higher rates is what tests/syn_flood.rs holds it to, without a machine.
+const RATE_HELD: u64 = 20_000;
+/// What may be measured again, and says so: whatever else the machine does falls on one half of a round or the other.
+const TRIES: u32 = 5;
+/// SYNs a second that are tried beside it; 0: as fast as the generator can.
+const RATES: [u64; 6] = [5_000, 10_000, 30_000, 40_000, 50_000, 0];
+/// Of the rate that is held, and of each other.
+const ROUNDS: usize = 5;
+const ROUNDS_BESIDE: usize = 3;
+/// How long is looked, and before that waited.
+const SPAN: Duration = Duration::from_millis(900);
+const SETTLE: Duration = Duration::from_millis(100);
+/// New clients, one after the other, during the flood at the highest rate; each is to be in within `NEWCOMER_LIMIT`.
+const NEWCOMERS: usize = 5;
+/// A dropped SYN is repeated after 1, 3, 7, 15 s.
+const NEWCOMER_LIMIT: Duration = Duration::from_secs(20);
+/// The TAP's queue drops what comes while the server is elsewhere, a call among it: then it is sent again, later each time.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Packets that live so long are dropped before the TAP.
+const DROPPED_TTL: u8 = TTL + 1;
+/// Where everything but the server runs: it has a CPU of its own, as it would behind a wire.
+const OUR_CPU: usize = 1;
 
 /// Forged segments at once.
 const BURST: u32 = 256;
 
-/// What the flooder does while it is watched.
+/// What a generator does while it is watched.
 #[derive(Clone, Copy, PartialEq)]
 enum Flood {
     None,
     /// Its packets are dropped before the TAP: what the generator itself takes from the readers.
-    Dropped,
+    Dropped(u64),
     /// SYNs a second; 0: as fast as it can.
-    Rate(u64),
+    Poured(u64),
+}
+
+/// One look: MB/s of the readers, SYNs/s of the generator, and frames/s for which the TAP's queue had no room.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    goodput: f64,
+    rate: f64,
+    overflow: f64,
 }
 
 fn syn_flood(ground: &mut Ground) -> Result<()> {
-    let span = Duration::from_millis(if full() { 6000 } else { 1500 });
+    ground.bed.net.nft(&format!(
+        "table netdev wall {{ chain out {{ type filter hook egress device \"{DEVICE}\" priority 0; ip ttl {DROPPED_TTL} drop; }}\n }}\n"
+    ))?;
     let (stop, bytes) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut readers = (0..READERS).map(|_| ground.bed.rpc()).collect::<Result<Vec<_>>>()?;
     let expected = content();
@@ -53,6 +83,7 @@ fn syn_flood(ground: &mut Ground) -> Result<()> {
             .map(|(index, rpc)| {
                 let (stop, bytes, file, expected) = (&stop, &bytes, &ground.file, &expected);
                 scope.spawn(move || -> Result<()> {
+                    stay_off_the_server();
                     let mut at = index * READ_BYTES as usize % FILE_BYTES;
                     while !stop.load(Ordering::Relaxed) {
                         let data = read(rpc, file, at as u64).with_context(|| format!("reader {index}"))?;
@@ -64,7 +95,7 @@ fn syn_flood(ground: &mut Ground) -> Result<()> {
                 })
             })
             .collect();
-        let outcome = compare(ground, &bytes, span);
+        let outcome = compare(ground, &bytes).and_then(|()| let_in(ground));
         stop.store(true, Ordering::Relaxed);
         for reader in running {
             reader.join().expect("a reader does not panic").context("a connection of the 64 did not survive")?;
@@ -74,7 +105,13 @@ fn syn_flood(ground: &mut Ground) -> Result<()> {
     for rpc in &mut readers {
         rpc.null().context("a connection of the 64 afterwards")?;
     }
-    Ok(())
+    ground.bed.net.nft("delete table netdev wall\n")
+}
+
+fn stay_off_the_server() {
+    if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().into_iter().find(|core| core.id == OUR_CPU) {
+        core_affinity::set_for_current(core);
+    }
 }
 
 /// A READ whose reply may take its time.
@@ -88,90 +125,137 @@ fn read(rpc: &mut Rpc, file: &[u8], offset: u64) -> Result<Vec<u8>> {
     Ok(parse_read(&body)?.0)
 }
 
-/// Goodput under each kind of flood.
-fn compare(ground: &Ground, bytes: &AtomicU64, span: Duration) -> Result<()> {
-    let mut kinds = vec![Flood::None, Flood::Dropped, Flood::Rate(10_000), Flood::Rate(50_000), Flood::Rate(0)];
-    if !full() {
-        kinds.remove(3);
-    }
-    let (mut quiet, mut busy) = (0.0, 0.0);
-    thread::sleep(span / 3);
-    for kind in kinds {
-        let before = ground.counters()?;
-        let (goodput, rate) = watch(ground, bytes, span, kind)?;
-        let after = ground.counters()?;
-        let cookies = grown(&before, &after, "tcp.syncookies_sent")? / span.as_secs_f64();
-        let held = after["tcp.curr_connections"];
-        match kind {
-            Flood::None => {
-                quiet = goodput;
-                println!("    {READERS} readers: {goodput:.0} MB/s");
-                continue;
-            }
-            Flood::Dropped => {
-                busy = goodput;
-                println!("    with {rate:.0} SYNs/s dropped before the TAP: {goodput:.0} MB/s, {:.0} %", 100.0 * goodput / quiet);
-                continue;
-            }
-            Flood::Rate(_) => println!(
-                "    with {rate:.0} SYNs/s: {goodput:.0} MB/s, {:.0} % of it alone, {:.0} % of it beside the generator; {cookies:.0} \
-                 cookies/s, {held:.0} connections",
-                100.0 * goodput / quiet,
-                100.0 * goodput / busy
-            ),
-        }
-        if kind == Flood::Rate(0) {
-            ensure!(goodput >= LEFT_MIN * busy.min(quiet), "{goodput:.0} MB/s of {busy:.0} are left");
-            ensure!(cookies > 0.0, "no cookie was sent");
-            // Half open or established, not more than the limits allow.
-            ensure!(held <= 1024.0 + READERS as f64 + 16.0, "{held} connections");
+/// Goodput beside generators of several rates, and what of it their floods leave.
+fn compare(ground: &Ground, bytes: &AtomicU64) -> Result<()> {
+    if full() {
+        for rate in RATES {
+            rounds_at(ground, bytes, ROUNDS_BESIDE, rate)?;
         }
     }
-    Ok(())
+    for attempt in 1..=TRIES {
+        let left = rounds_at(ground, bytes, ROUNDS, RATE_HELD)?;
+        if left >= LEFT_MIN {
+            return Ok(());
+        }
+        println!("    try {attempt} of {TRIES}: {:.0} % are left, {:.0} % are asked for", 100.0 * left, 100.0 * LEFT_MIN);
+    }
+    bail!("{RATE_HELD} SYNs/s do not leave {:.0} % of the goodput", 100.0 * LEFT_MIN)
 }
 
-/// MB/s of the readers and SYNs/s of the flooder for a while. A new client gets in meanwhile.
-fn watch(ground: &Ground, bytes: &AtomicU64, span: Duration, flood: Flood) -> Result<(f64, f64)> {
-    if flood == Flood::Dropped {
-        ground.bed.net.nft(&format!(
-            "table netdev wall {{ chain out {{ type filter hook egress device \"{DEVICE}\" priority 0; ip ttl 77 drop; }}\n }}\n"
-        ))?;
+/// Alone, beside the generator, under its flood, and again: what the flood leaves of the second in the median round.
+fn rounds_at(ground: &Ground, bytes: &AtomicU64, rounds: usize, rate: u64) -> Result<f64> {
+    let before = ground.counters()?;
+    let (mut alone, mut beside, mut under, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        alone.push(watch(ground, bytes, Flood::None)?);
+        beside.push(watch(ground, bytes, Flood::Dropped(rate))?);
+        under.push(watch(ground, bytes, Flood::Poured(rate))?);
+        left.push(under[under.len() - 1].goodput / beside[beside.len() - 1].goodput);
     }
+    let after = ground.counters()?;
+    let seconds = (SETTLE + SPAN).as_secs_f64() * rounds as f64;
+    let cookies = grown(&before, &after, "tcp.syncookies_sent")?;
+    let dropped = grown(&before, &after, "tcp.syn_queue_drops").unwrap_or(0.0);
+    let held = after["tcp.curr_connections"];
+    let of = |looks: &[Look], what: fn(&Look) -> f64| median(looks.iter().map(what).collect());
+    let (alone, quiet, loud) = (of(&alone, |l| l.goodput), of(&beside, |l| l.goodput), of(&under, |l| l.goodput));
+    let (least, most) = left.iter().fold((f64::MAX, 0.0f64), |(least, most), left| (least.min(*left), most.max(*left)));
+    let left = median(left);
+    println!(
+        "    {:.0} SYNs/s ({:.0} dropped before the TAP): {alone:.0} MB/s alone, {quiet:.0} beside the generator, {loud:.0} under its \
+         flood: {:.0} % ({:.0} to {:.0} %) of it beside the generator, {:.0} % of it alone; {:.0} cookies/s, {:.0} SYNs/s dropped by the server, {:.0} frames/s \
+         by the TAP ({:.0} beside the generator), {held:.0} connections",
+        of(&under, |l| l.rate),
+        of(&beside, |l| l.rate),
+        100.0 * left,
+        100.0 * least,
+        100.0 * most,
+        100.0 * loud / alone,
+        cookies / seconds,
+        dropped / seconds,
+        of(&under, |l| l.overflow),
+        of(&beside, |l| l.overflow),
+    );
+    ensure!(cookies > 0.0, "no cookie was sent");
+    // Half open or established, not more than the limits allow.
+    ensure!(held <= 1024.0 + READERS as f64 + 16.0, "{held} connections");
+    Ok(left)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What the readers and the generator reach for a while.
+fn watch(ground: &Ground, bytes: &AtomicU64, flood: Flood) -> Result<Look> {
+    beside(ground, flood, || {
+        // The half-open connections are there, and what was queued before is gone.
+        thread::sleep(SETTLE);
+        let (started, first, lost) = (Instant::now(), bytes.load(Ordering::Relaxed), dropped_by_tap(ground)?);
+        thread::sleep(SPAN);
+        let seconds = started.elapsed().as_secs_f64();
+        let goodput = (bytes.load(Ordering::Relaxed) - first) as f64 / 1e6 / seconds;
+        Ok((goodput, (dropped_by_tap(ground)? - lost) / seconds))
+    })
+    .map(|((goodput, overflow), rate)| Look { goodput, rate, overflow })
+}
+
+/// Frames to the server that found the TAP's queue full.
+fn dropped_by_tap(ground: &Ground) -> Result<f64> {
+    let table = ground.bed.net.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(DEVICE)?.strip_prefix(':'));
+    // netdev(7)'s order: eight figures of what was received, then octets, packets, errors and drops of what was sent.
+    let dropped = line.and_then(|figures| figures.split_whitespace().nth(11)?.parse().ok());
+    dropped.context("no line of the TAP in /proc/net/dev")
+}
+
+/// Does something beside a generator; tells its rate.
+fn beside<T>(ground: &Ground, flood: Flood, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let stop = AtomicBool::new(false);
-    let watched = thread::scope(|scope| -> Result<(f64, f64)> {
+    thread::scope(|scope| {
         let stop = &stop;
-        let flooder = (flood != Flood::None).then(|| scope.spawn(move || pour(ground, flood, stop)));
-        // The half-open connections are there before it counts.
-        thread::sleep(span / 5);
-        let (started, first) = (Instant::now(), bytes.load(Ordering::Relaxed));
-        if matches!(flood, Flood::Rate(_)) {
-            let mut newcomer = ground.bed.rpc_within(PATIENCE).context("a new client during the flood")?;
-            newcomer.getattr(&ground.root).context("a call of a new client during the flood")?;
-        }
-        thread::sleep(span.saturating_sub(started.elapsed()));
-        let goodput = (bytes.load(Ordering::Relaxed) - first) as f64 / 1e6 / started.elapsed().as_secs_f64();
+        let generator = (flood != Flood::None).then(|| scope.spawn(move || pour(ground, flood, stop)));
+        let done = work();
         stop.store(true, Ordering::Relaxed);
-        let rate = match flooder {
-            Some(flooder) => flooder.join().expect("the flooder does not panic")?,
+        let rate = match generator {
+            Some(generator) => generator.join().expect("the generator does not panic")?,
             None => 0.0,
         };
-        Ok((goodput, rate))
-    });
-    if flood == Flood::Dropped {
-        ground.bed.net.nft("delete table netdev wall\n")?;
-    }
-    watched
+        Ok((done?, rate))
+    })
+}
+
+/// New clients get in while the flood is at its highest.
+fn let_in(ground: &Ground) -> Result<()> {
+    let (times, rate) = beside(ground, Flood::Poured(0), || {
+        thread::sleep(Duration::from_millis(300));
+        (0..NEWCOMERS)
+            .map(|_| {
+                let started = Instant::now();
+                let mut newcomer = ground.bed.rpc_within(NEWCOMER_LIMIT).context("a new client during the flood")?;
+                let connected = started.elapsed();
+                newcomer.getattr(&ground.root).context("a call of a new client during the flood")?;
+                Ok(connected)
+            })
+            .collect::<Result<Vec<_>>>()
+    })?;
+    println!("    during {rate:.0} SYNs/s {NEWCOMERS} new clients connected after {times:.1?}");
+    Ok(())
 }
 
 /// SYNs of random sources; how many a second.
 fn pour(ground: &Ground, flood: Flood, stop: &AtomicBool) -> Result<f64> {
-    const BATCH: u64 = 64;
-    // The server has a CPU of its own, as it would behind a wire.
-    if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().into_iter().find(|core| core.id == 1) {
-        core_affinity::set_for_current(core);
-    }
+    const BATCH: u64 = 32;
+    stay_off_the_server();
     let mut sender = Sender::new(&ground.bed.net)?;
-    let mut random = Random(0x51d);
+    let (Flood::Dropped(rate) | Flood::Poured(rate)) = flood else { return Ok(0.0) };
+    if let Flood::Dropped(_) = flood {
+        sender.ttl = DROPPED_TTL;
+    }
+    // No flood repeats an earlier one's SYNs: those who come again are let in first.
+    static FLOODS: AtomicU64 = AtomicU64::new(1);
+    let mut random = Random(FLOODS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut segment = Segment { flags: SYN, window: 64_240, options: vec![2, 4, 5, 0xb4, 1, 3, 3, 7], ..Segment::default() };
     let (started, mut sent) = (Instant::now(), 0u64);
     while !stop.load(Ordering::Relaxed) {
@@ -182,9 +266,7 @@ fn pour(ground: &Ground, flood: Flood, stop: &AtomicBool) -> Result<f64> {
             (segment.seq, segment.port) = ((bits >> 32) as u32, 1024 + (bits >> 17) as u16 % 60_000);
             sent += u64::from(sender.send(source, &segment)?);
         }
-        if let Flood::Rate(rate) = flood
-            && rate > 0
-        {
+        if rate > 0 {
             let due = Duration::from_secs_f64(sent as f64 / rate as f64);
             thread::sleep(due.saturating_sub(started.elapsed()));
         }

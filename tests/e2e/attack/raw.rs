@@ -20,7 +20,7 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 
 /// What tells our packets from the kernel's own, which may not answer for our addresses.
-const TTL: u8 = 77;
+pub const TTL: u8 = 77;
 const IP_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
 const RECEIVE_BYTES: usize = 32 << 20;
@@ -44,14 +44,14 @@ impl Segment {
         self.payload.len() as u32 + u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0)
     }
 
-    fn packet(&self, from: Ipv4Addr, to: Ipv4Addr, packet: &mut Vec<u8>) {
+    fn packet(&self, from: Ipv4Addr, to: Ipv4Addr, ttl: u8, packet: &mut Vec<u8>) {
         let options = self.options.len().next_multiple_of(4);
         let tcp_len = TCP_HEADER + options + self.payload.len();
         packet.clear();
         packet.extend_from_slice(&[0x45, 0]);
         packet.extend_from_slice(&((IP_HEADER + tcp_len) as u16).to_be_bytes());
         // The kernel fills in the identification and the header's checksum.
-        packet.extend_from_slice(&[0, 0, 0x40, 0, TTL, 6, 0, 0]);
+        packet.extend_from_slice(&[0, 0, 0x40, 0, ttl, 6, 0, 0]);
         packet.extend_from_slice(&from.octets());
         packet.extend_from_slice(&to.octets());
         packet.extend_from_slice(&self.port.to_be_bytes());
@@ -104,18 +104,19 @@ fn checksum(start: u64, bytes: &[u8]) -> u16 {
 pub struct Sender {
     socket: OwnedFd,
     server: Ipv4Addr,
+    pub ttl: u8,
     packet: Vec<u8>,
 }
 
 impl Sender {
     pub fn new(net: &Netns) -> Result<Sender> {
         let socket = net.inside(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)))??;
-        Ok(Sender { socket, server: SERVER_ADDRESS.parse()?, packet: Vec::new() })
+        Ok(Sender { socket, server: SERVER_ADDRESS.parse()?, ttl: TTL, packet: Vec::new() })
     }
 
     /// `false`: the way was full, and it is gone.
     pub fn send(&mut self, from: Ipv4Addr, segment: &Segment) -> Result<bool> {
-        segment.packet(from, self.server, &mut self.packet);
+        segment.packet(from, self.server, self.ttl, &mut self.packet);
         match sendto(&self.socket, &self.packet, SendFlags::empty(), &SocketAddrV4::new(self.server, 0)) {
             Ok(_) => Ok(true),
             // A rule that drops what leaves says the latter.
