@@ -14,7 +14,10 @@ impl Connection {
     /// The ACK of a segment that passed the checks.
     pub(super) fn accept_ack_of(&mut self, now: Instant, shared: &mut Shared, ack: u64, segment: &Segment) {
         let before = self.send.window;
-        let newer = segment.seq > self.send.window_seq
+        // An ACK of something new is the peer's last word, also on text that it sends again (Linux: tcp_may_update_window). RFC 9293
+        // section 3.10.7.4 leaves it out: the window of before, counted from the new SND.UNA, would end right of what was advertised.
+        let newer = ack > self.send.unacknowledged
+            || segment.seq > self.send.window_seq
             || (segment.seq == self.send.window_seq && ack >= self.send.window_ack.max(self.send.unacknowledged));
         let window = u64::from(segment.repr.window) << self.send.scale;
         // RFC 5681 section 2: what counts as a duplicate ACK.

@@ -91,6 +91,8 @@ impl Connection {
     fn append(&mut self, now: Instant, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, len: u64, push: bool) {
         let had_hole = !self.receive.reassembly.is_empty();
         let before = self.receive.next;
+        // Duplicates that are still to be sent were of the ACK before: at the new one they would speak of a hole that is not there.
+        self.receive.duplicate_acks = 0;
         while let Some(buf) = bufs.pop_front() {
             self.take_in(buf);
         }
