@@ -304,6 +304,17 @@ impl Endpoint {
         self.shared.coupling = on;
     }
 
+    /// What is wrong with the timers of any connection.
+    #[cfg(test)]
+    pub(super) fn timer_fault(&self) -> Option<&'static str> {
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).find_map(|connection| connection.timer_fault())
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_timers(&mut self) {
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()).for_each(|connection| connection.forget_timers());
+    }
+
     /// Some connection keeps memory for what it may send or receive next.
     #[cfg(test)]
     pub(super) fn has_spare(&self) -> bool {

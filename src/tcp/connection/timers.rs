@@ -147,6 +147,39 @@ impl Connection {
         self.congestion.rest();
     }
 
+    /// What is wrong with the timers, seen when everything that could leave has left.
+    #[cfg(test)]
+    pub fn timer_fault(&self) -> Option<&'static str> {
+        let timers = &self.timers;
+        let waits = self.send.next < self.send.queue.end() && self.is_synchronized();
+        let open = self.state != State::Closed;
+        if timers.deadlines.iter().any(|deadline| *deadline < timers.soonest) {
+            return Some("a deadline is before the soonest");
+        }
+        if timers.soonest < self.armed && open {
+            return Some("the wheel is armed too late");
+        }
+        if open && !self.scoreboard.is_empty() && !timers.is_armed(Timer::Retransmit) {
+            return Some("something is in flight and nothing will send it again");
+        }
+        let asks = timers.is_armed(Timer::Persist) || timers.is_armed(Timer::Pace);
+        if open && self.scoreboard.is_empty() && waits && !asks {
+            return Some("text waits, nothing is in flight and nothing will ask for a window");
+        }
+        if open && self.receive.ack == Ack::Delayed && !timers.is_armed(Timer::Ack) {
+            return Some("an ACK waits for ever");
+        }
+        None
+    }
+
+    /// A bug for the tests of `timer_fault`.
+    #[cfg(test)]
+    pub fn forget_timers(&mut self) {
+        for timer in [Timer::Retransmit, Timer::TailProbe, Timer::Ack, Timer::Persist] {
+            self.timers.cancel(timer);
+        }
+    }
+
     /// RFC 6298 sections 5.4 to 5.7.
     fn on_retransmit_timeout(&mut self, now: Instant, shared: &mut Shared) {
         if self.scoreboard.is_empty() {

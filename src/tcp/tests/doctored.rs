@@ -1,0 +1,249 @@
+//! The judge before the court: what two endpoints really said is right in every way, and with one thing changed it is not, by the name of
+//! the rule. A judge that finds nothing in the first and each fault in the others can fail. The same for what looks at timers.
+
+use std::net::IpAddr;
+
+use super::judge::{Judge, Terms};
+use super::pair::{CLEAN, Faults, Pair, Told, encode, script};
+use crate::tcp::{Ecn, Options};
+use crate::time::Duration;
+use crate::wire::tcp::{Flags, Repr, SackBlocks, SeqNumber};
+
+/// What was said, in which terms, and from which address to which.
+struct Case {
+    terms: Terms,
+    addresses: [IpAddr; 2],
+    told: Vec<Told>,
+}
+
+/// Text both ways with losses each way, and marks if the ends agree on ECN.
+fn right(ecn: Ecn) -> Case {
+    let options = Options { ecn, ..Options::default() };
+    let faults = Faults { mark: 100, delay: Duration::from_millis(5), ..CLEAN };
+    let mut pair = Pair::new(5, faults, [options.clone(), options]);
+    pair.sides[0].script = script(1, 150_000);
+    pair.sides[1].script = script(2, 30_000);
+    pair.told = Some(Vec::new());
+    pair.connect();
+    // Not the SYN: ECN is not asked for twice.
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides.iter().all(|side| side.connected)));
+    pair.faults = [Faults { loss: 40, ..faults }; 2];
+    assert!(pair.run_until(Duration::from_secs(60), |pair| pair.sides.iter().all(|side| side.closed.is_some())));
+    Case { terms: pair.terms(), addresses: pair.addresses(0), told: pair.told.take().unwrap() }
+}
+
+impl Case {
+    fn judged(&self) -> Judge {
+        let mut judge = Judge::new(self.terms);
+        let [a, b] = self.addresses;
+        let addresses = [[a, b], [b, a]];
+        for told in &self.told {
+            match told {
+                Told::Sends { at, from, bytes, ecn } => judge.sends(*at, *from, addresses[*from], bytes, *ecn),
+                Told::Loses { from, bytes } => judge.loses(*from, bytes),
+                Told::Delivers { at, to, bytes, ecn } => judge.delivers(*at, *to, addresses[1 - to], bytes, *ecn),
+            }
+        }
+        judge
+    }
+
+    /// Changes the segments that `is` chooses, at most so many of them; what is handed over stays as it was.
+    fn edit(&mut self, most: usize, is: impl Fn(usize, &Repr, &[u8]) -> bool, change: impl Fn(&mut Repr, &mut Vec<u8>, &mut u8)) {
+        let [a, b] = self.addresses;
+        let mut left = most;
+        for told in &mut self.told {
+            let Told::Sends { from, bytes, ecn, .. } = told else { continue };
+            let (mut repr, len) = Repr::parse(bytes).unwrap();
+            let mut text = bytes[len..].to_vec();
+            if left > 0 && is(*from, &repr, &text) {
+                left -= 1;
+                change(&mut repr, &mut text, ecn);
+                let (src, dst) = if *from == 0 { (a, b) } else { (b, a) };
+                *bytes = encode(src, dst, &repr, &text);
+            }
+        }
+        assert!(left < most, "nothing was changed");
+    }
+
+    /// Sends what `is` chooses twice.
+    fn repeat(&mut self, is: impl Fn(&Repr, &[u8]) -> bool) {
+        let twice = |told: Told| match &told {
+            Told::Sends { bytes, .. } => {
+                let (repr, len) = Repr::parse(bytes).unwrap();
+                if is(&repr, &bytes[len..]) { vec![told.clone(), told] } else { vec![told] }
+            }
+            _ => vec![told],
+        };
+        self.told = std::mem::take(&mut self.told).into_iter().flat_map(twice).collect();
+    }
+}
+
+fn is_syn(repr: &Repr) -> bool {
+    repr.flags.contains(Flags::SYN)
+}
+
+fn is_empty(repr: &Repr, text: &[u8]) -> bool {
+    text.is_empty() && repr.flags.0 & (Flags::SYN | Flags::FIN | Flags::RST).0 == 0
+}
+
+/// Text of the first side; empty ACKs without blocks, and with some.
+const TEXT: fn(usize, &Repr, &[u8]) -> bool = |from, _, text| from == 0 && !text.is_empty();
+const EMPTY: fn(usize, &Repr, &[u8]) -> bool = |_, repr, text| is_empty(repr, text) && repr.options.sack.is_empty();
+const BLOCKS: fn(usize, &Repr, &[u8]) -> bool = |_, repr, text| is_empty(repr, text) && !repr.options.sack.is_empty();
+
+/// Rule, what is done, whether the ends agreed on ECN, and how.
+type Doctor = (&'static str, &'static str, Ecn, fn(&mut Case));
+
+const DOCTORS: &[Doctor] = &[
+    ("checksum", "a flipped bit", Ecn::Off, |case| {
+        let text = |told: &&mut Told| matches!(told, Told::Sends { bytes, .. } if bytes.len() > 1000);
+        if let Some(Told::Sends { bytes, .. }) = case.told.iter_mut().find(text) {
+            bytes[900] ^= 1;
+        }
+    }),
+    ("size", "packets beyond the MTU", Ecn::Off, |case| case.terms.mtu = [1400; 2]),
+    ("size", "text beyond the peer's MSS", Ecn::Off, |case| {
+        case.edit(usize::MAX, |from, repr, _| from == 1 && is_syn(repr), |repr, _, _| repr.options.mss = Some(1000));
+    }),
+    ("handshake", "timestamps that nobody asked for", Ecn::Off, |case| {
+        case.edit(usize::MAX, |from, repr, _| from == 0 && is_syn(repr), |repr, _, _| repr.options.timestamps = None);
+    }),
+    ("handshake", "ECN that nobody asked for", Ecn::Request, |case| {
+        case.edit(usize::MAX, |from, repr, _| from == 0 && is_syn(repr), |repr, _, _| repr.flags = Flags::SYN);
+    }),
+    ("handshake", "a window scale of 15", Ecn::Off, |case| {
+        case.edit(usize::MAX, |from, repr, _| from == 1 && is_syn(repr), |repr, _, _| repr.options.window_scale = Some(15));
+    }),
+    ("sequence", "text behind a gap", Ecn::Off, |case| case.edit(1, TEXT, |repr, _, _| repr.seq = repr.seq + 1)),
+    ("sequence", "an empty segment beyond SND.NXT", Ecn::Off, |case| case.edit(1, EMPTY, |repr, _, _| repr.seq = repr.seq + 1)),
+    ("text", "another octet where one was sent already", Ecn::Off, |case| {
+        case.repeat(|_, text| !text.is_empty());
+        let mut even = 0;
+        for told in &mut case.told {
+            if let Told::Sends { from: 0, bytes, .. } = told
+                && bytes.len() > 1000
+            {
+                even += 1;
+                if even == 2 {
+                    *bytes.last_mut().unwrap() ^= 1;
+                }
+            }
+        }
+    }),
+    ("window", "text beyond the window", Ecn::Off, |case| {
+        let [a, b] = case.addresses;
+        for told in &mut case.told {
+            if let Told::Delivers { to: 0, bytes, .. } = told {
+                let (repr, len) = Repr::parse(bytes).unwrap();
+                *bytes = encode(b, a, &Repr { window: 8, ..repr }, &bytes[len..]);
+            }
+        }
+    }),
+    ("unarrived", "an ACK of what did not come", Ecn::Off, |case| case.edit(1, EMPTY, |repr, _, _| repr.ack = repr.ack + 1)),
+    ("unarrived", "an ACK over a hole", Ecn::Off, |case| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| repr.ack = repr.options.sack.as_slice()[0].1);
+    }),
+    ("regress", "an ACK that goes back", Ecn::Off, |case| case.edit(9, EMPTY, |repr, _, _| repr.ack = repr.ack - 40_000)),
+    ("shrunk", "a window that is taken back", Ecn::Off, |case| case.edit(9, EMPTY, |repr, _, _| repr.window = 0)),
+    ("clock", "a timestamp that goes back", Ecn::Off, |case| {
+        case.edit(1, TEXT, |repr, _, _| {
+            repr.options.timestamps = repr.options.timestamps.map(|mut stamps| {
+                stamps.value -= 10_000;
+                stamps
+            });
+        });
+    }),
+    ("echo", "an echo of nothing", Ecn::Off, |case| {
+        case.edit(1, TEXT, |repr, _, _| {
+            repr.options.timestamps = repr.options.timestamps.map(|mut stamps| {
+                stamps.echo_reply += 10_000;
+                stamps
+            });
+        });
+    }),
+    ("options", "no timestamps in spite of the agreement", Ecn::Off, |case| {
+        case.edit(1, TEXT, |repr, _, _| repr.options.timestamps = None);
+    }),
+    ("options", "SACK blocks without agreement", Ecn::Off, |case| {
+        case.edit(usize::MAX, |_, repr, _| is_syn(repr), |repr, _, _| repr.options.sack_permitted = false);
+    }),
+    ("blocks", "a block of what did not come", Ecn::Off, |case| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| {
+            let (left, right) = repr.options.sack.as_slice()[0];
+            repr.options.sack = SackBlocks::default();
+            repr.options.sack.push((left, SeqNumber(right.0.wrapping_add(1_000_000))));
+        });
+    }),
+    ("blocks", "a second block below the ACK", Ecn::Off, |case| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| {
+            repr.options.sack.truncate(1);
+            repr.options.sack.push((repr.ack - 10, repr.ack - 5));
+        });
+    }),
+    ("silent", "nothing is told of a hole", Ecn::Off, |case| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| repr.options.sack = SackBlocks::default());
+    }),
+    ("ecn", "new text that cannot be marked", Ecn::Request, |case| case.edit(1, TEXT, |_, _, ecn| *ecn = 0)),
+    ("ecn", "an empty segment that can be marked", Ecn::Request, |case| case.edit(1, EMPTY, |_, _, ecn| *ecn = 2)),
+    ("marks", "marks without an echo", Ecn::Request, |case| {
+        let echo = |_: usize, repr: &Repr, _: &[u8]| !is_syn(repr) && repr.flags.contains(Flags::ECE);
+        case.edit(usize::MAX, echo, |repr, _, _| repr.flags = Flags(repr.flags.0 & !Flags::ECE.0));
+    }),
+    ("needless", "every ACK twice", Ecn::Off, |case| case.repeat(is_empty)),
+    ("needless", "every ACK twice and as a probe", Ecn::Off, |case| {
+        case.repeat(is_empty);
+        case.edit(usize::MAX, EMPTY, |repr, _, _| repr.seq = repr.seq - 1);
+    }),
+    ("repeated", "all text twice", Ecn::Off, |case| case.repeat(|_, text| !text.is_empty())),
+];
+
+#[test]
+fn the_judge_finds_nothing_in_what_is_right() {
+    for ecn in [Ecn::Off, Ecn::Request] {
+        let judge = right(ecn).judged();
+        assert!(judge.faults.is_empty(), "{:?}", judge.faults);
+        let [text, acks] = [judge.tally(0), judge.tally(1)];
+        assert!(text.new > 100 && text.repaired > 0 && text.lost > 0 && acks.empty > 2, "{text:?} {acks:?}");
+    }
+}
+
+#[test]
+fn the_judge_finds_each_fault() {
+    let missed = DOCTORS.iter().filter_map(|(rule, what, ecn, doctor)| {
+        let mut case = right(*ecn);
+        doctor(&mut case);
+        let faults = case.judged().faults;
+        (!faults.iter().any(|fault| fault.rule == *rule)).then(|| format!("{what}: {:?}", faults.first()))
+    });
+    assert_eq!(missed.collect::<Vec<_>>(), [""; 0]);
+    // Each rule of the table has its doctor.
+    let table = include_str!("judge.rs");
+    let rules = table.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next()).filter(|rule| *rule != "rule");
+    for rule in rules {
+        assert!(DOCTORS.iter().any(|(name, ..)| *name == rule), "nothing breaks the rule {rule}");
+    }
+}
+
+/// Where the link does not keep the order the judge only counts.
+#[test]
+fn all_text_twice_is_too_much_on_any_link() {
+    let mut case = right(Ecn::Off);
+    case.terms.orderly = false;
+    let [before, peer] = [0, 1].map(|side| case.judged().tally(side));
+    assert!(before.repeated <= before.repeated_max(&peer, true), "{before:?}");
+    case.repeat(|_, text| !text.is_empty());
+    let judge = case.judged();
+    let [after, peer] = [0, 1].map(|side| judge.tally(side));
+    assert!(after.repeated > after.repeated_max(&peer, true), "{after:?}");
+}
+
+#[test]
+fn a_timer_that_is_missing_is_seen() {
+    let mut pair = Pair::new(1, CLEAN, [Options::default(), Options::default()]);
+    pair.sides[0].script = script(1, 100_000);
+    pair.connect();
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides[1].received.len() > 10_000));
+    assert_eq!(pair.sides[0].endpoint.timer_fault(), None);
+    pair.sides[0].endpoint.forget_timers();
+    assert_eq!(pair.sides[0].endpoint.timer_fault(), Some("something is in flight and nothing will send it again"));
+}

@@ -1,0 +1,605 @@
+//! The judge of a simulated link: what TCP's rules say about each segment that an end sends, given what has reached it.
+//!
+//! Read first: RFC 9293 section 3.8, RFC 7323 sections 2 to 4, RFC 2018 section 4, RFC 2883 section 4, RFC 3168 section 6.1.
+//! It reads octets by itself and knows nothing of the stack: all of std, nothing of the crate. The simulator tells it of each segment
+//! twice, when it is sent (and then whether it was lost) and when it is handed over; so it knows exactly what an end can know. The rules:
+//!
+//! | rule | broken by |
+//! |---|---|
+//! | checksum | a segment with a wrong checksum |
+//! | size | a packet beyond the link's MTU, or text beyond the peer's MSS less the options |
+//! | handshake | a SYN-ACK with an option that the SYN did not have, or a window scale beyond 14 |
+//! | sequence | text behind a gap; an empty segment elsewhere than at SND.NXT, or, as a probe, in front of SND.UNA |
+//! | text | other octets than were sent before at the same place |
+//! | window | text right of every edge that the peer has advertised |
+//! | unarrived | an ACK of what has not arrived without a hole |
+//! | regress | an ACK below an earlier one |
+//! | shrunk | a right edge of the window left of an earlier one |
+//! | clock | a timestamp lower than one before it |
+//! | echo | a timestamp echoed that no segment at or before the ACK carried, or older than one echoed before |
+//! | options | timestamps or SACK blocks without agreement, or no timestamps in spite of it |
+//! | blocks | a SACK block with an octet that had not arrived, or below the ACK and not the first |
+//! | silent | an empty ACK that tells nothing of text that waits behind a hole (RFC 2018 section 4), where memory is ample |
+//! | ecn | ECT without agreement, on text that is repeated or an empty segment; new text without it in spite of one |
+//! | marks | a congestion mark whose ACK carries no ECE before the peer's CWR, where memory is ample |
+//! | needless | an empty ACK that says what the last segment said, with nothing come in that it could answer; probes within 100 ms |
+//! | repeated | on a link that keeps the order: text sent again although the last copy of it arrived, unless only what came later was reported, or a timer asked for it |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
+const CWR: u8 = 0x80;
+
+/// The mark of RFC 3168 section 5.
+const CONGESTION_EXPERIENCED: u8 = 3;
+
+/// The shortest retransmission timeout, less the tick of a timer.
+const RTO_MIN: u64 = 198_000_000;
+/// The least between two probes of a window.
+const PROBE_MIN: u64 = 100_000_000;
+
+/// What the ends and the link between them are like.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Of each end's link, octets of IP packet.
+    pub mtu: [usize; 2],
+    /// Of each end: memory for everything that the peer may send.
+    pub ample: [bool; 2],
+    /// The link neither duplicates nor overtakes nor refuses long packets, and it tells what it loses.
+    pub orderly: bool,
+    /// Nothing lies between TCP and the link: all that it sends is seen, and what comes is answered before anything else comes. Otherwise
+    /// `sequence`, `text`, `ecn` and the ACKs of `needless` are not looked at.
+    pub bare: bool,
+}
+
+/// A rule that was broken, and by what.
+#[derive(Debug)]
+pub struct Fault {
+    pub rule: &'static str,
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)
+    }
+}
+
+/// What one end sent, in segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub new: u64,
+    /// Text sent again: after a loss of any of it, and otherwise.
+    pub repaired: u64,
+    pub repeated: u64,
+    pub empty: u64,
+    pub lost: u64,
+}
+
+impl Tally {
+    /// How much may be sent again although it arrived. What makes a sender err is bounded by what it sent and by what was lost on the
+    /// way to the peer and back; a peer without memory forgets what it has. All text twice is beyond it.
+    pub fn repeated_max(&self, peer: &Tally, peer_is_ample: bool) -> u64 {
+        match peer_is_ample {
+            true => 20 + self.new / 2 + (self.lost + peer.lost) / 2,
+            false => 20 + 10 * self.new,
+        }
+    }
+}
+
+/// A segment as it stands on the wire.
+#[derive(Clone, Debug, Default)]
+struct Segment<'a> {
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    window: u16,
+    options_len: usize,
+    text: &'a [u8],
+    mss: Option<u16>,
+    scale: Option<u8>,
+    sack_permitted: bool,
+    timestamps: Option<(u32, u32)>,
+    blocks: Vec<(u32, u32)>,
+}
+
+impl<'a> Segment<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Segment<'a>> {
+        let header_len = usize::from(bytes.get(12)? >> 4) * 4;
+        let (header, text) = (bytes.get(..header_len)?, &bytes[header_len..]);
+        let word = |at: usize| header.get(at..at + 4).map(|w| u32::from_be_bytes(w.try_into().expect("four octets")));
+        let mut segment = Segment { seq: word(4)?, ack: word(8)?, flags: *header.get(13)?, text, ..Segment::default() };
+        segment.window = u16::from_be_bytes([*header.get(14)?, *header.get(15)?]);
+        segment.options_len = header_len.checked_sub(20)?;
+        let mut at = 20;
+        while let Some(kind) = header.get(at) {
+            let len = match kind {
+                0 => break,
+                1 => 1,
+                _ => usize::from(*header.get(at + 1)?).max(2),
+            };
+            match kind {
+                2 => segment.mss = Some(u16::from_be_bytes([*header.get(at + 2)?, *header.get(at + 3)?])),
+                3 => segment.scale = header.get(at + 2).copied(),
+                4 => segment.sack_permitted = true,
+                5 => {
+                    let edges = (at + 2..at + len).step_by(8).map(|at| word(at).zip(word(at + 4)));
+                    segment.blocks = edges.collect::<Option<_>>()?;
+                }
+                8 => segment.timestamps = word(at + 2).zip(word(at + 6)),
+                _ => {}
+            }
+            at += len;
+        }
+        Some(segment)
+    }
+
+    fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    fn len(&self) -> i64 {
+        self.text.len() as i64
+    }
+
+    /// Sequence numbers that it takes.
+    fn space(&self) -> i64 {
+        self.len() + i64::from(self.has(SYN)) + i64::from(self.has(FIN))
+    }
+}
+
+/// Whether a segment's checksum over pseudo-header and octets comes to nothing (RFC 9293 section 3.1).
+pub fn checksum_is_right(src: IpAddr, dst: IpAddr, bytes: &[u8]) -> bool {
+    let address = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let mut all = [address(src), address(dst)].concat();
+    all.extend((bytes.len() as u32).to_be_bytes());
+    all.extend([0, 0, 0, 6]);
+    all.extend(bytes);
+    all.push(0);
+    let sum: u64 = all.chunks_exact(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    // Ones' complement: the carries come back in.
+    sum != 0 && sum.is_multiple_of(0xffff)
+}
+
+/// Ranges of a stream.
+#[derive(Clone, Debug, Default)]
+struct Spans(BTreeMap<i64, i64>);
+
+impl Spans {
+    fn insert(&mut self, mut start: i64, mut end: i64) {
+        let touched: Vec<i64> = self.0.range(..=end).rev().take_while(|(_, stop)| **stop >= start).map(|(s, _)| *s).collect();
+        for other in touched {
+            let stop = self.0.remove(&other).expect("just seen");
+            (start, end) = (start.min(other), end.max(stop));
+        }
+        self.0.insert(start, end);
+    }
+
+    fn covers(&self, start: i64, end: i64) -> bool {
+        self.0.range(..=start).next_back().is_some_and(|(_, stop)| *stop >= end)
+    }
+
+    /// Where the first hole begins.
+    fn without_hole(&self) -> i64 {
+        self.0.first_key_value().filter(|(start, _)| **start <= 0).map_or(0, |(_, end)| *end)
+    }
+}
+
+/// One transmission of sequence space.
+#[derive(Clone, Copy)]
+struct Sent {
+    start: i64,
+    end: i64,
+    at: u64,
+    lost: bool,
+}
+
+/// What a segment says besides its text: ACK, right edge, blocks, ECE.
+type Said = (i64, i64, Vec<(u32, u32)>, bool);
+
+/// One end: what it has sent, and what it can know.
+#[derive(Default)]
+struct End {
+    // Of its SYN.
+    isn: Option<u32>,
+    mss: usize,
+    scale: Option<u8>,
+    sack: bool,
+    timestamps: bool,
+    syn_flags: u8,
+    syns: u32,
+    // Its stream, the SYN at 0.
+    sent: Vec<Sent>,
+    sent_end: i64,
+    text: Vec<u8>,
+    /// The right edge that the peer has advertised, as far as this end has heard.
+    edge: i64,
+    /// The same of the peer's ACKs, and when it moved.
+    acknowledged: i64,
+    advanced_at: u64,
+    /// What the peer has acknowledged in any way, as far as this end has heard.
+    heard: Spans,
+    /// A probe of what was acknowledged so far was seen.
+    probed_at: Option<i64>,
+    /// A timeout's text ends here, and was acknowledged.
+    timeout_until: i64,
+    timeout_over_at: u64,
+    window_probe_at: Option<u64>,
+    // The peer's stream, as far as it has come.
+    arrived: Spans,
+    arrived_end: i64,
+    stamps: Vec<(u32, i64)>,
+    /// Ends of marked segments that no ECE has answered.
+    marked: Vec<i64>,
+    /// Segments that came and that an ACK could answer.
+    unanswered: u64,
+    // What it has said.
+    receive_edge: i64,
+    said: Option<Said>,
+    last_ack: i64,
+    last_value: Option<u32>,
+    last_echo: Option<u32>,
+    tally: Tally,
+}
+
+/// One connection before the judge.
+pub struct Judge {
+    terms: Terms,
+    ends: [End; 2],
+    pub faults: Vec<Fault>,
+}
+
+impl Judge {
+    pub fn new(terms: Terms) -> Judge {
+        Judge { terms, ends: Default::default(), faults: Vec::new() }
+    }
+
+    pub fn tally(&self, end: usize) -> Tally {
+        self.ends[end].tally
+    }
+
+    fn fault(&mut self, rule: &'static str, at: u64, from: usize, what: String) {
+        self.faults.push(Fault { rule, what: format!("{} us, end {from}: {what}", at / 1000) });
+    }
+
+    /// End `from` sends a segment at `at` nanoseconds.
+    pub fn sends(&mut self, at: u64, from: usize, addresses: [IpAddr; 2], bytes: &[u8], ecn: u8) {
+        if !checksum_is_right(addresses[0], addresses[1], bytes) {
+            self.fault("checksum", at, from, "wrong checksum".into());
+        }
+        let Some(segment) = Segment::read(bytes) else {
+            return self.fault("checksum", at, from, "not a segment".into());
+        };
+        let ip_len = bytes.len() + if addresses[0].is_ipv4() { 20 } else { 40 };
+        let most = if self.ends[1 - from].isn.is_some() { self.ends[1 - from].mss } else { usize::MAX };
+        if ip_len > self.terms.mtu[from] {
+            self.fault("size", at, from, format!("{ip_len} octets where {} go", self.terms.mtu[from]));
+        } else if !segment.text.is_empty() && segment.text.len() + segment.options_len > most {
+            self.fault("size", at, from, format!("{} octets of text for an MSS of {most}", segment.text.len()));
+        }
+        if segment.has(RST) {
+            return;
+        }
+        if segment.has(SYN) {
+            self.sends_syn(at, from, &segment, addresses[0].is_ipv4());
+        }
+        let Some(isn) = self.ends[from].isn else { return };
+        let start = place(segment.seq, isn);
+        let end = start + segment.space();
+        let repeated = segment.space() > 0 && start < self.ends[from].sent_end;
+        self.check_text(at, from, &segment, start);
+        if let Some(peer) = self.ends[1 - from].isn.filter(|_| segment.has(ACK)) {
+            self.check_timestamps(at, from, &segment, peer);
+            self.check_blocks(at, from, &segment, peer);
+            self.check_marks(at, from, &segment, peer, ecn, repeated);
+            self.check_acknowledgement(at, from, &segment, peer);
+        }
+        if repeated {
+            self.check_repetition(at, from, start, end);
+        }
+        let own = &mut self.ends[from];
+        if segment.space() > 0 {
+            own.tally.new += u64::from(!repeated);
+            own.sent.push(Sent { start, end, at, lost: false });
+            own.sent_end = own.sent_end.max(end);
+        }
+    }
+
+    /// What `from` has sent last does not arrive.
+    pub fn loses(&mut self, from: usize, bytes: &[u8]) {
+        let end = &mut self.ends[from];
+        end.tally.lost += 1;
+        if Segment::read(bytes).is_some_and(|segment| segment.space() > 0 && !segment.has(RST))
+            && let Some(last) = end.sent.last_mut()
+        {
+            last.lost = true;
+        }
+    }
+
+    fn sends_syn(&mut self, at: u64, from: usize, syn: &Segment, ipv4: bool) {
+        let peer = &self.ends[1 - from];
+        if syn.has(ACK) {
+            let options = [
+                ("timestamps", peer.timestamps, syn.timestamps.is_some()),
+                ("SACK-permitted", peer.sack, syn.sack_permitted),
+                ("window scale", peer.scale.is_some(), syn.scale.is_some()),
+                ("ECN", peer.syn_flags & (ECE | CWR) == ECE | CWR, syn.has(ECE)),
+            ];
+            for (option, asked, given) in options {
+                if given && !asked {
+                    self.fault("handshake", at, from, format!("{option}, which nobody asked for"));
+                }
+            }
+        }
+        if syn.scale.is_some_and(|scale| scale > 14) {
+            self.fault("handshake", at, from, format!("a window scale of {:?}", syn.scale));
+        }
+        let own = &mut self.ends[from];
+        own.isn.get_or_insert(syn.seq);
+        own.mss = usize::from(syn.mss.unwrap_or(if ipv4 { 536 } else { 1220 }));
+        (own.scale, own.sack, own.timestamps) = (syn.scale, syn.sack_permitted, syn.timestamps.is_some());
+        own.last_value = own.last_value.or(syn.timestamps.map(|(value, _)| value));
+        own.syns += 1;
+        if own.syns == 1 {
+            own.syn_flags = syn.flags;
+        }
+    }
+
+    fn check_text(&mut self, at: u64, from: usize, segment: &Segment, start: i64) {
+        let own = &self.ends[from];
+        let (len, next, edge, una) = (segment.len(), own.sent_end, own.edge, own.acknowledged);
+        let bare = self.terms.bare;
+        if bare && segment.space() > 0 && start > next {
+            return self.fault("sequence", at, from, format!("{} numbers were left out before {start}", start - next));
+        }
+        if bare && segment.space() == 0 && start != next && start >= una {
+            return self.fault("sequence", at, from, format!("an empty segment at {start}, SND.NXT is {next}"));
+        }
+        if len > 0 && start + len > edge {
+            self.fault("window", at, from, format!("{} octets right of the peer's window", start + len - edge));
+        }
+        if len > 0 && bare {
+            let own = &mut self.ends[from];
+            // The first octet stands at 1.
+            let place = (start - 1).max(0) as usize;
+            let known = own.text.len().min(place + segment.text.len());
+            let same = own.text[place.min(known)..known] == segment.text[..known - place.min(known)];
+            own.text.extend(&segment.text[known - place.min(known)..]);
+            if !same {
+                self.fault("text", at, from, format!("the text at {start} is not what it was"));
+            }
+        }
+    }
+
+    /// Numbers of the peer's stream that this end has to shift its windows by.
+    fn scale(&self, from: usize, segment: &Segment) -> u8 {
+        let agreed = self.ends[1 - from].scale.is_some() && !segment.has(SYN);
+        self.ends[from].scale.filter(|_| agreed).unwrap_or(0)
+    }
+
+    fn check_acknowledgement(&mut self, at: u64, from: usize, segment: &Segment, peer: u32) {
+        let ack = place(segment.ack, peer);
+        let edge = ack + (i64::from(segment.window) << self.scale(from, segment));
+        let agreed = self.ends.iter().all(|end| end.sack);
+        let own = &mut self.ends[from];
+        let empty = segment.space() == 0;
+        let (whole, last, old_edge) = (own.arrived.without_hole(), own.last_ack, own.receive_edge);
+        own.tally.empty += u64::from(empty);
+        own.last_ack = last.max(ack);
+        own.receive_edge = old_edge.max(edge);
+        let said = (ack, edge, segment.blocks.clone(), segment.has(ECE));
+        let nothing_new = own.said.as_ref() == Some(&said);
+        let unanswered = own.unanswered;
+        own.unanswered = if ack >= own.arrived_end && !nothing_new { 0 } else { unanswered.saturating_sub(1) };
+        own.said = Some(said);
+        let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
+        let too_soon = own.window_probe_at.is_some_and(|last| at.saturating_sub(last) < PROBE_MIN);
+        if is_probe {
+            own.window_probe_at = Some(at);
+        }
+        let waits = own.arrived_end > ack;
+        if ack > whole {
+            self.fault("unarrived", at, from, format!("acknowledges {} numbers that have not arrived", ack - whole));
+        }
+        if ack < last {
+            self.fault("regress", at, from, format!("acknowledges {} less than before", last - ack));
+        }
+        if edge < old_edge {
+            self.fault("shrunk", at, from, format!("the window's edge went back by {}", old_edge - edge));
+        }
+        if is_probe && too_soon {
+            self.fault("needless", at, from, "a probe right after another one".into());
+        } else if self.terms.bare && empty && !is_probe && nothing_new && unanswered == 0 {
+            self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
+        }
+        // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
+        let tells = !segment.blocks.is_empty() || !agreed || !self.terms.ample[from] || self.ecn() != Some(false);
+        if empty && !tells && waits && ack == whole {
+            self.fault("silent", at, from, format!("ACK {ack} tells nothing of what came behind"));
+        }
+    }
+
+    fn check_timestamps(&mut self, at: u64, from: usize, segment: &Segment, peer: u32) {
+        let agreed = self.ends.iter().all(|end| end.timestamps);
+        if segment.timestamps.is_some() != agreed {
+            self.fault("options", at, from, format!("timestamps: {:?}, agreed: {agreed}", segment.timestamps));
+        }
+        let Some((value, echo)) = segment.timestamps else { return };
+        let ack = place(segment.ack, peer);
+        let own = &mut self.ends[from];
+        let (last, last_echo) = (own.last_value.replace(value), own.last_echo.replace(echo));
+        let carried = own.stamps.iter().rev().any(|(stamp, place)| *stamp == echo && *place <= ack);
+        if last.is_some_and(|last| is_before(value, last)) {
+            self.fault("clock", at, from, format!("timestamp {value} after {last:?}"));
+        }
+        if !carried {
+            self.fault("echo", at, from, format!("echoes {echo}, which nothing up to ACK {ack} carried"));
+        } else if last_echo.is_some_and(|last| is_before(echo, last)) {
+            self.fault("echo", at, from, format!("echoes {echo} after {last_echo:?}"));
+        }
+    }
+
+    fn check_blocks(&mut self, at: u64, from: usize, segment: &Segment, peer: u32) {
+        if !segment.blocks.is_empty() && !self.ends.iter().all(|end| end.sack) {
+            self.fault("options", at, from, "SACK blocks without agreement".into());
+        }
+        let ack = place(segment.ack, peer);
+        for (index, (left, right)) in segment.blocks.iter().enumerate() {
+            let (left, right) = (place(*left, peer), place(*right, peer));
+            let has_place = left >= ack || index == 0;
+            if left >= right || !has_place || !self.ends[from].arrived.covers(left, right) {
+                self.fault("blocks", at, from, format!("block {index}, {left}..{right}, with ACK {ack}"));
+            }
+        }
+    }
+
+    /// Whether both ends agreed on ECN; unknown where a SYN was repeated, which may go without.
+    fn ecn(&self) -> Option<bool> {
+        let asks = |end: &End| end.syn_flags & (SYN | ACK | ECE | CWR) == SYN | ECE | CWR;
+        let grants = |end: &End| end.syn_flags & (SYN | ACK | ECE | CWR) == SYN | ACK | ECE;
+        let [a, b] = &self.ends;
+        (a.syns == 1 && b.syns == 1).then(|| (asks(a) && grants(b)) || (asks(b) && grants(a)))
+    }
+
+    fn check_marks(&mut self, at: u64, from: usize, segment: &Segment, peer: u32, ecn: u8, repeated: bool) {
+        let Some(agreed) = self.ecn().filter(|_| !segment.has(SYN)) else { return };
+        let due = agreed && !segment.text.is_empty() && !repeated;
+        if self.terms.bare && (ecn != 0) != due {
+            self.fault("ecn", at, from, format!("codepoint {ecn}; agreed {agreed}, repeated {repeated}"));
+        }
+        let ack = place(segment.ack, peer);
+        let marked = &mut self.ends[from].marked;
+        if segment.has(ECE) {
+            marked.clear();
+        } else if agreed && marked.iter().any(|end| *end <= ack) {
+            marked.retain(|end| *end > ack);
+            if self.terms.ample[from] {
+                self.fault("marks", at, from, "acknowledges a marked segment without ECE".into());
+            }
+        }
+    }
+
+    /// Why was `start..end` sent again?
+    fn check_repetition(&mut self, at: u64, from: usize, start: i64, end: i64) {
+        let orderly = self.terms.orderly;
+        let own = &mut self.ends[from];
+        let (mut left, mut lost, mut last_at) = (vec![(start, end)], false, 0);
+        for sent in own.sent.iter().rev() {
+            if left.is_empty() {
+                break;
+            }
+            let rest: Vec<(i64, i64)> = left
+                .iter()
+                .flat_map(|(a, b)| [(*a, (*b).min(sent.start)), ((*a).max(sent.end), *b)])
+                .filter(|(a, b)| a < b)
+                .collect();
+            if rest != left {
+                lost |= sent.lost;
+                last_at = last_at.max(sent.at);
+            }
+            left = rest;
+        }
+        own.tally.repaired += u64::from(lost);
+        own.tally.repeated += u64::from(!lost);
+        let quiet = at.saturating_sub(last_at.max(own.advanced_at));
+        let in_timeout = own.acknowledged < own.timeout_until || (end <= own.timeout_until && at == own.timeout_over_at);
+        let is_probe = end == own.sent_end && own.probed_at != Some(own.acknowledged);
+        if quiet >= RTO_MIN {
+            own.timeout_until = own.timeout_until.max(own.sent_end);
+        }
+        // Blocks do not tell of everything that arrived: what was not heard of looks lost once something later was.
+        let later = |sent: &Sent| (sent.at, sent.end) > (last_at, end) && own.heard.covers(sent.start, sent.end);
+        let looks_lost = !own.heard.covers(start, end) && own.sent.iter().rev().any(later);
+        if lost || looks_lost || in_timeout || quiet >= RTO_MIN {
+            return;
+        }
+        if is_probe {
+            own.probed_at = Some(own.acknowledged);
+        } else if orderly && start > 0 {
+            let since = (at - last_at) / 1000;
+            self.fault("repeated", at, from, format!("{start}..{end} again {since} us after a copy that arrived"));
+        }
+    }
+
+    /// A segment is handed to end `to`.
+    pub fn delivers(&mut self, at: u64, to: usize, addresses: [IpAddr; 2], bytes: &[u8], ecn: u8) {
+        let Some(segment) = Segment::read(bytes) else { return };
+        let Some(peer) = self.ends[1 - to].isn else { return };
+        // What was spoilt on the way counts as lost.
+        if segment.has(RST) || !checksum_is_right(addresses[0], addresses[1], bytes) {
+            return;
+        }
+        let scale = self.scale(1 - to, &segment);
+        let agreed = self.ecn() == Some(true);
+        let own = &mut self.ends[to];
+        let start = place(segment.seq, peer);
+        let end = start + segment.space();
+        let overtaken = segment
+            .timestamps
+            .is_some_and(|(value, _)| own.stamps.iter().rev().take(64).any(|(last, _)| is_before(value, *last)));
+        // Old numbers are answered (RFC 9293 section 3.10.7.4), old timestamps (RFC 7323 section 5.3), very old ACKs (RFC 5961 section 5.2).
+        let old_ack = own.isn.is_some_and(|isn| segment.has(ACK) && place(segment.ack, isn) < own.acknowledged);
+        own.unanswered += u64::from(segment.space() > 0 || start != own.arrived.without_hole() || overtaken || old_ack);
+        let known = segment.space() > 0 && own.arrived.covers(start, end);
+        // What is not acceptable is dropped, and its ACK with it (RFC 9293 section 3.10.7.4).
+        let acceptable = (start >= own.arrived.without_hole() || end > own.arrived.without_hole()) && !overtaken;
+        if let Some((value, _)) = segment.timestamps
+            && own.stamps.last() != Some(&(value, start))
+        {
+            own.stamps.push((value, start));
+        }
+        if segment.space() > 0 {
+            own.arrived.insert(start, end);
+        }
+        if segment.len() > 0 && !overtaken {
+            own.arrived_end = own.arrived_end.max(start + segment.len());
+        }
+        if agreed {
+            if segment.has(CWR) {
+                own.marked.clear();
+            }
+            // What was overtaken is dropped (RFC 7323 section 5.3), and its mark with it.
+            if ecn == CONGESTION_EXPERIENCED && segment.len() > 0 && !known && !overtaken {
+                own.marked.push(end);
+            }
+        }
+        if let Some(isn) = own.isn.filter(|_| segment.has(ACK)) {
+            let ack = place(segment.ack, isn);
+            if acceptable {
+                own.heard.insert(0, ack);
+                segment.blocks.iter().for_each(|(left, right)| own.heard.insert(place(*left, isn), place(*right, isn)));
+            }
+            own.edge = own.edge.max(ack + (i64::from(segment.window) << scale));
+            if ack > own.acknowledged {
+                if (own.acknowledged..ack).contains(&(own.timeout_until - 1)) {
+                    own.timeout_over_at = at;
+                }
+                own.acknowledged = ack;
+                if acceptable {
+                    own.advanced_at = at;
+                }
+            }
+        }
+    }
+}
+
+/// Where a sequence number lies behind the SYN; a little in front of it is negative. Streams here are shorter than the space.
+fn place(seq: u32, isn: u32) -> i64 {
+    const IN_FRONT: u32 = 1 << 16;
+    let distance = seq.wrapping_sub(isn);
+    if distance > u32::MAX - IN_FRONT { i64::from(distance) - (1 << 32) } else { i64::from(distance) }
+}
+
+/// Timestamps wrap.
+fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
