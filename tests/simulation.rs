@@ -1,10 +1,11 @@
 //! The whole server under seeded faults of the link, against a model of what is in its files.
 //!
 //! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a line per event.
-//! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, what clients ask; when the link is cut, in one direction
-//! or both, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
+//! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, congestion control and marks, what clients ask; when the
+//! link is cut, in one direction or both, when its MTU falls or rises, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
+//! - each TCP segment of either end is right, given what had reached it (`support::judge`), and no timer is overdue or missing;
 //! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
 
 mod support;
@@ -18,8 +19,9 @@ use std::thread;
 use nfsplice::buf::PagePool;
 use nfsplice::counters::Counters;
 use nfsplice::net::memory_link::{EndOptions, Impairments, Random};
-use nfsplice::tcp::{self, CongestionControl};
+use nfsplice::tcp::{self, CongestionControl, Ecn};
 use nfsplice::time::{Duration, Instant};
+use support::court::Court;
 use support::nfs::{self, Answer, Args};
 use support::server::Setup;
 use support::witness::Witness;
@@ -121,6 +123,7 @@ struct Simulation {
     repeated: HashSet<u32>,
     may_abort: bool,
     outages: Outages,
+    court: Court,
     made: usize,
     answered: usize,
 }
@@ -139,6 +142,7 @@ fn impairments(random: &mut Random) -> Impairments {
         delay,
         rate_bits_per_second: pick(random, &[0, 0, 100_000_000]),
         queue_bytes_max: pick(random, &[0, 64_000]),
+        ..Impairments::default()
     }
 }
 
@@ -196,6 +200,29 @@ fn memory(seed: u64, setup: &mut Setup) {
     }
 }
 
+/// Congestion control, marks, pacing, jitter, windows of a few segments.
+fn congestion(seed: u64, faults: &mut [Impairments; 2], setup: &mut Setup) {
+    // Random numbers of its own, as in `network`.
+    let mut random = Random::new(seed ^ 0xec9);
+    let near = faults.iter().all(|faults| faults.delay <= Duration::from_micros(500));
+    for faults in faults {
+        // Shorter than a handshake, together with what takes longer to be overtaken.
+        faults.jitter = pick(&mut random, &[Duration::ZERO, Duration::ZERO, faults.delay / 10, faults.delay / 2]);
+        faults.mark_ppm = pick(&mut random, &[0, 10_000, 200_000]);
+    }
+    for options in [&mut setup.tcp, &mut setup.client_tcp] {
+        options.ecn = pick(&mut random, &[Ecn::Off, Ecn::Accept, Ecn::Request, Ecn::Request]);
+        options.pacing = random.chance(250_000);
+        options.path_mtu_raise = Duration::from_secs(pick(&mut random, &[2, 600]));
+        if random.chance(250_000) {
+            options.congestion = CongestionControl::Dctcp;
+        }
+    }
+    if near && random.chance(500_000) {
+        setup.client_tcp.receive_window_max = pick(&mut random, &[3_000, 6_000]);
+    }
+}
+
 /// A third of the devices join segments on their way in, in buffers of many sizes.
 fn coalescing(seed: u64, ends: &mut [EndOptions; 2]) {
     // Random numbers of its own, as in `network`.
@@ -213,6 +240,9 @@ struct Outages {
     /// Cuts per million acts, leaps of the clock per million.
     cut_ppm: u32,
     leap_ppm: u32,
+    /// Changes of a direction's MTU per million acts, and to what.
+    narrow_ppm: u32,
+    path_mtus: [u16; 3],
     /// What to go back to, and when.
     usual: [Impairments; 2],
     mends: Option<Instant>,
@@ -222,33 +252,23 @@ struct Outages {
 const CUT_MAX: Duration = Duration::from_secs(20);
 /// How far the clock leaps, at most: nothing runs meanwhile.
 const LEAP_MAX: Duration = Duration::from_secs(5);
-/// Every frame of a direction is lost.
-const DEAD: Impairments = Impairments {
-    loss_ppm: 1_000_000,
-    burst_start_ppm: 0,
-    burst_end_ppm: 0,
-    duplicate_ppm: 0,
-    corrupt_ppm: 0,
-    reorder_ppm: 0,
-    reorder_delay: Duration::ZERO,
-    delay: Duration::ZERO,
-    rate_bits_per_second: 0,
-    queue_bytes_max: 0,
-};
-
 impl Outages {
-    fn new(seed: u64, usual: [Impairments; 2]) -> Outages {
+    fn new(seed: u64, usual: [Impairments; 2], ipv6: bool) -> Outages {
         let mut random = Random::new(seed ^ 0x0c07);
         let cut_ppm = pick(&mut random, &[0, 0, 3_000]);
         let leap_ppm = pick(&mut random, &[0, 0, 3_000]);
-        Outages { random, cut_ppm, leap_ppm, usual, mends: None }
+        let narrow_ppm = pick(&mut random, &[0, 0, 5_000]);
+        // No link with IPv6 takes less.
+        let path_mtus = if ipv6 { [0, 1400, 1280] } else { [0, 1400, 600] };
+        Outages { random, cut_ppm, leap_ppm, narrow_ppm, path_mtus, usual, mends: None }
     }
 
     /// Cuts the link, one direction or both, or mends it.
     fn cut_or_mend(&mut self, rig: &LinkRig) {
         if self.mends.is_none() && self.random.chance(self.cut_ppm) {
+            let dead = Impairments { loss_ppm: 1_000_000, ..Impairments::default() };
             let sides = pick(&mut self.random, &[0..1, 1..2, 0..2].map(|sides| (sides.start, sides.end)));
-            (sides.0..sides.1).for_each(|side| rig.cable.set_impairments(side, DEAD));
+            (sides.0..sides.1).for_each(|side| rig.cable.set_impairments(side, dead));
             self.mends = Some(rig.now + Duration::from_nanos(self.random.below(CUT_MAX.as_nanos() as u64)));
         } else if self.mends.is_some_and(|at| rig.now >= at) {
             self.mend(rig);
@@ -258,6 +278,17 @@ impl Outages {
     fn mend(&mut self, rig: &LinkRig) {
         self.mends = None;
         (0..2).for_each(|side| rig.cable.set_impairments(side, self.usual[side]));
+    }
+
+    /// The MTU of the path changes in one direction.
+    fn narrow_or_widen(&mut self, rig: &LinkRig) {
+        if self.random.chance(self.narrow_ppm) {
+            let side = self.random.below(2) as usize;
+            self.usual[side].path_mtu = pick(&mut self.random, &self.path_mtus);
+            if self.mends.is_none() {
+                rig.cable.set_impairments(side, self.usual[side]);
+            }
+        }
     }
 
     fn leap(&mut self) -> Duration {
@@ -271,10 +302,11 @@ impl Outages {
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut random = Random::new(seed);
-        let faults = [impairments(&mut random), impairments(&mut random)];
+        let mut faults = [impairments(&mut random), impairments(&mut random)];
         let (mut setup, may_abort) = setup(&mut random);
         network(seed, &mut setup);
         memory(seed, &mut setup);
+        congestion(seed, &mut faults, &mut setup);
         let mut end = |mac| match random.chance(500_000) {
             true => EndOptions::offloading(mac, setup.mtu),
             false => EndOptions::plain(mac, setup.mtu),
@@ -282,6 +314,7 @@ impl Simulation {
         let mut ends = [end(CLIENT_MAC), end(SERVER_MAC)];
         coalescing(seed, &mut ends);
         let mut rig = support::on_link(&setup, random.draw(), faults, ends);
+        let court = Court::of(&rig.cable, setup.mtu);
         rig.server.device().hold_transmitted();
         rig.cable.set_filter(SERVER, Some(Witness::default().filter(|_, _| true)));
         let trace = std::env::var_os("SIM_TRACE").is_some();
@@ -290,8 +323,22 @@ impl Simulation {
         }
         let (clients, files) = (Vec::new(), Vec::new());
         let (waiting, repeated) = (BTreeMap::new(), HashSet::new());
-        let outages = Outages::new(seed, faults);
-        Simulation { seed, trace, random, rig, files, clients, waiting, repeated, may_abort, outages, made: 0, answered: 0 }
+        let outages = Outages::new(seed, faults, setup.ipv6);
+        Simulation {
+            seed,
+            trace,
+            random,
+            rig,
+            files,
+            clients,
+            waiting,
+            repeated,
+            may_abort,
+            outages,
+            court,
+            made: 0,
+            answered: 0,
+        }
     }
 
     fn say(&self, text: std::fmt::Arguments<'_>) {
@@ -502,6 +549,7 @@ impl Simulation {
             }
             self.act();
             self.outages.cut_or_mend(&self.rig);
+            self.outages.narrow_or_widen(&self.rig);
             self.rig.now += self.outages.leap();
             let pause = Duration::from_micros(self.random.below(pick(&mut self.random.clone(), &[50, 3_000, 100_000])));
             let until = self.rig.now + pause;
@@ -513,8 +561,33 @@ impl Simulation {
                 self.repeat(client, RETRANSMIT);
             }
             assert!(self.rig.server.device().release_transmitted(), "a page changed while a device held it");
+            self.check_timers();
         }
         self.finish();
+    }
+
+    /// Once everything at this instant has happened, no timer is overdue, and what was sent waits for one.
+    fn check_timers(&mut self) {
+        self.rig.settle();
+        let now = self.rig.now;
+        for tcp in [self.rig.server.shard.tcp(), &self.rig.client.tcp] {
+            let next = tcp.poll_timeout();
+            assert!(next.is_none_or(|next| next > now), "a timer is overdue: {next:?} at {now:?}");
+            let waits = tcp.connections().filter_map(|id| tcp.info(id)).any(|info| info.outstanding_bytes > 0);
+            assert!(next.is_some() || !waits, "nothing will send again what is on its way");
+        }
+    }
+
+    /// What was sent again although it had arrived stays in proportion, by the measure of ends without memory, and so does what was sent
+    /// again because it had not.
+    fn check_repetitions(&self) {
+        for [client, server] in self.court.repetitions() {
+            for (own, peer) in [(client, server), (server, client)] {
+                assert!(own.repaired <= 20 + 8 * own.lost, "{own:?}");
+                let most = own.repeated_max(&peer, false);
+                assert!(own.repeated <= most, "{own:?} against {peer:?}");
+            }
+        }
     }
 
     /// What the server counted that is not zero, for the message of a seed that failed.
@@ -554,6 +627,7 @@ impl Simulation {
             }
         }
         self.rig.close_all();
+        self.check_repetitions();
         assert!(self.rig.server.device().release_transmitted());
         assert_eq!(self.rig.server.pages_out(), (0, 0), "pages of files, of fragments");
         assert_eq!(self.rig.server.shard.counters().replies_refused, 0);

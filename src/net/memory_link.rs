@@ -17,7 +17,8 @@ use super::device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, Tx
 use super::memory_offload;
 use crate::buf::{RxPacket, Slice};
 use crate::time::{Duration, Instant};
-use crate::wire::ethernet;
+use crate::wire::checksum::Sum;
+use crate::wire::{ethernet, ipv4};
 
 /// Frames one `receive` hands over at most.
 const RECEIVE_BURST: usize = 32;
@@ -66,6 +67,12 @@ pub struct Impairments {
     pub reorder_ppm: u32,
     pub reorder_delay: Duration,
     pub delay: Duration,
+    /// Each frame takes up to this much longer.
+    pub jitter: Duration,
+    /// Frames that are marked "congestion experienced", of those that may be (RFC 3168).
+    pub mark_ppm: u32,
+    /// Longer IP packets vanish without a word. 0: any length goes.
+    pub path_mtu: u16,
     /// 0: infinite.
     pub rate_bits_per_second: u64,
     /// Frames waiting for the rate, bytes; more are dropped. 0: no limit.
@@ -137,15 +144,35 @@ crate::counters! {
         corrupted,
         /// Frames held back.
         reordered,
+        /// Frames whose packet was marked.
+        marked,
+        /// Frames dropped because they were too long for the path.
+        too_long,
     }
 }
 
 /// A test's say over each frame: false drops it.
 pub type Filter = Box<dyn FnMut(&[u8]) -> bool>;
 
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is put on the wire.
+    Sent,
+    /// The one that was sent last will not arrive, or not as it was.
+    Lost,
+    /// It is handed to the other end.
+    Delivered,
+}
+
+/// A test's look at each frame. It must not touch the link.
+pub type Tap = Box<dyn FnMut(Fate, Instant, &[u8])>;
+
 struct Direction {
     impairments: Impairments,
     random: Random,
+    /// Draws what came later, so that the rest of a seed stays what it was.
+    later: Random,
     in_burst: bool,
     /// When the last bit of what was sent so far has left.
     busy_until: Instant,
@@ -153,6 +180,7 @@ struct Direction {
     in_flight: BTreeMap<(Instant, u64), Vec<u8>>,
     serial: u64,
     filter: Option<Filter>,
+    tap: Option<Tap>,
     counters: LinkCounters,
 }
 
@@ -172,11 +200,13 @@ impl MemoryLink {
         let direction = |side: u64, impairments| Direction {
             impairments,
             random: Random::new(Random::new(seed ^ side).draw()),
+            later: Random::new(Random::new(!seed ^ side).draw()),
             in_burst: false,
             busy_until: Instant::ZERO,
             in_flight: BTreeMap::new(),
             serial: 0,
             filter: None,
+            tap: None,
             counters: LinkCounters::default(),
         };
         let [a, b] = impairments;
@@ -221,7 +251,7 @@ impl MemoryLink {
     /// Changes what happens to the frames that `side` sends from now on.
     ///
     /// # Panics
-    /// If `side` is not 0 or 1; so do the next two.
+    /// If `side` is not 0 or 1; so do the next three.
     pub fn set_impairments(&self, side: usize, impairments: Impairments) {
         self.wire.borrow_mut().directions[side].impairments = impairments;
     }
@@ -231,6 +261,11 @@ impl MemoryLink {
         self.wire.borrow_mut().directions[side].filter = filter;
     }
 
+    /// Lets a test see each frame that `side` sends, and what becomes of it.
+    pub fn set_tap(&self, side: usize, tap: Option<Tap>) {
+        self.wire.borrow_mut().directions[side].tap = tap;
+    }
+
     pub fn counters(&self, side: usize) -> LinkCounters {
         self.wire.borrow().directions[side].counters
     }
@@ -238,24 +273,48 @@ impl MemoryLink {
 
 impl Direction {
     /// A frame leaves; what becomes of it.
-    fn send(&mut self, now: Instant, mut frame: Vec<u8>) {
+    fn send(&mut self, now: Instant, frame: Vec<u8>) {
         self.counters.sent += 1;
+        let Some(tap) = &mut self.tap else {
+            self.carry(now, frame);
+            return;
+        };
+        tap(Fate::Sent, now, &frame);
+        let told = frame.clone();
+        if !self.carry(now, frame)
+            && let Some(tap) = &mut self.tap
+        {
+            tap(Fate::Lost, now, &told);
+        }
+    }
+
+    /// Whether the frame will arrive as it is.
+    fn carry(&mut self, now: Instant, mut frame: Vec<u8>) -> bool {
         if let Some(filter) = &mut self.filter {
             if !filter(&frame) {
                 self.counters.filtered += 1;
-                return;
+                return false;
             }
         }
-        let Impairments { delay, reorder_delay, .. } = self.impairments;
+        let Impairments { delay, reorder_delay, path_mtu, mark_ppm, jitter, .. } = self.impairments;
+        let link_len = ethernet::Frame::new(&frame).map_or(ethernet::HEADER_LEN, |frame| frame.header_len());
+        if path_mtu > 0 && frame.len() > link_len + usize::from(path_mtu) {
+            self.counters.too_long += 1;
+            return false;
+        }
         let Some(left_at) = self.serialise(now, frame.len()) else {
             self.counters.queue_dropped += 1;
-            return;
+            return false;
         };
         if self.is_lost() {
             self.counters.lost += 1;
-            return;
+            return false;
         }
-        if self.random.chance(self.impairments.corrupt_ppm) {
+        if mark_ppm > 0 && self.later.chance(mark_ppm) && mark(&mut frame, link_len) {
+            self.counters.marked += 1;
+        }
+        let corrupted = self.random.chance(self.impairments.corrupt_ppm);
+        if corrupted {
             let bit = self.random.below(frame.len() as u64 * 8) as usize;
             if let Some(byte) = frame.get_mut(bit / 8) {
                 *byte ^= 1 << (bit % 8);
@@ -263,6 +322,9 @@ impl Direction {
             }
         }
         let mut arrives = left_at + delay;
+        if jitter > Duration::ZERO {
+            arrives += Duration::from_nanos(self.later.below(jitter.as_nanos() as u64));
+        }
         if self.random.chance(self.impairments.reorder_ppm) {
             self.counters.reordered += 1;
             arrives += reorder_delay;
@@ -272,6 +334,7 @@ impl Direction {
             self.fly(arrives, frame.clone());
         }
         self.fly(arrives, frame);
+        !corrupted
     }
 
     fn fly(&mut self, arrives: Instant, frame: Vec<u8>) {
@@ -303,6 +366,27 @@ impl Direction {
         }
         // Both are drawn in any case: see `Random::chance`.
         self.random.chance(self.impairments.loss_ppm) | self.in_burst
+    }
+}
+
+/// Marks an IP packet whose sender understands marks; whether it is one.
+fn mark(frame: &mut [u8], link_len: usize) -> bool {
+    let Some(packet) = frame.get_mut(link_len..) else { return false };
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= ipv4::HEADER_LEN && matches!(packet[1] & 3, 1 | 2) => {
+            packet[1] |= 3;
+            let header = &mut packet[..ipv4::HEADER_LEN];
+            header[10..12].fill(0);
+            let mut sum = Sum::new();
+            sum.add(header);
+            header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+            true
+        }
+        Some(6) if packet.len() > 1 && matches!(packet[1] >> 4 & 3, 1 | 2) => {
+            packet[1] |= 0x30;
+            true
+        }
+        _ => false,
     }
 }
 
@@ -376,6 +460,9 @@ impl MemoryEnd {
             return None;
         }
         let frame = entry.remove();
+        if let Some(tap) = &mut direction.tap {
+            tap(Fate::Delivered, wire.now, &frame);
+        }
         direction.counters.delivered += 1;
         direction.counters.delivered_octets += frame.len() as u64;
         Some(frame)
@@ -672,6 +759,37 @@ mod tests {
         a.flush();
         assert!(slice.is_unique());
         assert_eq!(a.transmit(&[0; 64], &[], &none), Ok(()));
+    }
+
+    #[test]
+    fn what_is_longer_than_the_path_takes_vanishes_and_jitter_is_bounded() {
+        let narrow = Impairments { path_mtu: 85, ..Impairments::default() };
+        assert_eq!(run(9, narrow).1.too_long, 1_000);
+        let jitter = Impairments { path_mtu: 86, jitter: Duration::from_micros(50), ..Impairments::default() };
+        let (arrived, counters) = run(9, jitter);
+        assert_eq!((counters.too_long, arrived.len()), (0, 1_000));
+        assert!(numbers(&arrived).windows(2).any(|pair| pair[0] > pair[1]), "some are overtaken");
+        assert!(
+            arrived
+                .iter()
+                .all(|(at, frame)| *at < u64::from(u32::from_be_bytes(frame[..4].try_into().unwrap())) * 1_000 + 50_000)
+        );
+    }
+
+    #[test]
+    fn marks_are_for_those_who_understand_them() {
+        let mut header = [0x45, 2, 0, 20, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let mut frame = [vec![0; 14], header.to_vec()].concat();
+        assert!(mark(&mut frame, 14));
+        assert_eq!(frame[15], 3);
+        let mut sum = Sum::new();
+        sum.add(&frame[14..]);
+        assert!(sum.is_valid());
+        header[1] = 0;
+        let mut frame = header.to_vec();
+        assert!(!mark(&mut frame, 0) && frame == header);
+        let mut frame = [vec![0x60, 0x10], vec![0; 38]].concat();
+        assert!(mark(&mut frame, 0) && frame[1] == 0x30 && !mark(&mut frame, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - `client`: the same network stack in the other role, cutting replies out of its streams.
 //! - `nfs`: calls and replies as bytes. `load`: the load generator instead of `client`.
 //! - `reference_nic`: two devices that carry chains by reference and allocate nothing.
+//! - `judge`: TCP's rules for each segment, as the simulator of TCP alone has them; `court` brings a link's frames before it.
 //! - `witness`: looks at frames on their way and holds the server to never changing what it has sent once.
 //!
 //! [`Rig`] is both ends and what is between them. Everything that happens follows from the setup, its seed and the calls made.
@@ -13,6 +14,9 @@
 
 pub mod client;
 pub mod cores;
+pub mod court;
+#[path = "../../src/tcp/tests/judge.rs"]
+pub mod judge;
 pub mod load;
 pub mod nfs;
 pub mod reference_nic;

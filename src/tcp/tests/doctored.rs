@@ -19,12 +19,15 @@ struct Case {
 /// Text both ways with losses each way, and marks if the ends agree on ECN.
 fn right(ecn: Ecn) -> Case {
     let options = Options { ecn, ..Options::default() };
-    let faults = Faults { loss: 30, mark: 100, delay: Duration::from_millis(5), ..CLEAN };
+    let faults = Faults { mark: 100, delay: Duration::from_millis(5), ..CLEAN };
     let mut pair = Pair::new(5, faults, [options.clone(), options]);
     pair.sides[0].script = script(1, 150_000);
     pair.sides[1].script = script(2, 30_000);
     pair.told = Some(Vec::new());
     pair.connect();
+    // Not the SYN: ECN is not asked for twice.
+    assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides.iter().all(|side| side.connected)));
+    pair.faults = [Faults { loss: 40, ..faults }; 2];
     assert!(pair.run_until(Duration::from_secs(60), |pair| pair.sides.iter().all(|side| side.closed.is_some())));
     Case { terms: pair.terms(), addresses: pair.addresses(0), told: pair.told.take().unwrap() }
 }
@@ -138,7 +141,7 @@ const DOCTORS: &[Doctor] = &[
     }),
     ("unarrived", "an ACK of what did not come", Ecn::Off, |case| case.edit(1, EMPTY, |repr, _, _| repr.ack = repr.ack + 1)),
     ("unarrived", "an ACK over a hole", Ecn::Off, |case| {
-        case.edit(1, BLOCKS, |repr, _, _| repr.ack = repr.options.sack.as_slice()[0].1);
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| repr.ack = repr.options.sack.as_slice()[0].1);
     }),
     ("regress", "an ACK that goes back", Ecn::Off, |case| case.edit(9, EMPTY, |repr, _, _| repr.ack = repr.ack - 40_000)),
     ("shrunk", "a window that is taken back", Ecn::Off, |case| case.edit(9, EMPTY, |repr, _, _| repr.window = 0)),
@@ -165,20 +168,20 @@ const DOCTORS: &[Doctor] = &[
         case.edit(usize::MAX, |_, repr, _| is_syn(repr), |repr, _, _| repr.options.sack_permitted = false);
     }),
     ("blocks", "a block of what did not come", Ecn::Off, |case| {
-        case.edit(1, BLOCKS, |repr, _, _| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| {
             let (left, right) = repr.options.sack.as_slice()[0];
             repr.options.sack = SackBlocks::default();
             repr.options.sack.push((left, SeqNumber(right.0.wrapping_add(1_000_000))));
         });
     }),
     ("blocks", "a second block below the ACK", Ecn::Off, |case| {
-        case.edit(1, BLOCKS, |repr, _, _| {
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| {
             repr.options.sack.truncate(1);
             repr.options.sack.push((repr.ack - 10, repr.ack - 5));
         });
     }),
     ("silent", "nothing is told of a hole", Ecn::Off, |case| {
-        case.edit(1, BLOCKS, |repr, _, _| repr.options.sack = SackBlocks::default());
+        case.edit(usize::MAX, BLOCKS, |repr, _, _| repr.options.sack = SackBlocks::default());
     }),
     ("ecn", "new text that cannot be marked", Ecn::Request, |case| case.edit(1, TEXT, |_, _, ecn| *ecn = 0)),
     ("ecn", "an empty segment that can be marked", Ecn::Request, |case| case.edit(1, EMPTY, |_, _, ecn| *ecn = 2)),
@@ -187,7 +190,8 @@ const DOCTORS: &[Doctor] = &[
         case.edit(usize::MAX, echo, |repr, _, _| repr.flags = Flags(repr.flags.0 & !Flags::ECE.0));
     }),
     ("needless", "every ACK twice", Ecn::Off, |case| case.repeat(is_empty)),
-    ("needless", "every ACK as a probe", Ecn::Off, |case| {
+    ("needless", "every ACK twice and as a probe", Ecn::Off, |case| {
+        case.repeat(is_empty);
         case.edit(usize::MAX, EMPTY, |repr, _, _| repr.seq = repr.seq - 1);
     }),
     ("repeated", "all text twice", Ecn::Off, |case| case.repeat(|_, text| !text.is_empty())),
@@ -199,18 +203,19 @@ fn the_judge_finds_nothing_in_what_is_right() {
         let judge = right(ecn).judged();
         assert!(judge.faults.is_empty(), "{:?}", judge.faults);
         let [text, acks] = [judge.tally(0), judge.tally(1)];
-        assert!(text.new > 100 && text.repaired > 0 && text.lost > 0 && acks.empty > 5, "{text:?} {acks:?}");
+        assert!(text.new > 100 && text.repaired > 0 && text.lost > 0 && acks.empty > 2, "{text:?} {acks:?}");
     }
 }
 
 #[test]
 fn the_judge_finds_each_fault() {
-    for (rule, what, ecn, doctor) in DOCTORS {
+    let missed = DOCTORS.iter().filter_map(|(rule, what, ecn, doctor)| {
         let mut case = right(*ecn);
         doctor(&mut case);
         let faults = case.judged().faults;
-        assert!(faults.iter().any(|fault| fault.rule == *rule), "{what}: not found, but {faults:?}");
-    }
+        (!faults.iter().any(|fault| fault.rule == *rule)).then(|| format!("{what}: {:?}", faults.first()))
+    });
+    assert_eq!(missed.collect::<Vec<_>>(), [""; 0]);
     // Each rule of the table has its doctor.
     let table = include_str!("judge.rs");
     let rules = table.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next()).filter(|rule| *rule != "rule");

@@ -53,6 +53,9 @@ pub struct Terms {
     pub ample: [bool; 2],
     /// The link neither duplicates nor overtakes nor refuses long packets, and it tells what it loses.
     pub orderly: bool,
+    /// Nothing lies between TCP and the link: all that it sends is seen, and what comes is answered before anything else comes. Otherwise
+    /// `sequence`, `text`, `ecn` and the ACKs of `needless` are not looked at.
+    pub bare: bool,
 }
 
 /// A rule that was broken, and by what.
@@ -111,7 +114,7 @@ impl<'a> Segment<'a> {
         let header_len = usize::from(bytes.get(12)? >> 4) * 4;
         let (header, text) = (bytes.get(..header_len)?, &bytes[header_len..]);
         let word = |at: usize| header.get(at..at + 4).map(|w| u32::from_be_bytes(w.try_into().expect("four octets")));
-        let mut segment = Segment { seq: word(4)?, ack: word(8)?, flags: header[13], text, ..Segment::default() };
+        let mut segment = Segment { seq: word(4)?, ack: word(8)?, flags: *header.get(13)?, text, ..Segment::default() };
         segment.window = u16::from_be_bytes([*header.get(14)?, *header.get(15)?]);
         segment.options_len = header_len.checked_sub(20)?;
         let mut at = 20;
@@ -164,7 +167,7 @@ pub fn checksum_is_right(src: IpAddr, dst: IpAddr, bytes: &[u8]) -> bool {
     all.push(0);
     let sum: u64 = all.chunks_exact(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     // Ones' complement: the carries come back in.
-    sum != 0 && sum % 0xffff == 0
+    sum != 0 && sum.is_multiple_of(0xffff)
 }
 
 /// Ranges of a stream.
@@ -344,6 +347,7 @@ impl Judge {
         own.isn.get_or_insert(syn.seq);
         own.mss = usize::from(syn.mss.unwrap_or(if ipv4 { 536 } else { 1220 }));
         (own.scale, own.sack, own.timestamps) = (syn.scale, syn.sack_permitted, syn.timestamps.is_some());
+        own.last_value = own.last_value.or(syn.timestamps.map(|(value, _)| value));
         own.syns += 1;
         if own.syns == 1 {
             own.syn_flags = syn.flags;
@@ -351,15 +355,20 @@ impl Judge {
     }
 
     fn check_text(&mut self, at: u64, from: usize, segment: &Segment, start: i64) {
-        let own = &mut self.ends[from];
+        let own = &self.ends[from];
         let (len, next, edge, una) = (segment.len(), own.sent_end, own.edge, own.acknowledged);
-        if segment.space() > 0 && start > next {
+        let bare = self.terms.bare;
+        if bare && segment.space() > 0 && start > next {
             return self.fault("sequence", at, from, format!("{} numbers were left out before {start}", start - next));
         }
-        if segment.space() == 0 && start != next && start >= una {
+        if bare && segment.space() == 0 && start != next && start >= una {
             return self.fault("sequence", at, from, format!("an empty segment at {start}, SND.NXT is {next}"));
         }
-        if len > 0 {
+        if len > 0 && start + len > edge {
+            self.fault("window", at, from, format!("{} octets right of the peer's window", start + len - edge));
+        }
+        if len > 0 && bare {
+            let own = &mut self.ends[from];
             // The first octet stands at 1.
             let place = (start - 1).max(0) as usize;
             let known = own.text.len().min(place + segment.text.len());
@@ -367,9 +376,6 @@ impl Judge {
             own.text.extend(&segment.text[known - place.min(known)..]);
             if !same {
                 self.fault("text", at, from, format!("the text at {start} is not what it was"));
-            }
-            if start + len > edge {
-                self.fault("window", at, from, format!("{} octets right of the peer's window", start + len - edge));
             }
         }
     }
@@ -412,7 +418,7 @@ impl Judge {
         }
         if is_probe && too_soon {
             self.fault("needless", at, from, "a probe right after another one".into());
-        } else if empty && !is_probe && nothing_new && unanswered == 0 {
+        } else if self.terms.bare && empty && !is_probe && nothing_new && unanswered == 0 {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
         }
         // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
@@ -467,7 +473,7 @@ impl Judge {
     fn check_marks(&mut self, at: u64, from: usize, segment: &Segment, peer: u32, ecn: u8, repeated: bool) {
         let Some(agreed) = self.ecn().filter(|_| !segment.has(SYN)) else { return };
         let due = agreed && !segment.text.is_empty() && !repeated;
-        if (ecn != 0) != due {
+        if self.terms.bare && (ecn != 0) != due {
             self.fault("ecn", at, from, format!("codepoint {ecn}; agreed {agreed}, repeated {repeated}"));
         }
         let ack = place(segment.ack, peer);

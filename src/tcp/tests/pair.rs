@@ -243,7 +243,7 @@ impl Pair {
         let mut sides = [Side::new(a, "10.0.0.1", 1), Side::new(b, "10.0.0.2", 2)];
         sides[1].endpoint.listen(PORT).unwrap();
         let (random, later) = (Random(seed), Random(!seed));
-        let judge = Judge::new(Terms { mtu: [0; 2], ample: [false; 2], orderly: false });
+        let judge = Judge::new(Terms { mtu: [0; 2], ample: [false; 2], orderly: false, bare: true });
         Pair {
             now: Instant::from_millis(1_000),
             sides,
@@ -262,7 +262,7 @@ impl Pair {
     pub fn terms(&self) -> Terms {
         let [a, b] = &self.sides;
         let orderly = self.faults.iter().all(Faults::keep_order) && a.ample && b.ample;
-        Terms { mtu: [a, b].map(|side| usize::from(side.limits.mtu)), ample: [a.ample, b.ample], orderly }
+        Terms { mtu: [a, b].map(|side| usize::from(side.limits.mtu)), ample: [a.ample, b.ample], orderly, bare: true }
     }
 
     /// From here on faults and limits stay what they are.
@@ -306,7 +306,7 @@ impl Pair {
                 side.packets += 1;
                 // A device without checksums, and one with.
                 let packets = match side.transmit.tso_mss {
-                    None if side.packets % 2 == 0 => {
+                    None if side.packets.is_multiple_of(2) => {
                         side.transmit.fill_checksum();
                         vec![[side.transmit.header(), &payload(&side.transmit)].concat()]
                     }
