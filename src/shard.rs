@@ -425,6 +425,8 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     /// Queues with the devices what TCP and the interfaces have to send; of TCP's at most `PACKETS_PER_TURN`, the rest in the next turn.
     fn send(&mut self, now: Instant) -> usize {
+        // What has waited for its neighbour's address goes before what TCP has made since: behind it, it would look reordered.
+        let waited = self.send_of_interfaces(now);
         let mut sent = 0;
         while sent < PACKETS_PER_TURN && (self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit)) {
             if !self.send_segment(now) {
@@ -432,14 +434,16 @@ impl<D: Device, P: Programs> Shard<D, P> {
             }
             sent += 1;
         }
-        for lane in &mut self.lanes {
-            if lane.interface.has_transmit() {
-                sent += lane.interface.poll_transmit(now, &mut lane.device);
-            }
-        }
+        sent += self.send_of_interfaces(now);
         self.was_full = sent >= PACKETS_PER_TURN;
+        sent += waited;
         self.counters.packets_out += sent as u64;
         sent
+    }
+
+    fn send_of_interfaces(&mut self, now: Instant) -> usize {
+        let lanes = self.lanes.iter_mut().filter(|lane| lane.interface.has_transmit());
+        lanes.map(|lane| lane.interface.poll_transmit(now, &mut lane.device)).sum()
     }
 
     /// One burst for each device; how many frames went, among them those that an earlier burst had no room for.

@@ -54,7 +54,7 @@ pub struct Terms {
     /// The link neither duplicates nor overtakes nor refuses long packets, and it tells what it loses.
     pub orderly: bool,
     /// Nothing lies between TCP and the link: all that it sends is seen, and what comes is answered before anything else comes. Otherwise
-    /// `sequence`, `text`, `ecn` and the ACKs of `needless` are not looked at.
+    /// `sequence`, `text`, `ecn` and `needless` are not looked at.
     pub bare: bool,
 }
 
@@ -167,7 +167,7 @@ pub fn checksum_is_right(src: IpAddr, dst: IpAddr, bytes: &[u8]) -> bool {
     all.push(0);
     let sum: u64 = all.chunks_exact(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     // Ones' complement: the carries come back in.
-    sum != 0 && sum.is_multiple_of(0xffff)
+    sum != 0 && sum % 0xffff == 0
 }
 
 /// Ranges of a stream.
@@ -413,10 +413,12 @@ impl Judge {
         if ack < last {
             self.fault("regress", at, from, format!("acknowledges {} less than before", last - ack));
         }
-        if edge < old_edge {
+        // A SYN that is sent again cannot tell of a window beyond 65,535, which an ACK since may have.
+        if edge < old_edge && !segment.has(SYN) {
             self.fault("shrunk", at, from, format!("the window's edge went back by {}", old_edge - edge));
         }
-        if is_probe && too_soon {
+        // One that has waited for its neighbour's address leaves with the next.
+        if is_probe && too_soon && self.terms.bare {
             self.fault("needless", at, from, "a probe right after another one".into());
         } else if self.terms.bare && empty && !is_probe && nothing_new && unanswered == 0 {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
