@@ -4,9 +4,11 @@
 //! is `connection`'s. Every call ends in `settle`, the one place that turns a connection's wishes into table changes.
 //! - `listen`: ports, half-open connections, SYN cookies, what a SYN may do to a TIME-WAIT.
 //! - `settings`: what can be told one connection.
+//! - `transmit`: a packet or chain that leaves, and what the layers below can carry.
 
 mod listen;
 mod settings;
+mod transmit;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -14,6 +16,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use siphasher::sip::SipHasher24;
+
+pub use transmit::{Transmit, TransmitLimits};
 
 use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Train};
 use super::counters::TcpCounters;
@@ -24,9 +28,9 @@ use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
 use crate::time::{Instant, TICK, TimerWheel};
-use crate::wire::checksum::{Sum, transport_is_valid};
+use crate::wire::checksum::transport_is_valid;
 use crate::wire::protocol;
-use crate::wire::tcp::{CHECKSUM_OFFSET, HEADER_LEN, HEADER_LEN_MAX, PlainRepr, Repr, SeqNumber};
+use crate::wire::tcp::{HEADER_LEN, Repr, SeqNumber};
 
 /// RFC 6056 section 3.2 asks for the whole ephemeral range; this is IANA's (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
@@ -97,122 +101,6 @@ impl Hash for FourTuple {
             }
         }
         state.write_u64(u64::from(self.local_port) << 16 | u64::from(self.remote_port));
-    }
-}
-
-/// What the layers below can carry; may differ between calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TransmitLimits {
-    /// Largest IP packet, bytes.
-    pub mtu: u16,
-    /// Largest TCP payload of one chain to be cut by the device, bytes; 0: no TSO.
-    pub tso_bytes_max: u32,
-    /// The same over IPv6, which not every device with TSO can cut.
-    pub tso_ipv6_bytes_max: u32,
-    /// Buffers (header included) one packet, or the bytes of one MSS of a chain, may be made of.
-    pub segments_per_packet_max: u16,
-    /// Buffers (header included) a chain may be made of.
-    pub segments_tso_max: u16,
-}
-
-impl Default for TransmitLimits {
-    fn default() -> TransmitLimits {
-        TransmitLimits { mtu: 1500, tso_bytes_max: 0, tso_ipv6_bytes_max: 0, segments_per_packet_max: 32, segments_tso_max: 32 }
-    }
-}
-
-/// One packet, or one chain to be cut by the device. The caller keeps it and hands it in again: its memory is reused.
-#[derive(Debug)]
-pub struct Transmit {
-    pub src: IpAddr,
-    pub dst: IpAddr,
-    pub header: [u8; HEADER_LEN_MAX],
-    pub header_len: u8,
-    /// The payload, by reference.
-    pub payload: Vec<Slice>,
-    /// Cut the payload into packets of this many bytes each; `None`: it is one packet.
-    pub tso_mss: Option<u16>,
-    /// For the two ECN bits of the IP header.
-    pub ecn: u8,
-}
-
-impl Default for Transmit {
-    fn default() -> Transmit {
-        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Transmit {
-            src: nowhere,
-            dst: nowhere,
-            header: [0; HEADER_LEN_MAX],
-            header_len: 0,
-            payload: Vec::new(),
-            tso_mss: None,
-            ecn: 0,
-        }
-    }
-}
-
-impl Transmit {
-    /// The TCP header. Its checksum field holds the folded, not complemented sum over the pseudo-header: with the length for
-    /// one packet, without it for a chain, which is what devices ask for. Without such a device call `fill_checksum`.
-    pub fn header(&self) -> &[u8] {
-        &self.header[..usize::from(self.header_len)]
-    }
-
-    /// The header, and the payload for a device to take.
-    pub fn parts(&mut self) -> (&[u8], &mut Vec<Slice>) {
-        (&self.header[..usize::from(self.header_len)], &mut self.payload)
-    }
-
-    pub fn payload_len(&self) -> usize {
-        crate::buf::gather_len(&self.payload)
-    }
-
-    /// Computes the checksum in software. Not for chains.
-    pub fn fill_checksum(&mut self) {
-        debug_assert!(self.tso_mss.is_none());
-        let len = usize::from(self.header_len);
-        self.set_checksum(0);
-        let mut sum = Sum::pseudo_header(self.src, self.dst, protocol::TCP, len + self.payload_len());
-        sum.add(&self.header[..len]);
-        sum.add_slices(&self.payload);
-        self.set_checksum(sum.finish());
-    }
-
-    fn set_checksum(&mut self, checksum: u16) {
-        self.header[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
-    }
-
-    /// Writes the header; the payload, of `payload_len` bytes, and `tso_mss` are in place already.
-    pub(crate) fn seal(&mut self, tuple: &FourTuple, repr: &Repr, payload_len: usize) {
-        self.header_len = repr.emit(&mut self.header) as u8;
-        self.address(tuple, payload_len);
-    }
-
-    /// The same with a plain header.
-    #[inline]
-    pub(crate) fn seal_plain(&mut self, tuple: &FourTuple, repr: &PlainRepr, payload_len: usize) {
-        self.header_len = repr.emit(&mut self.header) as u8;
-        self.address(tuple, payload_len);
-    }
-
-    #[inline]
-    fn address(&mut self, tuple: &FourTuple, payload_len: usize) {
-        (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
-        let sum = match self.tso_mss {
-            Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
-            None => {
-                let len = usize::from(self.header_len) + payload_len;
-                Sum::pseudo_header(self.src, self.dst, protocol::TCP, len)
-            }
-        };
-        self.set_checksum(sum.partial());
-    }
-
-    pub(crate) fn clear(&mut self) {
-        if !self.payload.is_empty() {
-            self.payload.clear();
-        }
-        self.tso_mss = None;
     }
 }
 
