@@ -206,19 +206,22 @@ impl<D: Device> Stack<D> {
 
     /// Everything TCP and the interface have to send, then one burst.
     pub fn transmit(&mut self, now: Instant) -> usize {
-        let mut sent = 0;
+        // What has waited for its neighbour's address goes before what TCP has made since.
+        let mut sent = self.transmit_of_interface(now);
         while self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
             if !self.send_packet(now) {
                 break;
             }
             sent += 1;
         }
-        if self.interface.has_transmit() {
-            sent += self.interface.poll_transmit(now, &mut self.device);
-        }
+        sent += self.transmit_of_interface(now);
         self.device.flush();
         self.counters.packets_out += sent as u64;
         sent
+    }
+
+    fn transmit_of_interface(&mut self, now: Instant) -> usize {
+        if self.interface.has_transmit() { self.interface.poll_transmit(now, &mut self.device) } else { 0 }
     }
 
     /// Whether there is room for more.

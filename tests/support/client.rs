@@ -249,7 +249,8 @@ impl<D: Device> Client<D> {
     }
 
     fn send_packets(&mut self, now: Instant) -> usize {
-        let mut sent = 0;
+        // What has waited for its neighbour's address first, as in the server.
+        let mut sent = self.interface.poll_transmit(now, &mut self.device);
         while self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
             let packet = OutgoingPacket {
                 src: self.transmit.src,
