@@ -242,6 +242,8 @@ struct End {
     marked: Vec<i64>,
     /// Segments that came and that an ACK could answer.
     unanswered: u64,
+    /// Empty ACKs in a row that said nothing new and had nothing to answer.
+    surplus: u64,
     // What it has said.
     receive_edge: i64,
     said: Option<Said>,
@@ -399,6 +401,10 @@ impl Judge {
         let said = (ack, edge, segment.blocks.clone(), segment.has(ECE));
         let nothing_new = own.said.as_ref() == Some(&said);
         let unanswered = own.unanswered;
+        let nothing_said = empty && nothing_new && unanswered == 0;
+        own.surplus = if nothing_said { own.surplus + 1 } else { 0 };
+        // Without SACK each segment behind a hole has its own ACK, and which of a burst's is whose cannot be told.
+        let too_many = own.surplus > u64::from(!agreed);
         own.unanswered = if ack >= own.arrived_end && !nothing_new { 0 } else { unanswered.saturating_sub(1) };
         own.said = Some(said);
         let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
@@ -420,7 +426,7 @@ impl Judge {
         // One that has waited for its neighbour's address leaves with the next.
         if is_probe && too_soon && self.terms.bare {
             self.fault("needless", at, from, "a probe right after another one".into());
-        } else if self.terms.bare && empty && !is_probe && nothing_new && unanswered == 0 {
+        } else if self.terms.bare && !is_probe && too_many {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
         }
         // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
