@@ -229,6 +229,9 @@ impl<D: Device, C: Cable> Rig<D, C> {
         }
         let over =
             |rig: &mut Self| rig.client.streams.iter().all(|stream| stream.closed.is_some()) && rig.server.connections() == 0;
-        assert!(self.run(Duration::from_secs(600), over), "connections are left: {} at the server", self.server.connections());
+        let closed = self.run(Duration::from_secs(600), over);
+        let mut left = Vec::new();
+        self.server.shard.tcp().visit_from(0, usize::MAX, |info| left.push(info));
+        assert!(closed, "connections are left: {} at the server, {left:?}", self.server.connections());
     }
 }
