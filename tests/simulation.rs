@@ -609,14 +609,6 @@ impl Simulation {
     fn finish(&mut self) {
         assert_eq!(self.answered, self.made);
         self.outages.mend(&self.rig);
-        // On a link that loses nothing and takes packets of any size: without timestamps and SACK a timeout that has grown to a minute stays so while all that is acknowledged was sent
-        // again (RFC 6298 section 3, Karn), and a megabyte with one packet in twenty lost takes longer than a call may.
-        for side in 0..2 {
-            let usual = self.outages.usual[side];
-            self.rig
-                .cable
-                .set_impairments(side, Impairments { loss_ppm: 0, burst_start_ppm: 0, corrupt_ppm: 0, path_mtu: 0, ..usual });
-        }
         // Of its own: one that had nothing to ask while another one waited long has been closed as idle.
         let stream = self.rig.connect();
         for client in &self.clients {
