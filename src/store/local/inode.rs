@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::counters::{self, Shared as Counts};
 use super::data::read::Reader;
 use super::data::write::{Queued, SyncWaiter};
-use crate::store::cache::{Clock, FileBlocks, lock};
+use crate::store::cache::{Clock, FileBlocks, Presence, lock};
 use crate::store::{Attributes, ObjectId};
 use crate::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ pub struct State {
     pub dirty: bool,
     /// A round of writes or an exclusive change is running; what comes later queues.
     pub writing: bool,
+    /// First and last blocks of the WRITEs that are on their way to the file. Nobody reads them from there: half of such a block may be old.
+    pub being_written: Vec<(u64, u64)>,
     pub queue: VecDeque<Queued>,
     pub syncing: bool,
     pub sync_waiters: Vec<SyncWaiter>,
@@ -90,6 +92,12 @@ fn differs(a: &Attributes, b: &Attributes) -> bool {
 }
 
 impl State {
+    /// Whether a block has to come from the file, and may: one that is being written there waits for the write's end.
+    pub fn is_to_be_read(&self, index: u64) -> bool {
+        let written = self.being_written.iter().any(|(first, last)| (*first..=*last).contains(&index));
+        !written && self.blocks.presence(index) == Presence::Absent
+    }
+
     /// The attributes, if they were fetched less than `age_max` ago.
     pub fn fresh(&self, now: Instant, age_max: Duration) -> Option<&Attributes> {
         self.attributes.as_ref().filter(|_| now.since(self.fetched) < age_max)
@@ -175,6 +183,7 @@ impl Inode {
                 fd: None,
                 dirty: false,
                 writing: false,
+                being_written: Vec::new(),
                 queue: VecDeque::new(),
                 syncing: false,
                 sync_waiters: Vec::new(),

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{DataJob, DataThread, Fill, Pending};
 use crate::buf::{PageMut, Slice};
 use crate::raw::uring::Buffers;
-use crate::store::cache::{Presence, lock};
+use crate::store::cache::lock;
 use crate::store::local::inode::{Inode, State};
 use crate::store::local::worker::Job;
 use crate::store::local::{Park, Shared, add, count, failure};
@@ -138,7 +138,7 @@ impl Shared {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        wanted.retain(|index| state.blocks.presence(*index) == Presence::Absent);
+        wanted.retain(|index| state.is_to_be_read(*index));
         let left = wanted.len().saturating_sub(pages.len());
         wanted.truncate(pages.len());
         (self.fills(state, inode, &wanted, pages, false), left)
@@ -176,11 +176,10 @@ impl Shared {
         let Some(attributes) = state.attributes else { return };
         let mut index = 0;
         while index < state.readers.len() {
-            let State { readers, blocks, .. } = &mut *state;
-            let reader = &readers[index];
+            let reader = &state.readers[index];
             let first_missing = reader.first + reader.complete_parts() as u64;
-            if blocks.presence(first_missing) == Presence::Absent {
-                starved.push(readers.swap_remove(index));
+            if state.is_to_be_read(first_missing) {
+                starved.push(state.readers.swap_remove(index));
             } else {
                 index += 1;
             }
@@ -321,7 +320,7 @@ impl Shared {
             return None;
         }
         sequence.until = to;
-        let absent = (from..to).any(|index| state.blocks.presence(index) == Presence::Absent);
+        let absent = (from..to).any(|index| state.is_to_be_read(index));
         absent.then(|| Ahead { inode: inode.clone(), from, to })
     }
 
@@ -335,7 +334,7 @@ impl Shared {
             state.sequence.window = 0;
             return;
         }
-        let wanted: Vec<u64> = (from..to).filter(|index| state.blocks.presence(*index) == Presence::Absent).collect();
+        let wanted: Vec<u64> = (from..to).filter(|index| state.is_to_be_read(*index)).collect();
         let fills = self.fills(&mut state, &inode, &wanted, &mut pages, true);
         drop(state);
         for fill in fills {

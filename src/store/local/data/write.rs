@@ -282,6 +282,11 @@ impl DataThread {
         state.dirty = true;
         let pieces: Vec<Vec<Slice>> =
             round.iter_mut().map(|request| shared.apply(&mut state, request, &mut size, &mut around)).collect();
+        state.being_written = round
+            .iter()
+            .filter(|request| request.len > 0)
+            .map(|request| super::read::block_range(request.offset, request.len, shared.block_size()))
+            .collect();
         drop(state);
         let id = self.next_tag;
         self.next_tag += 1;
@@ -356,6 +361,7 @@ impl DataThread {
         let alone = writes.len() == 1;
         let mut state = lock(&inode.state);
         state.end_change(after, now, &shared.epochs);
+        state.being_written.clear();
         for index in around {
             // What was read of it meanwhile may be older than the write.
             state.blocks.forget(index);
