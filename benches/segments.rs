@@ -196,7 +196,7 @@ impl Core {
             let ingress = self.interface.handle_frame_in_place(now, frame, |segment| {
                 tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
             });
-            if let Ingress::Tcp { src, dst, packet, checksum, .. } = ingress {
+            if let Some(Ingress::Tcp { src, dst, packet, checksum, .. }) = ingress {
                 self.tcp.handle_segment(now, src, dst, packet, checksum);
             }
         }

@@ -182,6 +182,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 let ingress = self.lanes[at].interface.handle_frame_in_place(now, frame, |segment| {
                     tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
                 });
+                let Some(ingress) = ingress else { continue };
                 let kept = match &mut self.steering {
                     Some(steering) => steering.keep(at, ingress),
                     None => Some(ingress),

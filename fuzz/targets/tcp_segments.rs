@@ -220,7 +220,7 @@ impl Conversation {
         let at = header_len + self.cut;
         let packet = if self.cut > 0 && at < bytes.len() {
             let (first, more) = bytes.split_at(at);
-            RxPacket { first: RxBuf::from_vec(first.to_vec()), more: vec![RxBuf::from_vec(more.to_vec())] }
+            RxPacket { first: RxBuf::from_vec(first.to_vec()), more: std::iter::once(RxBuf::from_vec(more.to_vec())).collect() }
         } else {
             RxPacket::from_vec(bytes)
         };

@@ -9,9 +9,9 @@
 mod arena;
 mod rx;
 
-pub use crate::raw::{Fragment, PageMut, PagePool, Slice};
+pub use crate::raw::{Fragment, PageMut, PagePool, RxBuf, Slice, clone_onto};
 pub use arena::FragmentArena;
-pub use rx::{Checksum, RxBuf, RxChain, RxPacket, View};
+pub use rx::{Checksum, RxChain, RxPacket, RxRest, View};
 
 /// Total bytes of a gather list.
 pub fn gather_len(gather: &[Slice]) -> usize {

@@ -1,106 +1,11 @@
 //! Received bytes, in place: buffers, streams of buffers, and borrowed views that may straddle them.
 //!
-//! A received buffer is owned by exactly one holder and is never written. Dropping it gives it back to where it came from
-//! (a driver's pool, a page pool, the heap of a test).
+//! The buffer itself, `RxBuf`, is `raw`'s.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
-use super::Slice;
-
-enum Storage {
-    #[cfg(feature = "dpdk")]
-    Mbuf(dpdk::mbuf::Mbuf),
-    Slice(Slice),
-    Heap(Box<[u8]>),
-}
-
-/// One contiguous received buffer, or what is left of it after `advance` and `truncate`.
-pub struct RxBuf {
-    storage: Storage,
-    start: u32,
-    end: u32,
-}
-
-impl RxBuf {
-    /// A received mbuf of one segment.
-    #[cfg(feature = "dpdk")]
-    pub fn from_mbuf(mbuf: dpdk::mbuf::Mbuf) -> RxBuf {
-        let end = mbuf.data().len() as u32;
-        RxBuf { storage: Storage::Mbuf(mbuf), start: 0, end }
-    }
-
-    /// Bytes that were copied out of a driver's buffer into a page.
-    pub fn from_slice(slice: Slice) -> RxBuf {
-        let end = slice.len() as u32;
-        RxBuf { storage: Storage::Slice(slice), start: 0, end }
-    }
-
-    /// Bytes on the heap: in-memory links and tests.
-    ///
-    /// # Panics
-    /// If longer than 4 GiB - 1, which no frame is.
-    pub fn from_vec(bytes: Vec<u8>) -> RxBuf {
-        let end = u32::try_from(bytes.len()).expect("a frame is shorter than 4 GiB");
-        RxBuf { storage: Storage::Heap(bytes.into_boxed_slice()), start: 0, end }
-    }
-
-    /// The buffer, and an empty one, which costs nothing, in its place.
-    #[inline]
-    pub fn take(&mut self) -> RxBuf {
-        std::mem::replace(self, RxBuf { storage: Storage::Heap(Box::default()), start: 0, end: 0 })
-    }
-
-    /// Bytes left. Unlike the bytes themselves, this is known without looking at the buffer.
-    #[inline]
-    pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    /// Whether it occupies a buffer of a driver's receive pool (which is scarce: see `tcp`'s copy-out rule).
-    #[inline]
-    pub fn is_driver_buffer(&self) -> bool {
-        match self.storage {
-            #[cfg(feature = "dpdk")]
-            Storage::Mbuf(_) => true,
-            Storage::Slice(_) => false,
-            // Stands in for a driver's buffer in tests on in-memory links.
-            Storage::Heap(_) => true,
-        }
-    }
-
-    /// Forgets the first `n` bytes; more than there are leaves it empty.
-    #[inline]
-    pub fn advance(&mut self, n: usize) {
-        self.start = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
-    }
-
-    /// Keeps the first `n` bytes; more than there are changes nothing.
-    #[inline]
-    pub fn truncate(&mut self, n: usize) {
-        self.end = self.start.saturating_add(u32::try_from(n).unwrap_or(u32::MAX)).min(self.end);
-    }
-}
-
-impl Deref for RxBuf {
-    type Target = [u8];
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        let all: &[u8] = match &self.storage {
-            #[cfg(feature = "dpdk")]
-            Storage::Mbuf(mbuf) => mbuf.data(),
-            Storage::Slice(slice) => slice,
-            Storage::Heap(bytes) => bytes,
-        };
-        // start <= end <= all.len() by every constructor, `advance` and `truncate`.
-        &all[self.start as usize..self.end as usize]
-    }
-}
+use crate::raw::RxBuf;
 
 /// Whether somebody below has already verified a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -116,16 +21,76 @@ pub enum Checksum {
 pub struct RxPacket {
     pub first: RxBuf,
     /// Further segments of a scattered frame; empty, and then without allocation, for ordinary ones.
-    pub more: Vec<RxBuf>,
+    pub more: RxRest,
+}
+
+/// The buffers behind a packet's first: one word that says that there are none, as nearly always. Each frame is moved and dropped.
+#[derive(Default)]
+#[expect(clippy::box_collection, reason = "one word, not three; what it costs is paid by scattered frames alone")]
+pub struct RxRest(Option<Box<Vec<RxBuf>>>);
+
+impl RxRest {
+    pub fn push(&mut self, buf: RxBuf) {
+        self.0.get_or_insert_default().push(buf);
+    }
+
+    pub fn retain(&mut self, keep: impl FnMut(&RxBuf) -> bool) {
+        if let Some(bufs) = &mut self.0 {
+            bufs.retain(keep);
+        }
+    }
+
+    /// Bytes in all of them.
+    #[inline]
+    fn total_len(&self) -> usize {
+        self.0.as_ref().map_or(0, |bufs| bufs.iter().map(RxBuf::len).sum())
+    }
+}
+
+impl FromIterator<RxBuf> for RxRest {
+    fn from_iter<I: IntoIterator<Item = RxBuf>>(bufs: I) -> RxRest {
+        let bufs: Vec<RxBuf> = bufs.into_iter().collect();
+        RxRest((!bufs.is_empty()).then(|| Box::new(bufs)))
+    }
+}
+
+impl Deref for RxRest {
+    type Target = [RxBuf];
+    #[inline]
+    fn deref(&self) -> &[RxBuf] {
+        self.0.as_ref().map_or(&[], |bufs| bufs)
+    }
+}
+
+impl DerefMut for RxRest {
+    fn deref_mut(&mut self) -> &mut [RxBuf] {
+        self.0.as_mut().map_or(&mut [], |bufs| bufs)
+    }
+}
+
+impl IntoIterator for RxRest {
+    type Item = RxBuf;
+    type IntoIter = std::vec::IntoIter<RxBuf>;
+    fn into_iter(self) -> std::vec::IntoIter<RxBuf> {
+        self.0.map_or_else(Vec::new, |bufs| *bufs).into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a RxRest {
+    type Item = &'a RxBuf;
+    type IntoIter = std::slice::Iter<'a, RxBuf>;
+    fn into_iter(self) -> std::slice::Iter<'a, RxBuf> {
+        self.iter()
+    }
 }
 
 impl RxPacket {
     pub fn from_vec(bytes: Vec<u8>) -> RxPacket {
-        RxPacket { first: RxBuf::from_vec(bytes), more: Vec::new() }
+        RxPacket { first: RxBuf::from_vec(bytes), more: RxRest::default() }
     }
 
     pub fn single(first: RxBuf) -> RxPacket {
-        RxPacket { first, more: Vec::new() }
+        RxPacket { first, more: RxRest::default() }
     }
 
     /// The packet, and an empty one in its place.
@@ -137,7 +102,7 @@ impl RxPacket {
     /// Bytes in all segments.
     #[inline]
     pub fn len(&self) -> usize {
-        self.first.len() + self.more.iter().map(RxBuf::len).sum::<usize>()
+        self.first.len() + self.more.total_len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -153,7 +118,7 @@ impl RxPacket {
         let mut left = n;
         self.first.truncate(left);
         left -= self.first.len();
-        for buf in &mut self.more {
+        for buf in self.more.iter_mut() {
             buf.truncate(left);
             left -= buf.len();
         }
@@ -170,7 +135,7 @@ impl RxPacket {
         let taken = left.min(self.first.len());
         self.first.advance(taken);
         left -= taken;
-        for buf in &mut self.more {
+        for buf in self.more.iter_mut() {
             let taken = left.min(buf.len());
             buf.advance(taken);
             left -= taken;
@@ -538,7 +503,7 @@ mod tests {
     fn a_scattered_packet_loses_padding_and_headers() {
         let mut packet = RxPacket {
             first: RxBuf::from_vec(b"hea".to_vec()),
-            more: vec![RxBuf::from_vec(b"der+data".to_vec()), RxBuf::from_vec(b"padding".to_vec())],
+            more: [&b"der+data"[..], b"padding"].map(|bytes| RxBuf::from_vec(bytes.to_vec())).into_iter().collect(),
         };
         packet.truncate(11);
         packet.advance(7);

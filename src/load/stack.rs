@@ -92,11 +92,12 @@ impl<D: Device> Stack<D> {
         self.counters.frames_in += work as u64;
         for frame in &mut frames {
             let tcp = &mut self.tcp;
-            match self.interface.handle_frame_in_place(now, frame, |segment| {
+            let ingress = self.interface.handle_frame_in_place(now, frame, |segment| {
                 tcp.continue_train(now, (segment.src, segment.dst), segment.buf, segment.range, segment.checksum)
-            }) {
-                Ingress::Tcp { src, dst, packet, checksum, .. } => self.tcp.handle_segment(now, src, dst, packet, checksum),
-                Ingress::IcmpError(error) if error.protocol == protocol::TCP => {
+            });
+            match ingress {
+                Some(Ingress::Tcp { src, dst, packet, checksum, .. }) => self.tcp.handle_segment(now, src, dst, packet, checksum),
+                Some(Ingress::IcmpError(error)) if error.protocol == protocol::TCP => {
                     let tuple = FourTuple {
                         local_ip: error.local.ip(),
                         remote_ip: error.remote.ip(),
@@ -105,7 +106,7 @@ impl<D: Device> Stack<D> {
                     };
                     self.tcp.handle_icmp(now, &tuple, SeqNumber(error.tcp_sequence), icmp_meaning(error.kind));
                 }
-                Ingress::Udp(_) | Ingress::IcmpError(_) | Ingress::Consumed => {}
+                Some(Ingress::Udp(_) | Ingress::IcmpError(_) | Ingress::Consumed) | None => {}
             }
         }
         frames.clear();

@@ -120,13 +120,13 @@ mod tests {
         for cut in 0..30 {
             for next in cut..30 {
                 let buf = |range: std::ops::Range<usize>| RxBuf::from_vec(bytes[range].to_vec());
-                let mut packet = RxPacket { first: buf(0..cut), more: vec![buf(cut..next), buf(next..30)] };
+                let mut packet = RxPacket { first: buf(0..cut), more: [buf(cut..next), buf(next..30)].into_iter().collect() };
                 assert_eq!(make_headers_contiguous(&mut packet, 10), cut < 10);
                 assert!(packet.first.len() >= 10);
                 assert_eq!(packet.into_bufs().flat_map(|buf| buf.to_vec()).collect::<Vec<_>>(), bytes);
             }
         }
-        let mut short = RxPacket { first: RxBuf::from_vec(vec![1]), more: vec![RxBuf::from_vec(vec![2])] };
+        let mut short = RxPacket { first: RxBuf::from_vec(vec![1]), more: std::iter::once(RxBuf::from_vec(vec![2])).collect() };
         assert!(make_headers_contiguous(&mut short, 10));
         assert_eq!((&short.first[..], short.more.len()), (&[1, 2][..], 0));
         let mut single = RxPacket::from_vec(vec![1, 2]);

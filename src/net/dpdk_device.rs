@@ -167,8 +167,7 @@ fn frame_of(mut mbuf: Mbuf, counters: &mut DpdkDeviceCounters) -> RxFrame {
     let mut packet = RxPacket::single(RxBuf::from_mbuf(mbuf));
     if let Some(rest) = rest {
         counters.frames_scattered += 1;
-        packet.more.reserve_exact(rest.segment_count());
-        packet.more.extend(rest.into_segments().map(RxBuf::from_mbuf));
+        packet.more = rest.into_segments().map(RxBuf::from_mbuf).collect();
         if make_headers_contiguous(&mut packet, HEADERS_CONTIGUOUS) {
             counters.headers_copied += 1;
         }

@@ -3,6 +3,7 @@
 //! - `page`: blocks of DMA-able memory, their reference counts, and the views through which the rest of the crate sees them.
 //! - `dma`: page pools in DPDK's memory, slices as transmit payload.
 //! - `prefetch`: asking for memory before it is needed.
+//! - `rx_buf`: received buffers, read where the driver has put them.
 //! - `stream`: copying past the caches.
 //! - `syscall`: file handles and the file-system identity of a thread.
 //! - `uring`: reads and writes of files straight into and out of pages.
@@ -19,10 +20,12 @@
 mod dma;
 mod page;
 mod prefetch;
+mod rx_buf;
 mod stream;
 pub mod syscall;
 pub mod uring;
 
-pub use page::{Fragment, PageMut, PagePool, Region, Slice};
+pub use page::{Fragment, PageMut, PagePool, Region, Slice, clone_onto};
 pub use prefetch::prefetch;
+pub use rx_buf::RxBuf;
 pub use stream::copy_past_caches;

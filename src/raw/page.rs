@@ -515,6 +515,13 @@ impl Slice {
         iova + u64::from(self.offset)
     }
 
+    /// Only what keeps the page, for a holder that knows by itself which bytes are meant.
+    pub(super) fn into_reference(self) -> PageReference {
+        let page = self.page;
+        std::mem::forget(self);
+        PageReference(page)
+    }
+
     /// Whether `next` continues this view in the same page.
     pub fn is_followed_by(&self, next: &Slice) -> bool {
         self.page == next.page && self.offset + self.len == next.offset
@@ -525,6 +532,20 @@ impl Clone for Slice {
     fn clone(&self) -> Slice {
         acquire(self.page);
         Slice { page: self.page, offset: self.offset, len: self.len }
+    }
+}
+
+/// Appends clones of `slices` to `out`: the references one by one, the views in one piece.
+pub fn clone_onto(slices: &[Slice], out: &mut Vec<Slice>) {
+    out.reserve(slices.len());
+    for slice in slices {
+        acquire(slice.page);
+    }
+    // SAFETY: there is room for them behind what is there, in memory that `slices` is no part of, and each has a reference of its own.
+    unsafe {
+        let end = out.as_mut_ptr().add(out.len());
+        std::ptr::copy_nonoverlapping(slices.as_ptr(), end, slices.len());
+        out.set_len(out.len() + slices.len());
     }
 }
 
@@ -542,6 +563,15 @@ impl Deref for Slice {
 impl Drop for Slice {
     fn drop(&mut self) {
         release(self.page);
+    }
+}
+
+/// A reference to a page, as a `Slice` is: while it lives, what the slice covered stays as it is.
+pub(super) struct PageReference(Page);
+
+impl Drop for PageReference {
+    fn drop(&mut self) {
+        release(self.0);
     }
 }
 

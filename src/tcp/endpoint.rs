@@ -351,10 +351,10 @@ impl Endpoint {
     ) -> bool {
         let Some(train) = &mut self.train else { return false };
         let Some(octets) = buf.get(range.clone()) else { return false };
-        let Some(header) = Header::of_octets(octets, octets.len(), 1) else { return false };
-        if checksum != Checksum::Good || !train.continues_with_ipv4(now, src, dst, &header) {
+        if checksum != Checksum::Good {
             return false;
         }
+        let Some(header) = train.next_in_place(now, src, dst, octets) else { return false };
         train.couple(&header);
         self.shared.counters.in_segs += 1;
         if header.text > 0

@@ -206,7 +206,7 @@ mod tests {
         for cut in 0..bytes.len() {
             let packet = |bytes: &[u8]| RxPacket {
                 first: RxBuf::from_vec(bytes[..cut].to_vec()),
-                more: vec![RxBuf::from_vec(bytes[cut..].to_vec())],
+                more: std::iter::once(RxBuf::from_vec(bytes[cut..].to_vec())).collect(),
             };
             assert!(transport_is_valid(src, dst, protocol::TCP, &packet(&bytes)));
             let mut wrong = bytes.clone();

@@ -46,24 +46,24 @@ impl QuotedHeaders {
 impl Interface {
     /// Takes one received frame.
     pub fn handle_frame(&mut self, now: Instant, mut frame: RxFrame) -> Ingress {
-        self.handle_frame_in_place(now, &mut frame, |_| false)
+        self.handle_frame_in_place(now, &mut frame, |_| false).unwrap_or(Ingress::Consumed)
     }
 
     /// Takes one received frame. A TCP segment of a sender whose frames have passed all checks before is offered to `take` where
-    /// it lies; what that takes (`true`) is done with.
+    /// it lies; what that takes (`true`) is done with: `None`.
     #[inline]
     pub fn handle_frame_in_place(
         &mut self,
         now: Instant,
         frame: &mut RxFrame,
         take: impl FnOnce(SegmentInPlace<'_>) -> bool,
-    ) -> Ingress {
+    ) -> Option<Ingress> {
         self.counters.frames_in += 1;
         let plain_tcp = PlainTcp::of(frame);
         if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
             return self.receive_recognised(&tcp, frame, take);
         }
-        self.receive_checked(now, frame.take(), plain_tcp)
+        Some(self.receive_checked(now, frame.take(), plain_tcp))
     }
 
     #[inline(never)]

@@ -20,16 +20,20 @@ const SENDERS: usize = 64;
 /// Octets of the two headers, without tag and options.
 const HEADERS: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
+// Words here are octets as they lie: they are compared, not computed with, so nothing turns them round.
+
 /// EtherType and the first octet of an IPv4 header without options, in octets 8 to 15.
-const IPV4_WITHOUT_OPTIONS: u64 = 0x0800_4500;
-const IPV4_MASK: u64 = 0xffff_ff00;
+const IPV4_WITHOUT_OPTIONS: u64 = 0x0800_4500_u64.to_be();
+const IPV4_MASK: u64 = 0xffff_ff00_u64.to_be();
+/// The last of them: differentiated services and ECN.
+const TRAFFIC_CLASS: u64 = 0xff_u64.to_be();
 
 /// No more fragments, offset 0, and the protocol, in octets 16 to 23.
-const TCP_UNFRAGMENTED: u64 = protocol::TCP as u64;
-const TCP_MASK: u64 = 0x3fff_00ff;
+const TCP_UNFRAGMENTED: u64 = (protocol::TCP as u64).to_be();
+const TCP_MASK: u64 = 0x3fff_00ff_u64.to_be();
 
 /// What all TCP frames of one sender to one of our addresses have in common.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 struct Sender {
     /// Octets 0 to 7: destination, and the first two of the source.
     link: u64,
@@ -53,8 +57,8 @@ impl Default for Recognised {
 pub(super) struct PlainTcp {
     sender: Sender,
     traffic_class: u8,
-    /// Octets of the IP packet.
-    total_len: usize,
+    /// Where in the frame the IP packet ends.
+    end: usize,
 }
 
 impl PlainTcp {
@@ -62,25 +66,27 @@ impl PlainTcp {
     #[inline]
     pub(super) fn of(frame: &RxFrame) -> Option<PlainTcp> {
         let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
-        let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
+        let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_ne_bytes(*octets));
         let (link_rest, lengths) = (word(8), word(16));
-        let total_len = (lengths >> 48) as usize;
-        let plain = link_rest & IPV4_MASK == IPV4_WITHOUT_OPTIONS
-            && lengths & TCP_MASK == TCP_UNFRAGMENTED
-            && total_len >= ipv4::HEADER_LEN
-            && ethernet::HEADER_LEN + total_len <= frame.packet.len()
-            && match frame.ip_checksum {
-                Checksum::Good => true,
-                Checksum::Bad => false,
-                Checksum::Unknown => header_sum(headers) == 0xffff,
-            };
-        let sender = Sender { link: word(0), link_rest: link_rest & !0xff, addresses: word(26) };
-        plain.then_some(PlainTcp { sender, traffic_class: link_rest as u8, total_len })
+        let unlike = (link_rest ^ IPV4_WITHOUT_OPTIONS) & IPV4_MASK | (lengths ^ TCP_UNFRAGMENTED) & TCP_MASK;
+        let total_len = usize::from(u16::from_be_bytes([headers[16], headers[17]]));
+        let end = ethernet::HEADER_LEN + total_len;
+        if unlike != 0 || end < HEADERS || (end > frame.packet.first.len() && end > frame.packet.len()) {
+            return None;
+        }
+        let intact = match frame.ip_checksum {
+            Checksum::Good => true,
+            Checksum::Bad => false,
+            Checksum::Unknown => header_sum(headers) == 0xffff,
+        };
+        let sender = Sender { link: word(0), link_rest: link_rest & !TRAFFIC_CLASS, addresses: word(26) };
+        intact.then_some(PlainTcp { sender, traffic_class: headers[15], end })
     }
 
     #[inline]
     fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
-        (((self.sender.addresses >> 32) as u32).into(), (self.sender.addresses as u32).into())
+        let [a, b, c, d, rest @ ..] = self.sender.addresses.to_ne_bytes();
+        (Ipv4Addr::new(a, b, c, d), rest.into())
     }
 }
 
@@ -88,8 +94,9 @@ impl PlainTcp {
 /// options five words are quickly summed.
 #[inline]
 fn header_sum(headers: &[u8; HEADERS]) -> u16 {
+    // RFC 1071 section 2(B): a sum in the other byte order is the sum with its octets exchanged, and 0xffff stays what it is.
     let words = headers[ethernet::HEADER_LEN..].chunks_exact(4);
-    let sum: u64 = words.map(|word| u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]))).sum();
+    let sum: u64 = words.map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))).sum();
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
@@ -100,12 +107,15 @@ fn header_sum(headers: &[u8; HEADERS]) -> u16 {
 impl Recognised {
     #[inline]
     fn place(tcp: &PlainTcp) -> usize {
-        (tcp.sender.addresses >> 32) as usize % SENDERS
+        // The last octet of the source.
+        usize::from(tcp.sender.addresses.to_ne_bytes()[3]) % SENDERS
     }
 
     #[inline]
     pub(super) fn contains(&self, tcp: &PlainTcp) -> bool {
-        self.0[Recognised::place(tcp)] == tcp.sender
+        let (known, sender) = (&self.0[Recognised::place(tcp)], &tcp.sender);
+        // One branch, not three.
+        (known.link ^ sender.link) | (known.link_rest ^ sender.link_rest) | (known.addresses ^ sender.addresses) == 0
     }
 
     /// The frame has passed all checks.
@@ -132,19 +142,19 @@ impl Interface {
         tcp: &PlainTcp,
         frame: &mut RxFrame,
         take: impl FnOnce(SegmentInPlace<'_>) -> bool,
-    ) -> Ingress {
+    ) -> Option<Ingress> {
         self.counters.tcp_in += 1;
         let (src, dst) = tcp.addresses();
-        let (checksum, end) = (frame.l4_checksum, ethernet::HEADER_LEN + tcp.total_len);
+        let (checksum, end) = (frame.l4_checksum, tcp.end);
         if frame.packet.more.is_empty()
             && take(SegmentInPlace { src, dst, buf: &mut frame.packet.first, range: HEADERS..end, checksum })
         {
-            return Ingress::Consumed;
+            return None;
         }
         let mut packet = frame.packet.take();
         packet.truncate(end);
         packet.advance(HEADERS);
-        Ingress::Tcp { src: IpAddr::V4(src), dst: IpAddr::V4(dst), packet, checksum, ecn: tcp.traffic_class & 3 }
+        Some(Ingress::Tcp { src: IpAddr::V4(src), dst: IpAddr::V4(dst), packet, checksum, ecn: tcp.traffic_class & 3 })
     }
 }
 

@@ -5,7 +5,7 @@
 //! unusual goes through the steps of `segment`, and both must come to the same: nothing is decided here alone. What is predicted
 //! starts a `train`, which what follows in the same burst may join.
 
-use super::train::{Departure, Header, Room, Train};
+use super::train::{Departure, Header, Room, Train, word_of};
 use std::net::IpAddr;
 
 use super::*;
@@ -49,12 +49,13 @@ impl Connection {
                 src: self.tuple.remote_ip,
                 dst: self.tuple.local_ip,
                 ipv4: match (self.tuple.remote_ip, self.tuple.local_ip) {
-                    (IpAddr::V4(src), IpAddr::V4(dst)) => Some((src, dst)),
+                    (IpAddr::V4(src), IpAddr::V4(dst)) => Some(word_of(src, dst)),
                     _ => None,
                 },
                 una: self.seq_at(self.send.unacknowledged),
                 nxt: self.seq_at(self.send.next),
-                ts_recent: receive.ts_recent,
+                has_timestamps: header.has_timestamps,
+                ts_recent: if self.timestamps { receive.ts_recent } else { 0 },
                 remembers: self.timestamps && receive.next <= receive.acknowledged,
                 room: self.room(shared, header.text as u64),
             },
@@ -93,8 +94,8 @@ impl Connection {
         }
     }
 
-    /// The same of a segment in one buffer.
-    #[inline]
+    /// The same of a segment in one buffer. A call of its own: inlined into its callers, it is the deque that is called instead.
+    #[inline(never)]
     pub fn take_text_of_one(&mut self, text: RxBuf) {
         if !text.is_empty() {
             self.take_in(text);
@@ -107,8 +108,8 @@ impl Connection {
         self.statistics.segments_in += u64::from(train.segments);
         let ack = self.ack_position(train.ack);
         let receive = &mut self.receive;
-        if let Some(value) = train.remembered {
-            (receive.ts_recent, receive.ts_recent_at) = (value, now);
+        if train.from.remembers {
+            (receive.ts_recent, receive.ts_recent_at) = (train.from.ts_recent, now);
         }
         receive.last_sign_of_life = now;
         (self.send.window_seq, self.send.window_ack) = (receive.next - train.last_len, ack);

@@ -51,14 +51,11 @@ impl Header {
     /// Of a header without options, or with timestamps laid out as in nearly every segment.
     #[inline]
     pub fn plain(packet: &RxPacket) -> Option<Header> {
-        Header::of_octets(&packet.first, packet.len(), 1 + packet.more.len())
-    }
-
-    /// The same of a segment of `len` octets in so many buffers, of which `octets` are the first.
-    #[inline]
-    pub fn of_octets(octets: &[u8], segment_len: usize, buffers: usize) -> Option<Header> {
+        let octets = &packet.first;
         let fixed: &[u8; HEADER_LEN] = octets.first_chunk()?;
         let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let [p0, p1, s0, s1, q0, q1, q2, q3, ..] = *fixed;
+        let place = u64::from_be_bytes([p0, p1, s0, s1, q0, q1, q2, q3]);
         let look = word(12);
         let (mut len, mut timestamp) = (HEADER_LEN, 0);
         let has_timestamps = look >> 28 == LEN_WITH_TIMESTAMPS as u32 / 4;
@@ -73,14 +70,14 @@ impl Header {
             return None;
         }
         Some(Header {
-            place: u64::from(word(0)) << 32 | u64::from(word(4)),
+            place,
             ack: SeqNumber(word(8)),
             look: look & !PUSH,
             timestamp,
             has_timestamps,
             len,
-            text: segment_len - len,
-            buffers,
+            text: packet.len() - len,
+            buffers: 1 + packet.more.len(),
             push: look & PUSH != 0,
         })
     }
@@ -121,16 +118,26 @@ impl Header {
     }
 }
 
+/// Two addresses, to be compared in one piece.
+#[inline]
+pub(super) fn word_of(src: Ipv4Addr, dst: Ipv4Addr) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (src.octets(), dst.octets());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// Where the connection stood when the train came.
 pub(super) struct Departure {
     pub now: Instant,
     pub src: IpAddr,
     pub dst: IpAddr,
-    /// Both, if they are of IPv4.
-    pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Both as one word, if they are of IPv4.
+    pub ipv4: Option<u64>,
     /// SND.UNA and SND.NXT.
     pub una: SeqNumber,
     pub nxt: SeqNumber,
+    /// The header's layout: with timestamps and nothing else, or without any option.
+    pub has_timestamps: bool,
+    /// 0 without timestamps, as is the first header's and all that follow.
     pub ts_recent: u32,
     /// RFC 7323 section 4.3 (2) remembers timestamps until text comes.
     pub remembers: bool,
@@ -144,7 +151,6 @@ pub(crate) struct Train {
     look: u32,
     /// SEG.ACK so far.
     pub(super) ack: SeqNumber,
-    pub(super) remembered: Option<u32>,
     pub(super) segments: u32,
     /// Of them, such as acknowledge something new.
     pub(super) acks: u32,
@@ -161,20 +167,7 @@ impl Train {
     #[inline]
     pub(super) fn new(from: Departure, first: &Header) -> Train {
         let (ack, place, look) = (from.una, first.place, first.look);
-        Train {
-            from,
-            place,
-            look,
-            ack,
-            remembered: None,
-            segments: 0,
-            acks: 0,
-            text: 0,
-            last_len: 0,
-            shortest: u64::MAX,
-            longest: 0,
-            push: false,
-        }
+        Train { from, place, look, ack, segments: 0, acks: 0, text: 0, last_len: 0, shortest: u64::MAX, longest: 0, push: false }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -187,10 +180,43 @@ impl Train {
         src == self.from.src && dst == self.from.dst && self.expects(now, header)
     }
 
-    /// The same of a segment over IPv4.
-    #[inline]
-    pub(crate) fn continues_with_ipv4(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr, header: &Header) -> bool {
-        self.from.ipv4 == Some((src, dst)) && self.expects(now, header)
+    /// The header of a segment over IPv4 in one buffer, if it is the next one. Most of a burst come by here: what is compared is compared
+    /// in one piece, and a header whose layout is not the first one's is nobody's.
+    #[inline(always)]
+    pub(crate) fn next_in_place(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr, octets: &[u8]) -> Option<Header> {
+        let fixed: &[u8; HEADER_LEN] = octets.first_chunk()?;
+        let [p0, p1, p2, p3, s0, s1, s2, s3, a0, a1, a2, a3, l0, l1, l2, l3, ..] = *fixed;
+        let place = u64::from_be_bytes([p0, p1, p2, p3, s0, s1, s2, s3]);
+        let look = u32::from_be_bytes([l0, l1, l2, l3]);
+        let (len, timestamp) = match self.from.has_timestamps {
+            true => {
+                let all: &[u8; LEN_WITH_TIMESTAMPS] = octets.first_chunk()?;
+                let [.., n0, n1, kind, len, v0, v1, v2, v3, _, _, _, _] = *all;
+                if u32::from_be_bytes([n0, n1, kind, len]) != TIMESTAMPS_ALONE {
+                    return None;
+                }
+                (LEN_WITH_TIMESTAMPS, u32::from_be_bytes([v0, v1, v2, v3]))
+            }
+            false => (HEADER_LEN, 0),
+        };
+        if (place ^ self.place) | u64::from((look & !PUSH) ^ self.look) != 0
+            || self.from.ipv4 != Some(word_of(src, dst))
+            || now != self.from.now
+        {
+            return None;
+        }
+        let header = Header {
+            place,
+            ack: SeqNumber(u32::from_be_bytes([a0, a1, a2, a3])),
+            look: self.look,
+            timestamp,
+            has_timestamps: self.from.has_timestamps,
+            len,
+            text: octets.len() - len,
+            buffers: 1,
+            push: look & PUSH != 0,
+        };
+        self.has_room_for(&header).then_some(header)
     }
 
     #[inline]
@@ -203,9 +229,7 @@ impl Train {
     pub(super) fn has_room_for(&self, header: &Header) -> bool {
         let acked = header.ack.0.wrapping_sub(self.ack.0);
         // RFC 7323 section 5.3, R1 (PAWS).
-        if acked > self.from.nxt.0.wrapping_sub(self.ack.0)
-            || (header.has_timestamps && is_before(header.timestamp, self.from.ts_recent))
-        {
+        if acked > self.from.nxt.0.wrapping_sub(self.ack.0) || is_before(header.timestamp, self.from.ts_recent) {
             return false;
         }
         if header.text == 0 {
@@ -227,7 +251,6 @@ impl Train {
         self.ack = header.ack;
         if self.from.remembers && self.text == 0 {
             self.from.ts_recent = header.timestamp;
-            self.remembered = Some(header.timestamp);
         }
         let len = header.text as u64;
         self.last_len = len;
