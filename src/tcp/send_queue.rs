@@ -6,18 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::buf::Slice;
-
-struct Queued {
-    start: u64,
-    slice: Slice,
-}
-
-impl Queued {
-    fn end(&self) -> u64 {
-        self.start + self.slice.len() as u64
-    }
-}
+use crate::buf::{Slice, clone_onto};
 
 /// How a packet or a TSO chain may be composed; counts are of payload pieces, the header's own buffer is already taken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +19,35 @@ pub(crate) struct Composition {
     pub pieces_max: usize,
 }
 
+/// A slice by its number in the queue, and how far its first byte is from that of the first slice. Less than 4 Gi each: a list that is
+/// longer is refused (`LEN_MAX`).
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    index: u32,
+    offset: u32,
+}
+
+/// Bytes that the queue may hold at most, whatever the options say.
+pub(crate) const LEN_MAX: usize = 1 << 31;
+
 pub(crate) struct SendQueue {
-    slices: VecDeque<Queued>,
+    slices: VecDeque<Slice>,
     /// The first byte not acknowledged.
     start: u64,
     /// The byte after the last queued.
     end: u64,
-    /// The slice after the last byte that was gathered.
-    cursor: usize,
+    /// Where the first slice starts: at `start` or before it.
+    front: u64,
+    /// The slice after the last byte that was gathered, of those that were sent for the first time and of those that were sent again:
+    /// both mostly go on where they ended.
+    newest: Place,
+    again: Place,
 }
 
 impl SendQueue {
     pub fn new(start: u64) -> SendQueue {
-        SendQueue { slices: VecDeque::new(), start, end: start, cursor: 0 }
+        let (newest, again) = (Place::default(), Place::default());
+        SendQueue { slices: VecDeque::new(), start, end: start, front: start, newest, again }
     }
 
     pub fn end(&self) -> u64 {
@@ -54,35 +59,44 @@ impl SendQueue {
         (self.end - self.start) as usize
     }
 
-    /// Takes all of `gather` and leaves it empty, its capacity with the caller.
-    pub fn push(&mut self, gather: &mut Vec<Slice>) {
-        if gather.iter().any(|slice| slice.is_empty()) {
-            gather.retain(|slice| !slice.is_empty());
-        }
-        let mut end = self.end;
-        self.slices.extend(gather.drain(..).map(|slice| {
-            let start = end;
-            end += slice.len() as u64;
-            Queued { start, slice }
-        }));
-        self.end = end;
+    /// Takes all of `gather`, `len` bytes, and leaves it empty, its capacity with the caller. None of the slices is empty, and the queue
+    /// will not be longer than `LEN_MAX`.
+    pub fn push(&mut self, gather: &mut Vec<Slice>, len: usize) {
+        debug_assert!(self.len() + len <= LEN_MAX);
+        debug_assert!(len == crate::buf::gather_len(gather) && gather.iter().all(|slice| !slice.is_empty()));
+        self.end += len as u64;
+        // Moved in one piece: a deque takes a vector's memory over, and gives it back.
+        let mut taken = VecDeque::from(std::mem::take(gather));
+        self.slices.append(&mut taken);
+        *gather = Vec::from(taken);
     }
 
     /// Releases everything before `offset`.
     pub fn acknowledge(&mut self, offset: u64) {
         self.start = offset.clamp(self.start, self.end);
-        let mut released = 0;
-        while self.slices.front().is_some_and(|front| front.end() <= self.start) {
+        let (mut released, front_before) = (0, self.front);
+        while let Some(front) = self.slices.front() {
+            let end = self.front + front.len() as u64;
+            if end > self.start {
+                break;
+            }
             self.slices.pop_front();
+            self.front = end;
             released += 1;
         }
-        self.cursor = self.cursor.saturating_sub(released);
+        for place in [&mut self.newest, &mut self.again] {
+            *place = match place.index.checked_sub(released) {
+                Some(index) => Place { index, offset: place.offset - (self.front - front_before) as u32 },
+                None => Place::default(),
+            };
+        }
     }
 
     /// Forgets everything, sent or not.
     pub fn clear(&mut self) {
         self.slices = VecDeque::new();
-        self.start = self.end;
+        (self.start, self.front) = (self.end, self.end);
+        self.rest();
     }
 
     /// Room is kept for the slices to come.
@@ -93,14 +107,33 @@ impl SendQueue {
     /// Gives it back. Nothing is queued.
     pub fn rest(&mut self) {
         debug_assert!(self.slices.is_empty());
-        (self.slices, self.cursor) = (VecDeque::new(), 0);
+        (self.slices, self.newest, self.again) = (VecDeque::new(), Place::default(), Place::default());
     }
 
-    /// The slice that holds the byte at `offset`: mostly where the last chain ended.
-    fn index_of(&self, offset: u64) -> usize {
-        match self.slices.get(self.cursor) {
-            Some(queued) if queued.start <= offset && offset < queued.end() => self.cursor,
-            _ => self.slices.partition_point(|queued| queued.end() <= offset),
+    /// The slice that holds the byte `offset` behind the start of the first slice: mostly one of those that are remembered, else some way
+    /// behind one.
+    fn place_of(&self, offset: u32) -> Place {
+        let mut place = match (self.newest.offset <= offset, self.again.offset <= offset) {
+            (true, _) if self.again.offset <= self.newest.offset || self.again.offset > offset => self.newest,
+            (_, true) => self.again,
+            _ => Place::default(),
+        };
+        while let Some(slice) = self.slices.get(place.index as usize) {
+            let end = place.offset + slice.len() as u32;
+            if offset < end {
+                break;
+            }
+            place = Place { index: place.index + 1, offset: end };
+        }
+        place
+    }
+
+    /// The slices from `first` on, in the deque's two halves.
+    fn from(&self, first: usize) -> [&[Slice]; 2] {
+        let (near, far) = self.slices.as_slices();
+        match near.get(first..) {
+            Some(near) => [near, far],
+            None => [far.get(first - near.len()..).unwrap_or(&[]), &[]],
         }
     }
 
@@ -113,61 +146,77 @@ impl SendQueue {
         if len_max == 0 {
             return 0;
         }
-        let (before, first) = (out.len(), self.index_of(offset));
-        let (len, pieces) = match self.pieces_up_to(first, offset + len_max as u64, composition) {
-            Some(pieces) => (len_max, pieces),
-            None => self.plan_within(first, offset, len_max, composition),
+        let from_front = (offset - self.front) as u32;
+        let (before, place) = (out.len(), self.place_of(from_front));
+        let (first, skip) = (place.index as usize, (from_front - place.offset) as usize);
+        let (pieces, reached) = match self.pieces_up_to(first, skip + len_max, composition) {
+            Some(plan) => plan,
+            None => self.plan_within(first, skip, len_max, composition),
         };
-        out.extend(self.slices.range(first..first + pieces).map(|queued| queued.slice.clone()));
-        let (end, last) = (offset + len as u64, pieces - 1);
+        let [near, far] = self.from(first);
+        let count = pieces.min(near.len());
+        clone_onto(&near[..count], out);
+        if count < pieces {
+            clone_onto(&far[..pieces - count], out);
+        }
         // The chain may end inside the last slice and start inside the first, which may be the same.
-        let (first_start, last_start, last_end) =
-            (self.slices[first].start, self.slices[first + last].start, self.slices[first + last].end());
-        out[before + last].truncate((end - last_start) as usize);
-        out[before].advance((offset - first_start) as usize);
-        self.cursor = first + last + usize::from(end == last_end);
-        len
+        let surplus = reached.of_slices - reached.planned;
+        let last = &mut out[before + pieces - 1];
+        let last_len = last.len();
+        last.truncate(last_len - surplus);
+        out[before].advance(skip);
+        // The next one starts behind the last slice, or in it.
+        let (whole, of_whole) =
+            if surplus == 0 { (pieces, reached.of_slices) } else { (pieces - 1, reached.of_slices - last_len) };
+        let next = Place { index: place.index + whole as u32, offset: place.offset + of_whole as u32 };
+        if from_front < self.newest.offset {
+            self.again = next
+        } else {
+            self.newest = next
+        }
+        reached.planned - skip
     }
 
-    /// How many slices from `first` on reach `end`, if no packet of them can have too many pieces: between two slices of a packet or
-    /// more, each of which may give it a piece, lie few shorter ones. `None`: it has to be planned.
-    fn pieces_up_to(&self, first: usize, end: u64, composition: &Composition) -> Option<usize> {
+    /// How many slices from `first` on reach `end`, counted from the start of the first, if no packet of them can have too many pieces:
+    /// between two slices of a packet or more, each of which may give it a piece, lie few shorter ones. `None`: it has to be planned.
+    fn pieces_up_to(&self, first: usize, end: usize, composition: &Composition) -> Option<(usize, Reached)> {
         let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
-        let (front, back) = self.slices.as_slices();
-        let (near, far) = match front.get(first..) {
-            Some(near) => (near, back),
-            None => (back.get(first - front.len()..)?, &[][..]),
-        };
-        let (mut pieces, mut shorter, mut between) = (0, 0, 0);
-        for part in [near, far] {
-            for queued in part {
+        let (mut pieces, mut shorter, mut between, mut of_slices) = (0, 0, 0, 0);
+        for part in self.from(first) {
+            for slice in part {
                 pieces += 1;
-                shorter = if queued.slice.len() < mss { shorter + 1 } else { 0 };
+                of_slices += slice.len();
+                shorter = if slice.len() < mss { shorter + 1 } else { 0 };
                 between = shorter.max(between);
-                if queued.end() >= end {
+                if of_slices >= end {
                     let few = pieces <= pieces_per_packet_max || between + 2 <= pieces_per_packet_max;
-                    return (few && pieces <= pieces_max).then_some(pieces);
+                    return (few && pieces <= pieces_max).then_some((pieces, Reached { of_slices, planned: end }));
                 }
             }
         }
         None
     }
 
-    /// How many bytes a chain from `offset` in slice `first` on may have, and in how many slices they lie, packet by packet. One step for
+    /// How many slices a chain may have that starts `skip` bytes inside slice `first`, and how far it goes, packet by packet. One step for
     /// each slice, however many packets it fills.
-    fn plan_within(&self, first: usize, offset: u64, len_max: usize, composition: &Composition) -> (usize, usize) {
+    fn plan_within(&self, first: usize, skip: usize, len_max: usize, composition: &Composition) -> (usize, Reached) {
         let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
-        // The packet that is being filled: its bytes so far, the pieces they lie in, and the pieces up to its start.
-        let (mut filled, mut pieces_in_packet, mut pieces_before) = (0, 0, 0);
-        let (mut len, mut pieces) = (0, 0);
-        for queued in self.slices.range(first..) {
+        // The packet that is being filled: its bytes so far, the pieces they lie in, and what lies before it.
+        let (mut filled, mut pieces_in_packet) = (0, 0);
+        let (mut pieces_before, mut slices_before) = (0, 0);
+        let (mut len, mut pieces, mut of_slices) = (0, 0, 0);
+        for slice in self.slices.range(first..) {
             if len == len_max {
                 break;
             }
             if pieces == pieces_max || (filled > 0 && pieces_in_packet == pieces_per_packet_max) {
-                return if len >= mss { (len - filled, pieces_before) } else { (len, pieces) };
+                if len >= mss {
+                    return (pieces_before, Reached { of_slices: slices_before, planned: skip + len - filled });
+                }
+                break;
             }
-            let take = ((queued.end() - offset) as usize - len).min(len_max - len);
+            of_slices += slice.len();
+            let take = (of_slices - skip - len).min(len_max - len);
             len += take;
             pieces += 1;
             pieces_in_packet += 1;
@@ -176,11 +225,18 @@ impl SendQueue {
                 filled %= mss;
                 // The next packet starts in this slice, unless it ends with the last one.
                 pieces_in_packet = usize::from(filled > 0);
-                pieces_before = pieces;
+                (pieces_before, slices_before) = (pieces, of_slices);
             }
         }
-        (len, pieces)
+        (pieces, Reached { of_slices, planned: skip + len })
     }
+}
+
+/// What a plan came to, in bytes from the start of its first slice: the end of its last slice, and of what is taken of them.
+#[derive(Clone, Copy)]
+struct Reached {
+    of_slices: usize,
+    planned: usize,
 }
 
 #[cfg(test)]
@@ -204,7 +260,7 @@ mod tests {
             slice.truncate(*len);
             gather.push(slice);
         }
-        queue.push(&mut gather);
+        queue.push(&mut gather, lens.iter().sum());
         assert!(gather.is_empty());
         (queue, pool)
     }
@@ -257,6 +313,54 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever was gathered before, first or again, and however much is acknowledged: the bytes at an offset are those that were put there.
+        #[test]
+        fn every_offset_keeps_its_bytes(
+            steps in proptest::collection::vec((0u8..3, any::<u16>(), 1usize..4000), 1..80),
+        ) {
+            let pool = PagePool::anonymous(512, 512).unwrap();
+            let mut queue = SendQueue::new(100);
+            let (mut pushed, mut acknowledged, mut out) = (0u64, 0u64, Vec::new());
+            for (kind, seed, len) in steps {
+                match kind {
+                    0 => {
+                        let mut gather = Vec::new();
+                        let mut total = 0;
+                        for piece in 0..usize::from(seed % 5) {
+                            let Some(mut page) = pool.allocate() else { break };
+                            let take = 1 + (usize::from(seed) * 7 + piece * 131 + len) % 512;
+                            page[..take].iter_mut().enumerate().for_each(|(at, byte)| *byte = (pushed as usize + total + at) as u8);
+                            let mut slice = page.freeze();
+                            slice.truncate(take);
+                            total += take;
+                            gather.push(slice);
+                        }
+                        queue.push(&mut gather, total);
+                        pushed += total as u64;
+                    }
+                    1 => {
+                        acknowledged = (acknowledged + len as u64 % 700).min(pushed);
+                        queue.acknowledge(100 + acknowledged);
+                    }
+                    _ if acknowledged < pushed => {
+                        let offset = acknowledged + u64::from(seed) % (pushed - acknowledged);
+                        let composition = Composition { mss: 1 + usize::from(seed) % 900, pieces_per_packet_max: 3, pieces_max: 9 };
+                        out.clear();
+                        let taken = queue.gather(100 + offset, len, &composition, &mut out);
+                        prop_assert!(taken > 0 && taken <= len && taken as u64 <= pushed - offset);
+                        let bytes: Vec<u8> = out.iter().flat_map(|slice| slice.to_vec()).collect();
+                        prop_assert_eq!(bytes.len(), taken);
+                        prop_assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (offset as usize + at) as u8));
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(queue.len() as u64, pushed - acknowledged);
+            }
+            out.clear();
+            queue.acknowledge(u64::MAX);
+            prop_assert_eq!(pool.outstanding(), 0);
+        }
+
         #[test]
         fn no_packet_of_any_chain_has_too_many_pieces(
             sizes in proptest::collection::vec(1usize..3000, 1..20),

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Interface;
-use super::routes::Hop;
+use super::routes::{Hop, fold};
 use crate::buf::{Slice, gather_len};
 use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
 use crate::time::Instant;
@@ -19,6 +19,9 @@ pub(super) const TRANSPORT_HEADER_MAX: usize = 60;
 
 /// Octets of the longest header in front of a payload.
 pub(super) const HEADERS_MAX: usize = ethernet::TAGGED_HEADER_LEN + ipv6::HEADER_LEN + TRANSPORT_HEADER_MAX;
+
+/// Where a TCP header has its checksum.
+const TCP_CHECKSUM_AT: usize = crate::wire::tcp::CHECKSUM_OFFSET;
 
 /// Octets of a TCP header with timestamps and nothing else.
 const TCP_WITH_TIMESTAMPS: usize = 32;
@@ -186,7 +189,7 @@ impl Interface {
             _ => return Err(SendRefused::NoRoute),
         };
         let mut headers = Headers::new();
-        if self.prepare(now, device.capabilities(), addresses, packet, &mut headers)? {
+        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, &mut headers)? {
             device.transmit(headers.bytes(), packet.payload, &headers.offload)?;
             self.counters.packets_out += 1;
         }
@@ -200,21 +203,21 @@ impl Interface {
         packet: &OutgoingPacket<'_>,
         payload: &mut Vec<Slice>,
     ) -> Result<(), SendRefused> {
-        let whole = OutgoingPacket { payload, ..*packet };
         if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
             let mut headers = Headers::new();
-            if self.prepare(now, device.capabilities(), (src, dst), &whole, &mut headers)? {
+            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, &mut headers)? {
                 device.transmit_taking(headers.bytes(), payload, &headers.offload)?;
                 self.counters.packets_out += 1;
             }
         } else {
-            self.try_send(now, device, &whole)?;
+            self.try_send(now, device, &OutgoingPacket { payload, ..*packet })?;
         }
         payload.clear();
         Ok(())
     }
 
-    /// The headers of a packet over IPv4 into `headers`, which are new; `false`: it was kept until its neighbour has told its MAC address.
+    /// The headers of a packet with `payload` over IPv4 into `headers`, which are new; `false`: it was kept until its neighbour has told its
+    /// MAC address.
     #[inline]
     fn prepare(
         &mut self,
@@ -222,17 +225,18 @@ impl Interface {
         capabilities: &DeviceCapabilities,
         (src, dst): (Ipv4Addr, Ipv4Addr),
         packet: &OutgoingPacket<'_>,
+        payload: &[Slice],
         headers: &mut Headers,
     ) -> Result<bool, SendRefused> {
-        let octets = packet.transport_header.len() + gather_len(packet.payload);
+        let octets = packet.transport_header.len() + gather_len(payload);
         self.check_length(capabilities, packet, octets, ipv4::HEADER_LEN)?;
         match self.hop(now, src, dst)? {
-            Hop::Known(mac) => {
-                self.put_headers(capabilities, mac, (src, dst), packet, octets, headers);
+            Hop::Known => {
+                self.put_headers(capabilities, dst, packet, payload, octets, headers);
                 Ok(true)
             }
             Hop::Unresolved(next_hop) => {
-                self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(packet));
+                self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(&OutgoingPacket { payload, ..*packet }));
                 Ok(false)
             }
         }
@@ -276,37 +280,26 @@ impl Interface {
         if self.is_on_link(dst) { Some(dst) } else { self.gateway }
     }
 
-    /// `octets`: transport header and payload.
+    /// `octets`: transport header and payload. The route to `dst` is known.
     #[inline]
     fn put_headers(
         &mut self,
         capabilities: &DeviceCapabilities,
-        mac: Address,
-        (src, dst): (Ipv4Addr, Ipv4Addr),
+        dst: Ipv4Addr,
         packet: &OutgoingPacket<'_>,
+        payload: &[Slice],
         octets: usize,
         headers: &mut Headers,
     ) {
-        let l2_len = self.put_link_header(&mut headers.bytes, mac, ethertype::IPV4);
-        let repr = ipv4::Repr {
-            src,
-            dst,
-            protocol: packet.protocol,
-            traffic_class: packet.traffic_class,
-            // RFC 6864 section 4.1: a packet that must not be fragmented may carry any value; 0 tells nobody how much we send.
-            identification: 0,
-            // RFC 1191 section 3 for TCP; the rest fits the MTU and is not worth a reassembly either.
-            dont_fragment: true,
-            time_to_live: self.options.time_to_live,
-            // At most 65,535 - 20 by `check_length`.
-            payload_len: octets as u16,
-        };
         // Also with TSO only where it is offered: virtio and vmxnet3 cut packets and take over the checksum of the whole one's header,
         // but refuse a packet that asks for it.
         let mut offload = TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum, ..TxOffload::default() };
-        let ip = if offload.ip_checksum { repr.emit_without_checksum() } else { repr.emit() };
-        let l4_at = l2_len + ip.len();
-        headers.bytes[l2_len..l4_at].copy_from_slice(&ip);
+        let template = self.routes.template(dst);
+        // At most 65,535 by `check_length`.
+        let total_len = (ipv4::HEADER_LEN + octets) as u16;
+        let l2_len = template.put(&mut headers.bytes, packet.traffic_class, total_len, packet.protocol, !offload.ip_checksum);
+        let addresses_sum = template.addresses_sum;
+        let l4_at = l2_len + ipv4::HEADER_LEN;
         // At most TRANSPORT_HEADER_MAX by `check_length`.
         let l4_len = packet.transport_header.len();
         let transport = &mut headers.bytes[l4_at..l4_at + l4_len];
@@ -315,9 +308,19 @@ impl Interface {
             (Some(to), Some(from)) if l4_len == TCP_WITH_TIMESTAMPS => *to = *from,
             _ => transport.copy_from_slice(packet.transport_header),
         }
-        self.transport_checksum(capabilities, packet, octets, transport, &mut offload);
+        if packet.protocol == protocol::TCP && (capabilities.tcp_checksum || packet.tso_mss.is_some()) {
+            // `transport_checksum` of nearly all packets: the pseudo-header's sum, the length in it unless the device cuts.
+            offload.tcp_checksum = true;
+            let len = if packet.tso_mss.is_some() { 0 } else { octets as u32 };
+            let field = fold(addresses_sum + u32::from(protocol::TCP) + len);
+            if let Some(place) = transport.get_mut(TCP_CHECKSUM_AT..TCP_CHECKSUM_AT + 2) {
+                place.copy_from_slice(&field.to_be_bytes());
+            }
+        } else {
+            self.transport_checksum(capabilities, packet, payload, octets, transport, &mut offload);
+        }
         if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
-            (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ip.len() as u8, l4_len as u8);
+            (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv4::HEADER_LEN as u8, l4_len as u8);
         }
         (headers.len, headers.offload) = (l4_at + l4_len, offload);
     }
@@ -344,6 +347,7 @@ impl Interface {
         &mut self,
         capabilities: &DeviceCapabilities,
         packet: &OutgoingPacket<'_>,
+        payload: &[Slice],
         octets: usize,
         header: &mut [u8],
         offload: &mut TxOffload,
@@ -361,7 +365,7 @@ impl Interface {
             }
             let mut sum = Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets);
             sum.add(header);
-            sum.add_slices(packet.payload);
+            sum.add_slices(payload);
             self.counters.software_checksum_octets += octets as u64;
             if packet.protocol == protocol::UDP { udp_field(&sum) } else { sum.finish() }
         };

@@ -10,7 +10,7 @@ use crate::buf::Slice;
 use crate::tcp::SendError;
 use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
-use crate::tcp::send_queue::Composition;
+use crate::tcp::send_queue::{Composition, LEN_MAX};
 use crate::time::Duration;
 use crate::wire::tcp::{PlainRepr, SackBlocks, TcpOptions, Timestamps};
 
@@ -36,9 +36,13 @@ impl Connection {
         if !takes || self.send.fin {
             return Err(SendError::Closed);
         }
-        let len = crate::buf::gather_len(gather);
+        let (mut len, mut empty) = (0, false);
+        for slice in gather.iter() {
+            len += slice.len();
+            empty |= slice.is_empty();
+        }
         let queued = self.send.queue.len();
-        if queued > 0 && queued + len > shared.options.send_queue_bytes_max {
+        if (queued > 0 && queued + len > shared.options.send_queue_bytes_max.min(LEN_MAX)) || len > LEN_MAX {
             self.send.refused = len;
             shared.counters.send_queue_full += 1;
             return Err(SendError::Full);
@@ -47,7 +51,10 @@ impl Connection {
             // A window that closed while there was nothing to send has stalled nothing yet.
             self.send.stalled_since = now;
         }
-        self.send.queue.push(gather);
+        if empty {
+            gather.retain(|slice| !slice.is_empty());
+        }
+        self.send.queue.push(gather, len);
         self.wake = true;
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Interface {
         transport.copy_from_slice(&packet.transport_header[..transport_len]);
         let mut offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
         let capabilities = *device.capabilities();
-        self.transport_checksum(&capabilities, packet, octets, transport, &mut offload);
+        self.transport_checksum(&capabilities, packet, packet.payload, octets, transport, &mut offload);
         let mut bytes = [0; HEADERS_MAX];
         let l2_len = self.put_link_header(&mut bytes, mac, ethertype::IPV6);
         let l4_at = l2_len + ipv6::HEADER_LEN;
