@@ -362,7 +362,17 @@ pub fn run(jobs: &[(Cell, u64)]) -> Result<Vec<(Cell, Run)>> {
     }
     let runs = jobs.iter().zip(received).zip(&progress).map(|(((cell, seed), mbit_per_second), progress)| {
         let retransmitted = progress.retransmitted.load(Ordering::Relaxed);
-        (*cell, Run { seed: *seed, mbit_per_second, retransmitted, notes: notes.clone(), carrier: Some(carrier.clone()) })
+        (
+            *cell,
+            Run {
+                seed: *seed,
+                mbit_per_second,
+                stands_for: 1,
+                retransmitted,
+                notes: notes.clone(),
+                carrier: Some(carrier.clone()),
+            },
+        )
     });
     Ok(runs.collect())
 }

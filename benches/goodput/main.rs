@@ -112,7 +112,7 @@ fn kernel(options: &Options) -> Result<()> {
     let expected = |results: &Results, cell: &Cell| results.half(Side::Ours, cell).and_then(Half::median).unwrap_or(200.0);
     let mut jobs: Vec<(Cell, u64)> = Vec::new();
     for cell in &options.cells {
-        let done = results.half(Side::Kernel, cell).map_or(0, |half| half.runs.len() as u64);
+        let done = results.half(Side::Kernel, cell).map_or(0, |half| half.runs());
         let wanted = if expected(&results, cell) > 60.0 { options.seeds.min(options.fast) } else { options.seeds };
         jobs.extend((done + 1..=wanted).map(|seed| (*cell, seed)));
     }
@@ -167,7 +167,7 @@ fn print(results: &Results, cell: &Cell) {
         let Some(half) = half else { return format!("{:>28}", "-") };
         let rates = half.runs.iter().map(|run| run.mbit_per_second);
         let (low, high) = rates.fold((f64::MAX, 0f64), |(low, high), rate| (low.min(rate), high.max(rate)));
-        format!("{:>8.3} ({low:>7.3}..{high:>7.3}) {}", half.median().unwrap_or_default(), half.runs.len())
+        format!("{:>8.3} ({low:>7.3}..{high:>7.3}) {}", half.median().unwrap_or_default(), half.runs())
     };
     let (ours, kernel) = (results.half(Side::Ours, cell), results.half(Side::Kernel, cell));
     let ratio =

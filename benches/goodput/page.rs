@@ -69,7 +69,7 @@ fn row(results: &Results, cell: &Cell) -> String {
         let carriers = half.runs.iter().filter_map(|run| run.carrier.as_ref());
         format!("{:.0}", carriers.map(|carrier| carrier.late_us_mean).fold(0.0, f64::max))
     });
-    let count = |half: Option<&Half>| half.map_or(0, |half| half.runs.len());
+    let count = |half: Option<&Half>| half.map_or(0, Half::runs);
     format!(
         "| {} | {} | {} | {} | {} | {share} | {}, {} | {late} |",
         cell.rtt_us as f64 / 1e3,

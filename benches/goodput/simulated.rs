@@ -95,6 +95,7 @@ impl Simulation {
         Run {
             seed,
             mbit_per_second: self.delivered as f64 * 8.0 / cell.seconds() as f64 / 1e6,
+            stands_for: 1,
             retransmitted: counters.retrans_segs,
             notes: notes(&counters, self.sides[1].endpoint.counters(), &self.link),
             carrier: None,

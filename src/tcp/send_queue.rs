@@ -149,6 +149,14 @@ impl SendQueue {
         let from_front = (offset - self.front) as u32;
         let (before, place) = (out.len(), self.place_of(from_front));
         let (first, skip) = (place.index as usize, (from_front - place.offset) as usize);
+        if let Some(slice) = self.slices.get(first)
+            && skip + len_max < slice.len()
+        {
+            // A packet out of the middle of a slice: every one of a device that cannot cut chains, but for a few.
+            out.push(slice.slice(skip..skip + len_max));
+            self.remember(from_front, place);
+            return len_max;
+        }
         let (pieces, reached) = match self.pieces_up_to(first, skip + len_max, composition) {
             Some(plan) => plan,
             None => self.plan_within(first, skip, len_max, composition),
@@ -169,12 +177,18 @@ impl SendQueue {
         let (whole, of_whole) =
             if surplus == 0 { (pieces, reached.of_slices) } else { (pieces - 1, reached.of_slices - last_len) };
         let next = Place { index: place.index + whole as u32, offset: place.offset + of_whole as u32 };
-        if from_front < self.newest.offset {
-            self.again = next
-        } else {
-            self.newest = next
-        }
+        self.remember(from_front, next);
         reached.planned - skip
+    }
+
+    /// What is gathered next begins at `next`, if it follows what was gathered from `offset` on.
+    #[inline]
+    fn remember(&mut self, offset: u32, next: Place) {
+        if offset < self.newest.offset {
+            self.again = next;
+        } else {
+            self.newest = next;
+        }
     }
 
     /// How many slices from `first` on reach `end`, counted from the start of the first, if no packet of them can have too many pieces:

@@ -94,6 +94,10 @@ impl Congestion for Cubic {
         (self.state.threshold * self.mss) as u64
     }
 
+    fn is_in_slow_start(&self) -> bool {
+        self.state.window < self.state.threshold
+    }
+
     fn set_mss(&mut self, mss: u64) {
         let mss = mss as f64;
         let untouched = self.window() == initial_window(self.mss as u64);

@@ -55,6 +55,10 @@ pub(crate) trait Congestion: Send {
     fn window(&self) -> u64;
     /// Bytes; `u64::MAX` before the first loss.
     fn slow_start_threshold(&self) -> u64;
+    /// The window is below the threshold. Each transmission asks.
+    fn is_in_slow_start(&self) -> bool {
+        self.window() < self.slow_start_threshold()
+    }
     /// The sender's MSS changed (or became known), bytes.
     fn set_mss(&mut self, mss: u64);
     fn on_ack(&mut self, sample: &AckSample);

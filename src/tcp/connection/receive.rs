@@ -307,6 +307,10 @@ impl Connection {
         let receive = &self.receive;
         let old = receive.edge.saturating_sub(receive.next);
         let free = receive.limit.saturating_sub(receive.chain.len() as u64);
+        if free <= old {
+            // Nothing came since it was promised: whatever else there is can only make it less.
+            return old;
+        }
         // Worst case in buffers: one usual segment each. Smaller ones are compacted when the maximum is reached.
         let buffers = shared.options.receive_buffers_max.saturating_sub(self.receive_buffers()) as u64;
         let mut window = free.min(buffers * u64::from(receive.mss));

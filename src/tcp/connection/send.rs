@@ -260,8 +260,7 @@ impl Connection {
 
     /// Slow start must not wait for the whole window to be filled (RFC 7661 section 4.3's half).
     fn uses_most_of_window(&self) -> bool {
-        let window = self.congestion.window();
-        window < self.congestion.slow_start_threshold() && 2 * self.scoreboard.in_flight(u64::from(self.send.mss)) >= window
+        self.congestion.is_in_slow_start() && 2 * self.scoreboard.in_flight(u64::from(self.send.mss)) >= self.congestion.window()
     }
 
     /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
