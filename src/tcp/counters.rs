@@ -113,7 +113,7 @@ crate::counters! {
         abort_on_timeout,
         /// Connections reset because data came that nobody would read.
         abort_on_data,
-        /// Connections in FIN-WAIT-2 whose peer fell silent.
+        /// Connections closed here whose peer did not close its side in time.
         fin_wait_2_timeouts,
         /// Connections that entered TIME-WAIT.
         time_wait_entered,

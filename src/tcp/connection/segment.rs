@@ -52,7 +52,8 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
-            self.on_sign_of_life(now, shared, &segment);
+            self.receive.last_sign_of_life = now;
+            self.restart_keepalive(now, shared);
             if self.ecn.on {
                 self.process_marks(now, shared, &segment);
             }
@@ -259,16 +260,6 @@ impl Connection {
     fn process_urgent(&mut self, shared: &mut Shared, segment: &Segment) {
         if segment.has(Flags::URG) {
             shared.counters.urgent_ignored += 1;
-        }
-    }
-
-    /// The peer is there: keepalive starts over, and the FIN-WAIT-2 limit if it has something to say. Empty segments do not
-    /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
-    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
-        self.receive.last_sign_of_life = now;
-        self.restart_keepalive(now, shared);
-        if self.state == State::FinWait2 && segment.payload_len > 0 {
-            self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
         }
     }
 
