@@ -11,7 +11,7 @@ crate::counters! {
         in_errs,
         /// Segments dropped because an address is not a host's.
         in_addr_errors,
-        /// Packets and TSO chains handed out, retransmissions included.
+        /// Segments handed out, of a TSO chain each that the device cuts; retransmissions included.
         out_segs,
         /// Payload bytes handed out, retransmissions included.
         out_bytes,
@@ -45,7 +45,7 @@ crate::counters! {
         remote_drops,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,
-        /// Packets and TSO chains that carried retransmitted data, SYN or FIN.
+        /// Of them, segments that carried retransmitted data, SYN or FIN.
         retrans_segs,
         /// Retransmission timeouts.
         rto_timeouts,

@@ -21,7 +21,7 @@
 //! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp mtu N SEQ
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
-//! info NAME N | info NAME A-B    cwnd, ssthresh, flight, sacked (bytes), rto, srtt, minrtt (milliseconds)
+//! info NAME N | info NAME A-B    cwnd, ssthresh, flight, sacked (bytes), rto, srtt, minrtt (milliseconds), segments_out, retransmitted
 //! iss N | iss far          by how much our last initial sequence number lies above the one before; far: no attacker's guess
 //! localport A-B | localport new  where our port of the last SYN lies; it is not the port before
 //! ```
@@ -495,6 +495,8 @@ impl Runner {
             "rto" => millis(info.rto),
             "srtt" => millis(info.smoothed_rtt.unwrap_or_default()),
             "minrtt" => millis(info.min_rtt.unwrap_or_default()),
+            "segments_out" => info.segments_out,
+            "retransmitted" => info.retransmitted_segments,
             other => panic!("{other} is not in TcpInfo"),
         };
         let (least, most) = wanted.split_once('-').unwrap_or((wanted, wanted));
