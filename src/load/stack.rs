@@ -201,7 +201,8 @@ impl<D: Device> Stack<D> {
 
     pub fn close(&mut self, now: Instant, stream: StreamKey) {
         if let Some(id) = self.id(stream) {
-            self.tcp.close(now, id);
+            // No reply is waited for any more, as `shutdown` of both directions of a kernel socket says.
+            self.tcp.close_both(now, id);
         }
     }
 

@@ -11,7 +11,7 @@ crate::counters! {
         in_errs,
         /// Segments dropped because an address is not a host's.
         in_addr_errors,
-        /// Packets and TSO chains handed out, retransmissions included.
+        /// Segments handed out, of a TSO chain each that the device cuts; retransmissions included.
         out_segs,
         /// Payload bytes handed out, retransmissions included.
         out_bytes,
@@ -45,7 +45,7 @@ crate::counters! {
         remote_drops,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,
-        /// Packets and TSO chains that carried retransmitted data, SYN or FIN.
+        /// Of them, segments that carried retransmitted data, SYN or FIN.
         retrans_segs,
         /// Retransmission timeouts.
         rto_timeouts,
@@ -77,11 +77,11 @@ crate::counters! {
         sack_discarded,
         /// Segments queued out of order.
         ofo_queued,
-        /// Segments dropped because there were too many holes.
+        /// Out-of-order segments dropped: too many holes, or the connection or the endpoint held too many buffers.
         ofo_drops,
         /// Out-of-order ranges forgotten to make room for what is in order.
         ofo_pruned,
-        /// Segments dropped because the connection or the endpoint held too many buffers.
+        /// Segments in order dropped because the connection or the endpoint held too many buffers.
         rcv_buffer_drops,
         /// Payload bytes beyond the window, dropped.
         rcv_beyond_window_bytes,
@@ -113,7 +113,7 @@ crate::counters! {
         abort_on_timeout,
         /// Connections reset because data came that nobody would read.
         abort_on_data,
-        /// Connections in FIN-WAIT-2 whose peer fell silent.
+        /// Connections closed here whose peer did not close its side in time.
         fin_wait_2_timeouts,
         /// Connections that entered TIME-WAIT.
         time_wait_entered,

@@ -615,8 +615,8 @@ impl Endpoint {
         }
     }
 
-    /// Closes our direction once the queue is sent. The other stays open until the peer closes it, or sends nothing for
-    /// `Options::fin_wait_2_timeout`.
+    /// Closes our direction once the queue is sent. The other stays open until the peer closes it, however long that takes (RFC 9293
+    /// section 3.6); keepalive finds a peer that is gone. Who will read no more calls `close_both`, now or later.
     pub fn close(&mut self, now: Instant, id: ConnectionId) {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;
@@ -627,7 +627,8 @@ impl Endpoint {
     }
 
     /// Closes both directions: nothing more will be read. Text that was not read, or comes still, is answered with a reset once
-    /// the peer has everything that was queued (RFC 1122 section 4.2.2.13, RFC 9293 SHLD-3), so that it knows.
+    /// the peer has everything that was queued (RFC 1122 section 4.2.2.13, RFC 9293 SHLD-3), so that it knows. A peer that does not
+    /// close its side is waited for during `Options::fin_wait_2_timeout`.
     pub fn close_both(&mut self, now: Instant, id: ConnectionId) {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;

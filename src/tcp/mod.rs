@@ -177,6 +177,7 @@ pub struct TcpInfo {
     pub bytes_acknowledged: u64,
     pub bytes_received: u64,
     pub segments_in: u64,
+    /// Of a TSO chain each that the device cuts.
     pub segments_out: u64,
     pub retransmitted_segments: u64,
     pub window_scale: Option<(u8, u8)>,

@@ -79,7 +79,8 @@ pub struct Options {
     pub syn_ack_retries_max: u8,
     /// Unacknowledged data this old ends the connection (RFC 9293 section 3.8.3, R2), unless it is told another.
     pub user_timeout: Duration,
-    /// Silence in FIN-WAIT-2 that ends the connection.
+    /// How long a connection that nobody here will read any more waits in FIN-WAIT-2 for the peer's FIN. One that is only half-closed
+    /// has no such limit (RFC 9293 section 3.6).
     pub fin_wait_2_timeout: Duration,
     pub keepalive: Option<Keepalive>,
     /// RFC 9293 section 3.7.4: off, since a reply is queued whole.

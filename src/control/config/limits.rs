@@ -104,7 +104,7 @@ limits! {
     tcp_time_wait_s: u32 = 60, 1..=240;
     /// Connections in TIME-WAIT; beyond it the oldest is forgotten.
     tcp_time_wait_max: u32 = 8192, 64..=1_048_576;
-    /// How long a half-closed connection may stay in FIN-WAIT-2.
+    /// How long a connection that the server has closed waits in FIN-WAIT-2 for the client to close it, too.
     tcp_fin_wait_s: u32 = 60, 1..=3600;
     /// After SIGTERM: how long replies in progress may take before what is left is reset.
     drain_ms_max: u32 = 1500, 0..=60_000;

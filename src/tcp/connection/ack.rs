@@ -39,9 +39,9 @@ impl Connection {
                 self.wake = true;
             }
         }
-        if !self.send.fin && (window == 0 || self.scoreboard.is_empty()) {
-            // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37). After our close
-            // nobody here would ever end the connection instead: then only progress counts, or a peer could keep our memory.
+        if !self.receive.refuses_text && (window == 0 || self.scoreboard.is_empty()) {
+            // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37). Once both directions are
+            // closed nobody here would ever end the connection instead: then only progress counts, or a peer could keep our memory.
             (self.send.stalled_since, self.send.retries) = (now, 0);
         }
         self.process_acknowledgement(now, shared, ack, segment.repr, duplicate);

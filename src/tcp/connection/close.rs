@@ -30,7 +30,19 @@ impl Connection {
         self.receive.chain_driver_buffers = 0;
         self.receive.reassembly.clear();
         self.close(now, shared);
+        if self.state == State::FinWait2 {
+            self.limit_fin_wait_2(now, shared);
+        }
         self.reset_if_text_was_lost(shared);
+    }
+
+    /// Half-closed, a connection may last as long as the peer has something to say (RFC 9293 section 3.6, case 1: "CLOSE means "I have no
+    /// more data to send"", and the caller goes on receiving). Once nobody would read it, it may not: the peer would decide how long
+    /// it has a place in our tables (Linux: tcp_fin_timeout, of orphaned sockets only). Nothing it sends prolongs that.
+    fn limit_fin_wait_2(&mut self, now: Instant, shared: &Shared) {
+        if self.receive.refuses_text && !self.timers.is_armed(Timer::Life) {
+            self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
+        }
     }
 
     /// Text for an application that reads no more (RFC 9293 section 3.6.1, SHLD-3). It is not taken, so never acknowledged; the
@@ -80,7 +92,7 @@ impl Connection {
         match self.state {
             State::FinWait1 => {
                 self.set_state(shared, State::FinWait2);
-                self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
+                self.limit_fin_wait_2(now, shared);
                 self.reset_if_text_was_lost(shared);
             }
             State::Closing => self.enter_time_wait(now, shared),

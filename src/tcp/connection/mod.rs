@@ -121,17 +121,21 @@ impl Shared {
         self.reply(tuple, repr);
     }
 
-    /// `false`: too many wait already.
-    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) -> bool {
-        if self.replies.len() >= self.options.replies_max {
-            self.counters.replies_dropped += 1;
-            return false;
+    /// `false`: too many replies wait already, and another is not to be made.
+    fn has_reply_room(&mut self) -> bool {
+        let room = self.replies.len() < self.options.replies_max;
+        self.counters.replies_dropped += u64::from(!room);
+        room
+    }
+
+    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) {
+        if !self.has_reply_room() {
+            return;
         }
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;
         }
         self.replies.push_back(Reply { tuple: *tuple, repr });
-        true
     }
 }
 
@@ -190,6 +194,8 @@ struct ReceiveState {
     scale: u8,
     /// Bytes the window may cover, unread ones included.
     limit: u64,
+    /// What that was before memory ran short.
+    limit_before: u32,
     chain: RxChain,
     /// Upper bound of the driver buffers in `chain`.
     chain_driver_buffers: usize,
@@ -219,6 +225,13 @@ struct ReceiveState {
     last_sign_of_life: Instant,
     /// When a challenge ACK may go out again.
     challenge_at: Instant,
+}
+
+impl ReceiveState {
+    /// How far behind RCV.NXT a peer may send something again, bytes: what it sent when the window was largest, all of whose ACKs were lost.
+    fn reach(&self) -> u64 {
+        self.limit.max(u64::from(self.limit_before))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

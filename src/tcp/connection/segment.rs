@@ -52,7 +52,8 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
-            self.on_sign_of_life(now, shared, &segment);
+            self.receive.last_sign_of_life = now;
+            self.restart_keepalive(now, shared);
             if self.ecn.on {
                 self.process_marks(now, shared, &segment);
             }
@@ -79,7 +80,8 @@ impl Connection {
         // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
         // look like a round trip that lasted as long as the sender's backoff. Not while something is missing: that may be on its way
         // since before the retransmission, only late, and would be taken for old (RFC 7323 section 5.3, R1).
-        let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit && self.receive.reassembly.is_empty();
+        let retransmission =
+            !acceptable && seq < next && next - seq <= self.receive.reach() && self.receive.reassembly.is_empty();
         // RFC 7323 section 5.2: a reset teaches nothing.
         if (acceptable || retransmission) && !segment.has(Flags::RST) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
@@ -124,7 +126,7 @@ impl Connection {
         }
         if segment.payload_len > 0 {
             let text = segment.text();
-            if text >= self.receive.next || self.receive.next - text > self.receive.limit.max(segment.payload_len) {
+            if text >= self.receive.next || self.receive.next - text > self.receive.reach().max(segment.payload_len) {
                 // Nowhere a peer of ours can be: a blind injection, whose ACKs are not to be had in numbers (RFC 5961 section 5).
                 return self.challenge(now, shared);
             }
@@ -146,7 +148,7 @@ impl Connection {
     /// A FIN whose ACK was lost. One from anywhere else is a blind injection, whose ACKs are limited (RFC 5961 section 7).
     fn is_repeated_fin(&self, segment: &Segment) -> bool {
         let at = segment.text();
-        segment.has(Flags::FIN) && at < self.receive.next && self.receive.next - at <= self.receive.limit
+        segment.has(Flags::FIN) && at < self.receive.next && self.receive.next - at <= self.receive.reach()
     }
 
     /// A keepalive or window probe: one position before what is expected, and empty.
@@ -259,16 +261,6 @@ impl Connection {
     fn process_urgent(&mut self, shared: &mut Shared, segment: &Segment) {
         if segment.has(Flags::URG) {
             shared.counters.urgent_ignored += 1;
-        }
-    }
-
-    /// The peer is there: keepalive starts over, and the FIN-WAIT-2 limit if it has something to say. Empty segments do not
-    /// prolong that: they would hold a place in the tables for ever at the cost of one in each `fin_wait_2_timeout`.
-    fn on_sign_of_life(&mut self, now: Instant, shared: &Shared, segment: &Segment) {
-        self.receive.last_sign_of_life = now;
-        self.restart_keepalive(now, shared);
-        if self.state == State::FinWait2 && segment.payload_len > 0 {
-            self.timers.arm(Timer::Life, now + shared.options.fin_wait_2_timeout);
         }
     }
 

@@ -121,7 +121,7 @@ impl Connection {
         }
         if again {
             self.scoreboard.on_retransmitted(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
-            self.count_retransmission(shared);
+            self.count_retransmission(shared, 1);
         } else {
             self.scoreboard.on_sent(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
             self.send.next = SEQUENCE_ORIGIN + 1;
@@ -134,9 +134,15 @@ impl Connection {
         true
     }
 
-    fn count_retransmission(&mut self, shared: &mut Shared) {
-        shared.counters.retrans_segs += 1;
-        self.statistics.retransmitted += 1;
+    #[inline]
+    fn count_packets(&mut self, shared: &mut Shared, packets: u64) {
+        self.statistics.segments_out += packets;
+        shared.counters.out_segs += packets;
+    }
+
+    fn count_retransmission(&mut self, shared: &mut Shared, packets: u64) {
+        shared.counters.retrans_segs += packets;
+        self.statistics.retransmitted += packets;
     }
 
     /// Bytes the network may take now.
@@ -189,7 +195,8 @@ impl Connection {
         let range = Range { start, len: whole, fin: end > self.send.queue.end() && start + whole as u64 == data_end };
         let sent = self.emit_range(now, shared, limits, out, &range);
         self.scoreboard.on_retransmitted(start, start + sent, now);
-        self.count_retransmission(shared);
+        // Without the FIN, which travels with the last of them.
+        self.count_retransmission(shared, out.packets(sent.min(range.len as u64) as usize));
         self.note_repair(now, sent);
         // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
         // ACK cannot be here before a round trip.
@@ -524,8 +531,7 @@ impl Connection {
         if repr.flags.contains(Flags::ACK) {
             self.note_acknowledged();
         }
-        self.statistics.segments_out += 1;
-        shared.counters.out_segs += 1;
+        self.count_packets(shared, out.packets(payload_len));
         out.seal(&self.tuple, &repr, payload_len);
     }
 
@@ -542,8 +548,7 @@ impl Connection {
             timestamps: self.timestamps.then(|| self.timestamps_option(now)),
         };
         self.note_acknowledged();
-        self.statistics.segments_out += 1;
-        shared.counters.out_segs += 1;
+        self.count_packets(shared, out.packets(len));
         out.seal_plain(&self.tuple, &repr, len);
     }
 

@@ -75,6 +75,16 @@ impl Transmit {
         crate::buf::gather_len(&self.payload)
     }
 
+    /// As how many packets a payload of `payload_len` bytes reaches the wire (Linux: tcp_skb_pcount).
+    #[inline]
+    pub(crate) fn packets(&self, payload_len: usize) -> u64 {
+        match self.tso_mss {
+            // A chain is below 64 KiB: the short division.
+            Some(mss) => u64::from((payload_len as u32).div_ceil(u32::from(mss))),
+            None => 1,
+        }
+    }
+
     /// Computes the checksum in software. Not for chains.
     pub fn fill_checksum(&mut self) {
         debug_assert!(self.tso_mss.is_none());

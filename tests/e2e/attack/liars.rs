@@ -148,7 +148,7 @@ fn a_byte_a_second(ground: &mut Ground) -> Result<()> {
     }
     let after = ground.counters()?;
     println!(
-        "    {end} bytes in {seconds} s; another client's connection and call took {worst:.1?} at most; {:.0} packets and chains in all",
+        "    {end} bytes in {seconds} s; another client's connection and call took {worst:.1?} at most; {:.0} packets in all",
         grown(&before, &after, "tcp.out_segs")?
     );
     ensure!(end >= 1, "not a byte came");
