@@ -146,6 +146,7 @@ impl<'a> Packet<'a> {
             next_header_at: NEXT_HEADER_AT as u16,
             offset: HEADER_LEN,
             fragment: None,
+            fragment_header: false,
             router_alert: false,
         };
         // By far the most packets have none.
@@ -173,6 +174,7 @@ impl<'a> Packet<'a> {
             let header = rest.get(..len).ok_or(Refused::Malformed)?;
             match chain.protocol {
                 extension::FRAGMENT => {
+                    chain.fragment_header = true;
                     let field = u16_at(header, 2);
                     // RFC 6946: offset 0 and no more to come is a whole packet.
                     if field & !FRAGMENT_RESERVED != 0 {
@@ -256,6 +258,8 @@ pub struct Chain {
     pub offset: usize,
     /// A piece of a packet; the walk ends there.
     pub fragment: Option<Fragment>,
+    /// There was a fragment header, also if this is all of the packet.
+    pub fragment_header: bool,
     pub router_alert: bool,
 }
 
@@ -393,6 +397,7 @@ mod tests {
         let long: Vec<u8> = [0, 1, 1, 12].into_iter().chain([0; 12]).collect();
         let all = walk(&[(0, PAD), (60, &long), (43, &[0, 0, 4, 0, 0, 0, 0, 0]), (44, &[0; 8])], protocol::UDP).unwrap();
         assert_eq!((all.protocol, all.offset, all.next_header_at), (protocol::UDP, 80, 72), "an atomic fragment is a packet");
+        assert!(all.fragment_header && !plain.fragment_header);
         assert!(walk(&[(0, &router_alert_header(0))], protocol::ICMPV6).unwrap().router_alert);
     }
 

@@ -37,6 +37,9 @@ impl Interface {
         let view = Packet::new(&packet.first).map_err(|_| -> Reason6 { |c| &mut c.icmp_malformed })?;
         let Some(ipv6) = &mut self.ipv6 else { return Ok(Ingress::Consumed) };
         match view.kind() {
+            // RFC 6980 section 5: neighbour discovery that came with a fragment header is ignored, also in one piece: what guards a
+            // switch's ports (RFC 6105) looks behind none.
+            kind::ROUTER_SOLICITATION..=kind::REDIRECT if chain.fragment_header => return Err(|c| &mut c.nd_fragments),
             kind::ROUTER_SOLICITATION..=kind::REDIRECT => {
                 let result = ipv6.receive_discovery(now, facts, mac, &packet.first);
                 ipv6.schedule();

@@ -134,6 +134,8 @@ crate::counters! {
         icmp_no_buffer,
         /// Dropped: neighbour discovery from beyond the link (a hop limit below 255).
         nd_bad_hop_limit,
+        /// Dropped: neighbour discovery behind a fragment header.
+        nd_fragments,
         /// Dropped: neighbour discovery messages that RFC 4861 says to discard.
         nd_malformed,
         /// Neighbour solicitations for our addresses, answered.

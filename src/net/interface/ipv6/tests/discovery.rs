@@ -126,6 +126,9 @@ fn discovery_that_must_be_discarded() {
     let solicited =
         ndp::Repr::NeighbourAdvertisement { target: peer(), router: false, solicited: true, replace: true, link: Some(PEER_MAC) };
     refused(discovery(peer(), ipv6::ALL_NODES, &solicited), |c| c.nd_malformed);
+    // RFC 6980 section 5: in one piece, but behind a fragment header.
+    let atomic = [&[protocol::ICMPV6, 0, 0, 0, 0, 0, 0, 7][..], &message].concat();
+    refused(packet(peer(), group, 44, 255, &atomic), |c| c.nd_fragments);
     let redirect = ndp::Repr::Redirect { target: peer(), destination: ip("2001:db9::1") };
     refused(discovery(router(), ours(), &redirect), |c| c.redirects_ignored);
     refused(router_says(|_| ()), |c| c.router_advertisements_ignored);
