@@ -84,10 +84,10 @@ impl Interface {
                 unreachable(icmpv4::unreachable::HOST_PROHIBITED)
             }
             Repr::DestinationUnreachable { .. } => unreachable(icmpv4::unreachable::HOST),
-            // RFC 8201 section 4: a host does not go below the least MTU there is; a report of less is not believed.
-            Repr::PacketTooBig { mtu } => {
-                IcmpErrorKind::FragmentationNeeded { mtu: u16::try_from(mtu).unwrap_or(u16::MAX).max(ipv6::MTU_MIN) }
-            }
+            // RFC 8201 section 4: a report of less than the least MTU there is must be discarded. There is no such link, so it is
+            // forged, and taken for 1280 it would still cut every segment of the connection.
+            Repr::PacketTooBig { mtu } if mtu < ipv6::MTU_MIN.into() => return Err(|c| &mut c.icmp_bad_mtu),
+            Repr::PacketTooBig { mtu } => IcmpErrorKind::FragmentationNeeded { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) },
             Repr::TimeExceeded { .. } => IcmpErrorKind::TimeExceeded,
             Repr::ParameterProblem { code: icmpv6::parameter_problem::NEXT_HEADER, .. } => {
                 unreachable(icmpv4::unreachable::PROTOCOL)

@@ -122,6 +122,8 @@ crate::counters! {
         icmp_bad_checksum,
         /// Dropped: ICMP errors whose quoted packet is cut too short or is not ours.
         icmp_bad_quote,
+        /// Dropped: "packet too big" with an MTU below 1280, which no link has.
+        icmp_bad_mtu,
         /// Dropped: ICMP messages of other types.
         icmp_ignored,
         /// ICMP errors queued.
