@@ -139,7 +139,10 @@ impl Ipv6 {
 
     /// RFC 4861 section 6.3.4.
     fn router_advertised(&mut self, now: Instant, router: Ipv6Addr, said: &RouterAdvertisement) {
-        self.router_search = None;
+        // RFC 4861 section 6.3.7: the search ends with one that is a default router. One that is none may have answered first.
+        if said.lifetime_s != 0 {
+            self.router_search = None;
+        }
         if said.hop_limit != 0 {
             self.hop_limit = said.hop_limit;
         }

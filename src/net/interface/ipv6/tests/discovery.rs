@@ -188,6 +188,9 @@ fn routers_are_asked_for_more_and_more_rarely_until_one_answers() {
     let asked: Vec<u64> = said.iter().filter(|(_, line)| line.starts_with("any routers?")).map(|(at, _)| *at).collect();
     let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(gaps, [8_000, 16_000, 32_000], "RFC 7559 section 2 (the first question was heard before)");
+    // RFC 4861 section 6.3.7: one that only tells prefixes, or says that it is no router any more, does not end the search.
+    bench.receive(router_says(|said| said.lifetime_s = 0));
+    assert_eq!(bench.run(140_000).iter().filter(|(_, line)| line.starts_with("any")).count(), 1);
     bench.receive(router_says(|_| ()));
     assert_eq!(bench.run(10_000_000).iter().filter(|(_, line)| line.starts_with("any")).count(), 0);
 }
