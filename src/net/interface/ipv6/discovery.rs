@@ -70,10 +70,12 @@ impl Ipv6 {
                 check_advertisement(facts, solicited)?;
                 self.counters.nd_advertisements_in += 1;
                 self.advertised(now, mac, target, link);
-                self.neighbours.advertised(now, target.into(), unicast(link), solicited, replace);
-                if !router {
-                    // RFC 4861 section 7.2.5: it is no router any more.
+                let counts = self.neighbours.advertised(now, target.into(), unicast(link), solicited, replace);
+                if counts && !router {
+                    // RFC 4861 section 7.2.5: it is no router any more. Not if somebody answers for it (section 7.2.8: a proxy's
+                    // answer does not replace), or nobody asked.
                     self.routers.retain(|known| known.address != target);
+                    self.counters.routers = self.routers.len() as u64;
                 }
                 Ok(())
             }

@@ -248,6 +248,25 @@ fn a_router_that_says_so_is_none_any_more() {
     bench.receive(router_says(|_| ()));
     bench.receive(advertisement(router(), Some(ROUTER_MAC), false));
     assert_eq!(bench.send(ip("2001:db9::1"), &[]), Err(SendRefused::NoRoute), "section 7.2.5: the router flag is gone");
+    assert_eq!(bench.counters().routers, 0);
+}
+
+/// RFC 4861 section 7.2.5: an advertisement that must not update the cache says nothing about the router either, nor does one of a
+/// neighbour without an entry.
+#[test]
+fn an_advertisement_that_does_not_count_takes_no_router_away() {
+    let says = |link| {
+        let repr = ndp::Repr::NeighbourAdvertisement { target: router(), router: false, solicited: false, replace: false, link };
+        discovery(ip("fe80::77"), ipv6::ALL_NODES, &repr)
+    };
+    let mut bench = bench_with(slaac);
+    bench.receive(router_says(|_| ()));
+    bench.receive(says(Some(PEER_MAC)));
+    assert_eq!((bench.counters().routers, bench.interface.neighbour(router().into())), (1, Some(ROUTER_MAC)));
+    let mut bench = bench_with(slaac);
+    bench.receive(router_says(|said| said.source = None));
+    bench.receive(says(Some(PEER_MAC)));
+    assert_eq!((bench.counters().routers, bench.interface.neighbour(router().into())), (1, None));
 }
 
 #[test]
