@@ -263,18 +263,21 @@ impl<P> NeighbourTable<P> {
         self.wake_at(now + self.options.idle);
     }
 
-    /// A neighbour advertisement (RFC 4861 section 7.2.5). Makes no entry. `solicited`, `replace`: its S and O flags.
-    pub fn advertised(&mut self, now: Instant, address: IpAddr, link: Option<Address>, solicited: bool, replace: bool) {
+    /// A neighbour advertisement (RFC 4861 section 7.2.5). Makes no entry. `solicited`, `replace`: its S and O flags. Tells whether
+    /// what else it says (the R flag) counts: not without an entry, and not if it may not replace the address that is known.
+    pub fn advertised(&mut self, now: Instant, address: IpAddr, link: Option<Address>, solicited: bool, replace: bool) -> bool {
         if !self.entries.contains_key(&address) {
-            return;
+            return false;
         }
+        let mut counts = true;
         let until = if solicited { now + self.options.reachable } else { now };
         match (self.get(address), link) {
             // INCOMPLETE, or given up: only an address helps.
-            (None, None) => return,
+            (None, None) => return false,
             (None, Some(mac)) => self.replace(now, address, mac, until),
             // Somebody else's address without the right to replace: what was believed is believed no longer, that is all.
             (Some(known), Some(mac)) if mac != known && !replace => {
+                counts = false;
                 if let Some(entry) = self.entries.get_mut(&address) {
                     if matches!(entry.state, State::Reachable { until, .. } if until > now) {
                         entry.state = State::Reachable { mac: known, until: now };
@@ -289,6 +292,7 @@ impl<P> NeighbourTable<P> {
             }
         }
         self.wake_at(until + self.options.idle);
+        counts
     }
 
     /// How long answers are believed from now on, and how long to wait for one (RFC 4861 section 6.3.4).

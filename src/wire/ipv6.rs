@@ -146,6 +146,7 @@ impl<'a> Packet<'a> {
             next_header_at: NEXT_HEADER_AT as u16,
             offset: HEADER_LEN,
             fragment: None,
+            fragment_header: false,
             router_alert: false,
         };
         // By far the most packets have none.
@@ -154,6 +155,25 @@ impl<'a> Packet<'a> {
         }
         self.walk(&mut chain)?;
         Ok(chain)
+    }
+
+    /// What stands behind all extension headers, whatever is in them, and where. `None`: it is cut off, or too far behind.
+    pub fn last_header(&self) -> Option<(u8, usize)> {
+        let bytes = self.contiguous();
+        let (mut protocol, mut offset) = (self.next_header(), HEADER_LEN);
+        for _ in 0..=EXTENSION_HEADERS_MAX {
+            if !is_extension(protocol) || (protocol == extension::HOP_BY_HOP && offset != HEADER_LEN) {
+                return Some((protocol, offset));
+            }
+            let [next, units, high, low] = *bytes.get(offset..)?.first_chunk()?;
+            let is_fragment = protocol == extension::FRAGMENT;
+            if is_fragment && u16::from_be_bytes([high, low]) & !7 != 0 {
+                return None;
+            }
+            offset += if is_fragment { FRAGMENT_HEADER_LEN } else { 8 + 8 * usize::from(units) };
+            protocol = next;
+        }
+        None
     }
 
     fn walk(&self, chain: &mut Chain) -> Result<(), Refused> {
@@ -173,6 +193,7 @@ impl<'a> Packet<'a> {
             let header = rest.get(..len).ok_or(Refused::Malformed)?;
             match chain.protocol {
                 extension::FRAGMENT => {
+                    chain.fragment_header = true;
                     let field = u16_at(header, 2);
                     // RFC 6946: offset 0 and no more to come is a whole packet.
                     if field & !FRAGMENT_RESERVED != 0 {
@@ -256,6 +277,8 @@ pub struct Chain {
     pub offset: usize,
     /// A piece of a packet; the walk ends there.
     pub fragment: Option<Fragment>,
+    /// There was a fragment header, also if this is all of the packet.
+    pub fragment_header: bool,
     pub router_alert: bool,
 }
 
@@ -393,6 +416,7 @@ mod tests {
         let long: Vec<u8> = [0, 1, 1, 12].into_iter().chain([0; 12]).collect();
         let all = walk(&[(0, PAD), (60, &long), (43, &[0, 0, 4, 0, 0, 0, 0, 0]), (44, &[0; 8])], protocol::UDP).unwrap();
         assert_eq!((all.protocol, all.offset, all.next_header_at), (protocol::UDP, 80, 72), "an atomic fragment is a packet");
+        assert!(all.fragment_header && !plain.fragment_header);
         assert!(walk(&[(0, &router_alert_header(0))], protocol::ICMPV6).unwrap().router_alert);
     }
 
@@ -439,7 +463,11 @@ mod tests {
             if let Ok(packet) = Packet::new(&bytes, available) {
                 if let Ok(chain) = packet.chain() {
                     prop_assert!(chain.offset <= bytes.len());
+                    if chain.fragment.is_none() {
+                        prop_assert_eq!(packet.last_header(), Some((chain.protocol, chain.offset)));
+                    }
                 }
+                let _ = packet.last_header();
             }
         }
 

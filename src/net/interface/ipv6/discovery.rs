@@ -70,10 +70,12 @@ impl Ipv6 {
                 check_advertisement(facts, solicited)?;
                 self.counters.nd_advertisements_in += 1;
                 self.advertised(now, mac, target, link);
-                self.neighbours.advertised(now, target.into(), unicast(link), solicited, replace);
-                if !router {
-                    // RFC 4861 section 7.2.5: it is no router any more.
+                let counts = self.neighbours.advertised(now, target.into(), unicast(link), solicited, replace);
+                if counts && !router {
+                    // RFC 4861 section 7.2.5: it is no router any more. Not if somebody answers for it (section 7.2.8: a proxy's
+                    // answer does not replace), or nobody asked.
                     self.routers.retain(|known| known.address != target);
+                    self.counters.routers = self.routers.len() as u64;
                 }
                 Ok(())
             }
@@ -139,7 +141,10 @@ impl Ipv6 {
 
     /// RFC 4861 section 6.3.4.
     fn router_advertised(&mut self, now: Instant, router: Ipv6Addr, said: &RouterAdvertisement) {
-        self.router_search = None;
+        // RFC 4861 section 6.3.7: the search ends with one that is a default router. One that is none may have answered first.
+        if said.lifetime_s != 0 {
+            self.router_search = None;
+        }
         if said.hop_limit != 0 {
             self.hop_limit = said.hop_limit;
         }
@@ -250,9 +255,13 @@ impl Ipv6 {
         if let Some(gateway) = self.options.gateway {
             return Some(gateway);
         }
-        // RFC 4861 section 6.3.6: one that answers, or may; if none does, each is tried in turn as its refusal ends.
         let live = || self.routers.iter().filter(|router| router.until > now).map(|router| router.address);
-        live().find(|router| !self.neighbours.is_failed(now, IpAddr::V6(*router))).or_else(|| live().next())
+        // RFC 4861 section 6.3.6: one whose address is known, believed or not, goes before one that is being asked for or has not
+        // been; else what is sent would wait behind a dead router each time that it is asked for again.
+        let known = |router: &Ipv6Addr| self.neighbours.get(IpAddr::V6(*router)).is_some();
+        // If none is known, each is tried in turn as its refusal ends.
+        let may_answer = |router: &Ipv6Addr| !self.neighbours.is_failed(now, IpAddr::V6(*router));
+        live().find(known).or_else(|| live().find(may_answer)).or_else(|| live().next())
     }
 
     /// A question of the neighbour cache (RFC 4861 sections 7.2.2 and 7.3.3).

@@ -37,6 +37,9 @@ impl Interface {
         let view = Packet::new(&packet.first).map_err(|_| -> Reason6 { |c| &mut c.icmp_malformed })?;
         let Some(ipv6) = &mut self.ipv6 else { return Ok(Ingress::Consumed) };
         match view.kind() {
+            // RFC 6980 section 5: neighbour discovery that came with a fragment header is ignored, also in one piece: what guards a
+            // switch's ports (RFC 6105) looks behind none.
+            kind::ROUTER_SOLICITATION..=kind::REDIRECT if chain.fragment_header => return Err(|c| &mut c.nd_fragments),
             kind::ROUTER_SOLICITATION..=kind::REDIRECT => {
                 let result = ipv6.receive_discovery(now, facts, mac, &packet.first);
                 ipv6.schedule();
@@ -81,10 +84,10 @@ impl Interface {
                 unreachable(icmpv4::unreachable::HOST_PROHIBITED)
             }
             Repr::DestinationUnreachable { .. } => unreachable(icmpv4::unreachable::HOST),
-            // RFC 8201 section 4: a host does not go below the least MTU there is; a report of less is not believed.
-            Repr::PacketTooBig { mtu } => {
-                IcmpErrorKind::FragmentationNeeded { mtu: u16::try_from(mtu).unwrap_or(u16::MAX).max(ipv6::MTU_MIN) }
-            }
+            // RFC 8201 section 4: a report of less than the least MTU there is must be discarded. There is no such link, so it is
+            // forged, and taken for 1280 it would still cut every segment of the connection.
+            Repr::PacketTooBig { mtu } if mtu < ipv6::MTU_MIN.into() => return Err(|c| &mut c.icmp_bad_mtu),
+            Repr::PacketTooBig { mtu } => IcmpErrorKind::FragmentationNeeded { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) },
             Repr::TimeExceeded { .. } => IcmpErrorKind::TimeExceeded,
             Repr::ParameterProblem { code: icmpv6::parameter_problem::NEXT_HEADER, .. } => {
                 unreachable(icmpv4::unreachable::PROTOCOL)
@@ -125,8 +128,8 @@ impl Interface {
         if self.ipv6.as_ref().is_some_and(|ipv6| ipv6.of_copy) {
             return;
         }
-        let first = front.iter().chain(packet.first.iter());
-        if !may_hear_errors(facts.src, facts.group) || quotes_error(first.copied()) {
+        let headers = if front.is_empty() { &packet.first[..] } else { front };
+        if !may_hear_errors(facts.src, facts.group) || quotes_error(headers) {
             if let Some(ipv6) = &mut self.ipv6 {
                 ipv6.counters.icmp_errors_forbidden += 1;
             }
@@ -164,14 +167,11 @@ impl Interface {
 }
 
 /// RFC 4443 section 2.4(e.1) and (e.2): no error about an error, or about a redirect.
-fn quotes_error(packet: impl Iterator<Item = u8>) -> bool {
-    let front: smallvec::SmallVec<[u8; 128]> = packet.take(128).collect();
-    let Ok(view) = ipv6::Packet::new_quoted(&front) else { return true };
-    let (protocol, offset) = match view.chain() {
-        Ok(chain) => (chain.protocol, chain.offset),
-        // The header that is complained about comes first; what follows it is not looked at.
-        Err(_) => return false,
-    };
-    let kind = front.get(offset).copied();
+///
+/// `packet`: from the IPv6 header on. Also behind the header that is complained about; what cannot be told may be one.
+fn quotes_error(packet: &[u8]) -> bool {
+    let last_header = ipv6::Packet::new_quoted(packet).ok().and_then(|view| view.last_header());
+    let Some((protocol, offset)) = last_header else { return true };
+    let kind = packet.get(offset).copied();
     protocol == protocol::ICMPV6 && kind.is_none_or(|kind| icmpv6::is_error(kind) || kind == kind::REDIRECT)
 }

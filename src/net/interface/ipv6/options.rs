@@ -122,6 +122,8 @@ crate::counters! {
         icmp_bad_checksum,
         /// Dropped: ICMP errors whose quoted packet is cut too short or is not ours.
         icmp_bad_quote,
+        /// Dropped: "packet too big" with an MTU below 1280, which no link has.
+        icmp_bad_mtu,
         /// Dropped: ICMP messages of other types.
         icmp_ignored,
         /// ICMP errors queued.
@@ -134,6 +136,8 @@ crate::counters! {
         icmp_no_buffer,
         /// Dropped: neighbour discovery from beyond the link (a hop limit below 255).
         nd_bad_hop_limit,
+        /// Dropped: neighbour discovery behind a fragment header.
+        nd_fragments,
         /// Dropped: neighbour discovery messages that RFC 4861 says to discard.
         nd_malformed,
         /// Neighbour solicitations for our addresses, answered.

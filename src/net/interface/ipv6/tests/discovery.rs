@@ -126,6 +126,9 @@ fn discovery_that_must_be_discarded() {
     let solicited =
         ndp::Repr::NeighbourAdvertisement { target: peer(), router: false, solicited: true, replace: true, link: Some(PEER_MAC) };
     refused(discovery(peer(), ipv6::ALL_NODES, &solicited), |c| c.nd_malformed);
+    // RFC 6980 section 5: in one piece, but behind a fragment header.
+    let atomic = [&[protocol::ICMPV6, 0, 0, 0, 0, 0, 0, 7][..], &message].concat();
+    refused(packet(peer(), group, 44, 255, &atomic), |c| c.nd_fragments);
     let redirect = ndp::Repr::Redirect { target: peer(), destination: ip("2001:db9::1") };
     refused(discovery(router(), ours(), &redirect), |c| c.redirects_ignored);
     refused(router_says(|_| ()), |c| c.router_advertisements_ignored);
@@ -185,6 +188,9 @@ fn routers_are_asked_for_more_and_more_rarely_until_one_answers() {
     let asked: Vec<u64> = said.iter().filter(|(_, line)| line.starts_with("any routers?")).map(|(at, _)| *at).collect();
     let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(gaps, [8_000, 16_000, 32_000], "RFC 7559 section 2 (the first question was heard before)");
+    // RFC 4861 section 6.3.7: one that only tells prefixes, or says that it is no router any more, does not end the search.
+    bench.receive(router_says(|said| said.lifetime_s = 0));
+    assert_eq!(bench.run(140_000).iter().filter(|(_, line)| line.starts_with("any")).count(), 1);
     bench.receive(router_says(|_| ()));
     assert_eq!(bench.run(10_000_000).iter().filter(|(_, line)| line.starts_with("any")).count(), 0);
 }
@@ -242,6 +248,25 @@ fn a_router_that_says_so_is_none_any_more() {
     bench.receive(router_says(|_| ()));
     bench.receive(advertisement(router(), Some(ROUTER_MAC), false));
     assert_eq!(bench.send(ip("2001:db9::1"), &[]), Err(SendRefused::NoRoute), "section 7.2.5: the router flag is gone");
+    assert_eq!(bench.counters().routers, 0);
+}
+
+/// RFC 4861 section 7.2.5: an advertisement that must not update the cache says nothing about the router either, nor does one of a
+/// neighbour without an entry.
+#[test]
+fn an_advertisement_that_does_not_count_takes_no_router_away() {
+    let says = |link| {
+        let repr = ndp::Repr::NeighbourAdvertisement { target: router(), router: false, solicited: false, replace: false, link };
+        discovery(ip("fe80::77"), ipv6::ALL_NODES, &repr)
+    };
+    let mut bench = bench_with(slaac);
+    bench.receive(router_says(|_| ()));
+    bench.receive(says(Some(PEER_MAC)));
+    assert_eq!((bench.counters().routers, bench.interface.neighbour(router().into())), (1, Some(ROUTER_MAC)));
+    let mut bench = bench_with(slaac);
+    bench.receive(router_says(|said| said.source = None));
+    bench.receive(says(Some(PEER_MAC)));
+    assert_eq!((bench.counters().routers, bench.interface.neighbour(router().into())), (1, None));
 }
 
 #[test]
@@ -260,11 +285,35 @@ fn an_unreachable_router_is_passed_over_for_another() {
         prefixes: Default::default(),
     });
     bench.receive(discovery(ip("fe80::a"), ipv6::ALL_NODES, &other));
+    // RFC 4861 section 6.3.6: always the one that is known, though the other is first in the list and was never asked.
+    for at in [0, 4_600, 10_000] {
+        bench.run(at.max(bench.now.millis()));
+        bench.send(ip("2001:db9::1"), &[]).unwrap();
+        assert_eq!(bench.said(), ["protocol 6 2001:db8::1 > 2001:db9::1 via 02:00:00:00:00:02, 20 bytes"], "at {at}");
+    }
+}
+
+#[test]
+fn of_routers_that_nobody_knows_each_is_tried_in_turn() {
+    let mut bench = bench_with(slaac);
+    bench.receive(router_says(|said| said.source = None));
+    let other = ndp::Repr::RouterAdvertisement(RouterAdvertisement {
+        hop_limit: 0,
+        managed: false,
+        other: false,
+        lifetime_s: 1800,
+        reachable_ms: 0,
+        retransmit_ms: 0,
+        source: None,
+        mtu: None,
+        prefixes: Default::default(),
+    });
+    bench.receive(discovery(ip("fe80::a"), ipv6::ALL_NODES, &other));
     bench.send(ip("2001:db9::1"), &[]).unwrap();
+    assert!(bench.said()[0].starts_with("who has fe80::9,"));
     bench.run(4_600);
     bench.send(ip("2001:db9::1"), &[]).unwrap();
-    let said = bench.said();
-    assert_eq!(said, ["protocol 6 2001:db8::1 > 2001:db9::1 via 02:00:00:00:00:02, 20 bytes"], "section 6.3.6");
+    assert!(bench.said()[0].starts_with("who has fe80::a,"), "the first did not answer");
 }
 
 #[test]

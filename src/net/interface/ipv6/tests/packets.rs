@@ -177,6 +177,38 @@ fn error_about(src: Ipv6Addr, repr: icmpv6::Repr) -> Vec<u8> {
     icmp(router(), ours(), repr, &quote)
 }
 
+/// RFC 4443 section 2.4 (e.1), (e.2): also if the error stands behind the option that is complained about.
+#[test]
+fn no_error_is_told_about_an_error_behind_a_bad_option() {
+    let bad_option = |next| [next, 0, 0xff, 4, 0, 0, 0, 0];
+    let mut answers = |kind: u8, headers: usize| {
+        let mut bench = bench();
+        bench.introduce();
+        let mut payload = Vec::new();
+        (1..headers).for_each(|_| payload.extend(bad_option(60)));
+        payload.extend(bad_option(protocol::ICMPV6));
+        payload.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+        bench.receive(packet(peer(), ours(), 60, 64, &payload));
+        assert_eq!(bench.counters().parameter_problems, 1);
+        let answers = bench.out().len();
+        assert_eq!(bench.counters().icmp_errors_forbidden, 1 - answers as u64);
+        answers
+    };
+    assert_eq!((answers(1, 1), answers(4, 3), answers(137, 1)), (0, 0, 0));
+    assert_eq!((answers(128, 1), answers(128, 8)), (1, 1), "an echo request is none");
+    assert_eq!(answers(128, 9), 0, "too far behind to be told");
+}
+
+/// RFC 8201 section 4.
+#[test]
+fn a_report_of_an_mtu_that_no_link_has_is_discarded() {
+    let mut bench = bench();
+    for mtu in [0, 68, 1279] {
+        assert!(matches!(bench.receive(error_about(ours(), icmpv6::Repr::PacketTooBig { mtu })), Ingress::Consumed), "{mtu}");
+    }
+    assert_eq!((bench.counters().icmp_bad_mtu, bench.counters().icmp_errors_in), (3, 0));
+}
+
 #[test]
 fn errors_about_our_packets_go_up_in_the_terms_of_both_families() {
     let mut bench = bench();
@@ -190,7 +222,7 @@ fn errors_about_our_packets_go_up_in_the_terms_of_both_families() {
     };
     use icmpv6::Repr::*;
     assert_eq!(kind(PacketTooBig { mtu: 1400 }), IcmpErrorKind::FragmentationNeeded { mtu: 1400 });
-    assert_eq!(kind(PacketTooBig { mtu: 100 }), IcmpErrorKind::FragmentationNeeded { mtu: 1280 }, "RFC 8201 section 4");
+    assert_eq!(kind(PacketTooBig { mtu: 1280 }), IcmpErrorKind::FragmentationNeeded { mtu: 1280 });
     assert_eq!(kind(PacketTooBig { mtu: 70_000 }), IcmpErrorKind::FragmentationNeeded { mtu: u16::MAX });
     for (code, v4) in [(0, icmpv4::unreachable::HOST), (1, 10), (3, 1), (4, icmpv4::unreachable::PORT)] {
         assert_eq!(kind(DestinationUnreachable { code }), IcmpErrorKind::Unreachable { code: v4 });
