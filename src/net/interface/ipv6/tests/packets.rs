@@ -181,7 +181,7 @@ fn error_about(src: Ipv6Addr, repr: icmpv6::Repr) -> Vec<u8> {
 #[test]
 fn no_error_is_told_about_an_error_behind_a_bad_option() {
     let bad_option = |next| [next, 0, 0xff, 4, 0, 0, 0, 0];
-    let mut answers = |kind: u8, headers: usize| {
+    let answers = |kind: u8, headers: usize| {
         let mut bench = bench();
         bench.introduce();
         let mut payload = Vec::new();
