@@ -14,9 +14,13 @@ run: ## serve ./export in the network namespace nfsplice (Ctrl-C stops)
 test: ## install what is missing and run every test (NFSPLICE_E2E=full for the long sizes)
 	@scripts/test.sh
 
-sim: ## run both simulators, of the server and of TCP alone, on SEEDS=n seeds (default 1000)
-	SIM_SEEDS=$(or $(SEEDS),1000) cargo test --profile sim --no-default-features --test simulation -- --nocapture
-	TCP_SEEDS=$(or $(SEEDS),1000) cargo test --profile sim --no-default-features --lib tcp::tests::seeds -- --nocapture
+sim: ## run both simulators, of the server and of TCP alone, on SEEDS=n seeds (default 1000) from FIRST=s (0) on
+	@status=0; \
+	SIM_SEEDS=$(or $(SEEDS),1000) SIM_FIRST=$(or $(FIRST),0) \
+		cargo test --profile sim --no-default-features --test simulation -- --nocapture || status=1; \
+	TCP_SEEDS=$(or $(SEEDS),1000) TCP_FIRST=$(or $(FIRST),0) \
+		cargo test --profile sim --no-default-features --lib tcp::tests::seeds -- --nocapture || status=1; \
+	exit $$status
 
 fuzz: ## fuzz every target for FUZZ_SECONDS (60) each, on its corpus
 	@for target in packet tcp_segments rpc_record nfs3_call; do scripts/fuzz.sh $$target $(or $(FUZZ_SECONDS),60) || exit 1; done

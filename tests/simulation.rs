@@ -1,6 +1,7 @@
 //! The whole server under seeded faults of the link, against a model of what is in its files.
 //!
-//! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a line per event.
+//! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_FIRST=s` begins there, `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a
+//! line per event.
 //! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, congestion control and marks, what clients ask; when the
 //! link is cut, in one direction or both, when its MTU falls or rises, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
@@ -8,13 +9,12 @@
 //! - each TCP segment of either end is right, given what had reached it (`support::judge`), and no timer is overdue or missing;
 //! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
 
+#[path = "../src/tcp/tests/campaign.rs"]
+mod campaign;
 mod support;
 
 use std::collections::{BTreeMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use nfsplice::buf::PagePool;
 use nfsplice::counters::Counters;
@@ -635,39 +635,8 @@ impl Simulation {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
 #[test]
 fn every_call_gets_one_right_answer_whatever_the_link_does() {
-    let seeds = match number("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SIM_SEEDS").unwrap_or(SEEDS),
-    };
-    let (next, started) = (AtomicU64::new(seeds.start), std::time::Instant::now());
-    let threads = thread::available_parallelism().map_or(1, |n| n.get() as u64).min(seeds.end - seeds.start);
-    let failed: Vec<u64> = thread::scope(|scope| {
-        let run = || {
-            let mut failed = Vec::new();
-            while let seed = next.fetch_add(1, Ordering::Relaxed)
-                && seed < seeds.end
-            {
-                if catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run())).is_err() {
-                    eprintln!(
-                        "seed {seed} failed; again: SIM_SEED={seed} SIM_TRACE=1 cargo test --no-default-features --test simulation"
-                    );
-                    failed.push(seed);
-                }
-                if (seed + 1) % 10_000 == 0 {
-                    println!("{} of {} seeds, {} s", seed + 1, seeds.end, started.elapsed().as_secs());
-                }
-            }
-            failed
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a seed's panic is caught")).collect()
-    });
-    assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}", failed.len(), seeds.end - seeds.start);
-    println!("{} seeds, {} s", seeds.end - seeds.start, started.elapsed().as_secs());
+    let again = |seed| format!("SIM_SEED={seed} SIM_TRACE=1 cargo test --no-default-features --test simulation");
+    campaign::run(campaign::seeds("SIM", SEEDS), again, |seed| Simulation::new(seed).run());
 }

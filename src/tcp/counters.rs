@@ -21,7 +21,7 @@ crate::counters! {
         out_rsts,
         /// Resets not sent because too many waited.
         replies_dropped,
-        /// Resets that ended a connection.
+        /// Resets that ended an established connection (RFC 4022: from ESTABLISHED or CLOSE-WAIT).
         estab_resets,
         /// Connections opened by connect.
         active_opens,

@@ -38,6 +38,8 @@ struct Sent {
     /// Judged lost and not yet retransmitted.
     lost: bool,
     retransmitted: bool,
+    /// The last transmission ended at `end`, and none before it did.
+    apart: bool,
 }
 
 impl Sent {
@@ -104,8 +106,10 @@ pub(crate) struct Delivery {
     pub sacked: u64,
     /// Nanoseconds since the oldest never retransmitted segment among them was sent (Karn).
     pub rtt: Option<u64>,
-    /// Something among them had been retransmitted: only timestamps can tell which copy arrived.
+    /// Something among them had been retransmitted: which copy arrived only timestamps can tell,
     pub retransmitted: bool,
+    /// or that it ended apart from all others: nanoseconds since it was sent, if nothing among them was sent later.
+    pub apart: Option<u64>,
 }
 
 /// What only a flight needs in which something is amiss: lost, reported out of order, sent again, probed for.
@@ -244,7 +248,7 @@ impl Scoreboard {
 
     pub fn on_sent(&mut self, start: u64, end: u64, now: Instant) {
         debug_assert!(self.sent.back().is_none_or(|last| last.end == start));
-        self.sent.push_back(Sent { start, end, sent_at: now, sacked: false, lost: false, retransmitted: false });
+        self.sent.push_back(Sent { start, end, sent_at: now, sacked: false, lost: false, retransmitted: false, apart: false });
         self.outstanding += end - start;
         if let Some(disorder) = &mut self.disorder {
             disorder.prr.out += end - start;
@@ -257,11 +261,23 @@ impl Scoreboard {
         self.cut(index, end);
         let sent = &mut self.sent[index];
         let found = if std::mem::take(&mut sent.lost) { sent.len() } else { 0 };
-        (sent.sent_at, sent.retransmitted) = (now, true);
+        (sent.sent_at, sent.retransmitted, sent.apart) = (now, true, false);
         let disorder = self.disorder();
         disorder.lost -= found;
         disorder.touched = true;
         disorder.prr.out += end - start;
+    }
+
+    /// What was sent again last from `start` on ended where nothing had ended before: an ACK of exactly that is its own.
+    pub fn on_sent_apart(&mut self, start: u64) {
+        if let Some(sent) = self.index_of(start).map(|index| &mut self.sent[index]) {
+            sent.apart = true;
+        }
+    }
+
+    /// Such a copy of the first range is on its way.
+    pub fn is_first_apart(&self) -> bool {
+        self.sent.front().is_some_and(|sent| sent.apart && !sent.lost)
     }
 
     /// The first range judged lost.
@@ -302,7 +318,7 @@ impl Scoreboard {
         let sent = &mut self.sent[index];
         if sent.start < at && at < sent.end {
             let rest = Sent { start: at, ..*sent };
-            sent.end = at;
+            (sent.end, sent.apart) = (at, false);
             self.sent.insert(index + 1, rest);
         }
     }
@@ -344,9 +360,10 @@ impl Scoreboard {
         echoed_before: &dyn Fn(Instant) -> bool,
         delivery: &mut Delivery,
     ) {
+        let mut latest = Instant::ZERO;
         while let Some(first) = self.sent.front_mut().filter(|first| first.start < una) {
             // Of a chain that is acknowledged in part the rest stays in flight.
-            let sent = Sent { end: first.end.min(una), ..*first };
+            let sent = Sent { end: first.end.min(una), apart: first.apart && first.end == una, ..*first };
             first.start = sent.end;
             if first.start == first.end {
                 self.sent.pop_front();
@@ -360,6 +377,10 @@ impl Scoreboard {
                 self.disorder().lost -= sent.len();
             }
             self.deliver(&sent, now, delivery);
+            if sent.apart && sent.sent_at >= latest {
+                delivery.apart = Some(now.nanos_since(sent.sent_at));
+            }
+            latest = latest.max(sent.sent_at);
             self.advance_rack(&sent, now, min_rtt, echoed_before);
         }
         if let Some(disorder) = &mut self.disorder {

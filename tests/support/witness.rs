@@ -2,7 +2,7 @@
 //! there ever after, however late and however cut.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use nfsplice::net::memory_link::Filter;
@@ -17,7 +17,9 @@ const BYTES_MAX: usize = 1 << 30;
 struct Sent {
     /// The sequence number before the first byte; that of the SYN, or what stands in for it where it was not seen.
     initial: Option<u32>,
-    bytes: Vec<Option<u8>>,
+    bytes: Vec<u8>,
+    /// Places within that were passed over so far.
+    unseen: BTreeSet<usize>,
     repeated: u64,
 }
 
@@ -78,15 +80,21 @@ impl Witness {
         if start > BYTES_MAX {
             return;
         }
-        if sent.bytes.len() < start + payload.len() {
-            sent.bytes.resize(start + payload.len(), None);
+        let known = sent.bytes.len();
+        if start > known {
+            sent.unseen.extend(known..start);
+            sent.bytes.resize(start, 0);
         }
-        for (place, byte) in sent.bytes[start..].iter_mut().zip(payload) {
-            if let Some(before) = place.replace(*byte) {
+        let (again, new) = payload.split_at(payload.len().min(known.saturating_sub(start)));
+        for place in start..start + again.len() {
+            if !sent.unseen.is_empty() && sent.unseen.remove(&place) {
+                sent.bytes[place] = again[place - start];
+            } else {
                 sent.repeated += 1;
-                assert_eq!(before, *byte, "what was sent to port {} has changed", repr.dst_port);
             }
         }
+        assert!(sent.bytes[start..start + again.len()] == *again, "what was sent to port {} has changed", repr.dst_port);
+        sent.bytes.extend_from_slice(new);
     }
 
     /// Bytes that were sent to a port more than once.

@@ -153,7 +153,7 @@ impl Connection {
     /// RFC 6298 section 3 (Karn); RFC 7323 section 4.1 where only a timestamp can tell the copies apart.
     fn sample_rtt(&mut self, now: Instant, shared: &Shared, repr: &Repr, delivery: &Delivery) {
         let options = &shared.options;
-        if let Some(rtt) = delivery.rtt.filter(|_| !delivery.retransmitted) {
+        if let Some(rtt) = delivery.rtt.filter(|_| !delivery.retransmitted).or(delivery.apart) {
             self.rtt.sample(now, rtt, options.rto_min, options.rto_max);
         } else if let Some(echo) = repr.options.timestamps.filter(|_| self.timestamps && delivery.delivered > delivery.sacked) {
             let elapsed = self.timestamp(now).wrapping_sub(echo.echo_reply);

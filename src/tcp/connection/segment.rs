@@ -133,15 +133,24 @@ impl Connection {
             // A retransmission whose ACK was lost: the peer waits for it, and RFC 2883 lets us tell that it was not needed.
             shared.counters.duplicate_bytes += segment.payload_len;
             self.receive.duplicate = (text, (text + segment.payload_len).min(self.receive.next));
+            self.restart_time_wait(now, shared);
             self.acknowledge_now();
         } else if self.is_repeated_fin(segment) || self.is_probe(segment) {
-            if self.state == State::TimeWait && segment.has(Flags::FIN) {
-                // Our last ACK was lost. Eighth step: "Restart the 2 MSL time-wait timeout."
-                self.timers.arm(Timer::Life, now + shared.options.time_wait);
+            if segment.has(Flags::FIN) {
+                self.restart_time_wait(now, shared);
             }
             self.acknowledge_now();
         } else {
             self.challenge(now, shared);
+        }
+    }
+
+    /// Eighth step: "Restart the 2 MSL time-wait timeout", on a FIN that comes again, and on text that does: either shows that the peer has
+    /// not got our last ACK, which is what TIME-WAIT waits for (RFC 9293 section 3.3.2; Linux: any old segment with an ACK). A peer
+    /// whose first unacknowledged segment is text will not send its FIN again before.
+    fn restart_time_wait(&mut self, now: Instant, shared: &Shared) {
+        if self.state == State::TimeWait {
+            self.timers.arm(Timer::Life, now + shared.options.time_wait);
         }
     }
 
@@ -194,12 +203,16 @@ impl Connection {
                 Reason::Reset
             }
             State::SynReceived => Reason::Refused,
-            State::TimeWait => Reason::Finished,
+            // In CLOSING and LAST-ACK a reset is no error (RFC 9293 section 3.10.7.4: enter CLOSED, and no word of "connection reset"): the peer has
+            // said all, and has forgotten the connection since, mostly because its TIME-WAIT was over before our FIN came again. But text
+            // that it has not acknowledged may be lost, and the application learns that.
+            State::Closing | State::LastAck if self.send.unacknowledged >= self.send.queue.end() => Reason::Finished,
             _ => Reason::Reset,
         };
         // RFC 1337: a reset does not cut TIME-WAIT short.
         if self.state != State::TimeWait {
-            shared.counters.estab_resets += 1;
+            // RFC 4022's tcpEstabResets: from ESTABLISHED or CLOSE-WAIT.
+            shared.counters.estab_resets += u64::from(matches!(self.state, State::Established | State::CloseWait));
             self.finish(shared, reason);
         }
         false

@@ -155,6 +155,8 @@ impl Connection {
                 let floor = if flight == 0 { mss } else { 0 };
                 self.scoreboard.recovery_allowance().max(floor)
             }
+            // Whatever left beside a copy that is to be told apart could bring the ACK that hides it.
+            Phase::Loss { .. } if self.scoreboard.is_first_apart() => 0,
             Phase::Open | Phase::Loss { .. } => self.congestion.window().saturating_sub(flight),
         }
     }
@@ -170,12 +172,31 @@ impl Connection {
             // RFC 6298 section 5.4 sends the earliest segment, whatever of the later ones is thought to be in flight.
             self.send.timed_out = false;
             allowance = allowance.max(mss);
+            if let Some(apart) = self.end_apart(start, end) {
+                self.transmit_again(now, shared, limits, out, start, apart, mss);
+                if self.scoreboard.first() == Some((start, apart)) {
+                    self.scoreboard.on_sent_apart(start);
+                }
+                return true;
+            }
         }
         if allowance < mss.min(end - start) {
             self.send.window_limited = true;
             return false;
         }
         self.transmit_again(now, shared, limits, out, start, end, allowance)
+    }
+
+    /// Where the copy of the earliest segment has to end so that an ACK of it is no other copy's: one number before each of them.
+    ///
+    /// RFC 6298 section 3 (Karn) takes no sample of a segment that was sent twice, "and thus for which it is ambiguous" which copy an ACK is
+    /// of, nor does RFC 8961 section 4 (2) (d). Without timestamps the timeout then stays backed off until new data has got through (RFC 9293
+    /// section 3.8.2), and in front of those may lie a whole window that was lost with the link, where each further loss would cost up to a
+    /// minute long after the link is mended. What is sent again may be cut elsewhere (RFC 9293 section 3.8.6), and where only the last copy
+    /// ended nothing is ambiguous. From the second timeout on: the first costs one doubling, and its copy mostly arrives and then is whole.
+    fn end_apart(&self, start: u64, end: u64) -> Option<u64> {
+        let end = end.min(start + u64::from(self.send.mss)) - 1;
+        (!self.timestamps && self.rtt.backoff() > 1 && end > start).then_some(end)
     }
 
     /// Sends `start..end`, or the front of it, once more.

@@ -157,17 +157,21 @@ impl<'a> Segment<'a> {
 /// Whether a segment's checksum over pseudo-header and octets comes to nothing (RFC 9293 section 3.1).
 pub fn checksum_is_right(src: IpAddr, dst: IpAddr, bytes: &[u8]) -> bool {
     let address = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
+        IpAddr::V4(ip) => octets_sum(&ip.octets()),
+        IpAddr::V6(ip) => octets_sum(&ip.octets()),
     };
-    let mut all = [address(src), address(dst)].concat();
-    all.extend((bytes.len() as u32).to_be_bytes());
-    all.extend([0, 0, 0, 6]);
-    all.extend(bytes);
-    all.push(0);
-    let sum: u64 = all.chunks_exact(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = address(src) + address(dst) + bytes.len() as u64 + 6 + octets_sum(bytes);
     // Ones' complement: the carries come back in.
-    sum != 0 && sum % 0xffff == 0
+    sum != 0 && sum.is_multiple_of(0xffff)
+}
+
+/// Of 16-bit words, two at a time: 2^16 is 1 where carries come back in.
+fn octets_sum(octets: &[u8]) -> u64 {
+    let (words, rest) = (octets.chunks_exact(4), octets.chunks_exact(4).remainder());
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    words.map(|word| u64::from(u32::from_be_bytes(word.try_into().expect("four octets")))).sum::<u64>()
+        + u64::from(u32::from_be_bytes(last))
 }
 
 /// Ranges of a stream.

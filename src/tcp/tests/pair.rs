@@ -278,20 +278,31 @@ impl Pair {
         [self.sides[from].ip, self.sides[1 - from].ip]
     }
 
-    /// Tells the judge.
-    fn tell(&mut self, told: Told) {
-        let (addresses, judge) = ([0, 1].map(|from| self.addresses(from)), &mut self.judge);
-        match &told {
-            Told::Sends { at, from, bytes, ecn } => judge.sends(*at, *from, addresses[*from], bytes, *ecn),
-            Told::Loses { from, bytes } => judge.loses(*from, bytes),
-            Told::Delivers { at, to, bytes, ecn } => judge.delivers(*at, *to, addresses[1 - to], bytes, *ecn),
-        }
-        if let Some(fault) = judge.faults.first() {
+    /// The judge hears of a segment, and whoever wants to know all that it was told.
+    fn tell(&mut self, hear: impl FnOnce(&mut Judge), told: impl FnOnce() -> Told) {
+        hear(&mut self.judge);
+        if let Some(fault) = self.judge.faults.first() {
             panic!("at {:?}: {fault}", self.now);
         }
         if let Some(all) = &mut self.told {
-            all.push(told);
+            all.push(told());
         }
+    }
+
+    fn tell_sent(&mut self, from: usize, bytes: &[u8], ecn: u8) {
+        let (at, addresses) = (self.now.nanos(), self.addresses(from));
+        let told = || Told::Sends { at, from, bytes: bytes.to_vec(), ecn };
+        self.tell(|judge| judge.sends(at, from, addresses, bytes, ecn), told);
+    }
+
+    fn tell_lost(&mut self, from: usize, bytes: &[u8]) {
+        self.tell(|judge| judge.loses(from, bytes), || Told::Loses { from, bytes: bytes.to_vec() });
+    }
+
+    fn tell_delivered(&mut self, to: usize, bytes: &[u8], ecn: u8) {
+        let (at, addresses) = (self.now.nanos(), self.addresses(1 - to));
+        let told = || Told::Delivers { at, to, bytes: bytes.to_vec(), ecn };
+        self.tell(|judge| judge.delivers(at, to, addresses, bytes, ecn), told);
     }
 
     /// Hands everything both sides want to send to the link.
@@ -315,10 +326,9 @@ impl Pair {
                 let ecn = side.transmit.ecn;
                 for bytes in packets {
                     self.trace(from, '>', &bytes, ecn);
-                    let at = self.now.nanos();
-                    self.tell(Told::Sends { at, from, bytes: bytes.clone(), ecn });
+                    self.tell_sent(from, &bytes, ecn);
                     if !self.carry(1 - from, &bytes, ecn) {
-                        self.tell(Told::Loses { from, bytes });
+                        self.tell_lost(from, &bytes);
                     }
                 }
             }
@@ -424,7 +434,7 @@ impl Pair {
             let Reverse(InFlight { to, bytes, ecn, .. }) = self.link.pop().unwrap();
             let (src, dst) = (self.sides[1 - to].ip, self.sides[to].ip);
             self.trace(to, '<', &bytes, ecn);
-            self.tell(Told::Delivers { at: self.now.nanos(), to, bytes: bytes.clone(), ecn });
+            self.tell_delivered(to, &bytes, ecn);
             let packet = RxPacket::from_vec(bytes);
             self.sides[to].endpoint.handle_marked_segment(self.now, src, dst, packet, Checksum::Unknown, ecn);
         }

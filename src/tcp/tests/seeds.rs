@@ -1,13 +1,9 @@
 //! Whole conversations under many seeds: faults, limits, options and the network are drawn from the seed, and everything that must
 //! hold of a finished conversation is looked at.
 //!
-//! `TCP_SEEDS=n` runs so many (`make sim SEEDS=n`), `TCP_SEED=s` one again, `TCP_TRACE=1` prints each segment.
+//! `TCP_SEEDS=n` runs so many (`make sim SEEDS=n`), `TCP_FIRST=s` begins there, `TCP_SEED=s` runs one again, `TCP_TRACE=1` prints each segment.
 
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-
+use super::campaign;
 use super::pair::{ANY_LENGTH, CLEAN, Faults, Pair, Random, Side, script};
 use crate::buf::{FragmentArena, PagePool};
 use crate::tcp::{CongestionControl, Ecn, Options, Reason, TcpCounters, TransmitLimits};
@@ -214,49 +210,19 @@ fn check_repetitions(seed: u64, pair: &Pair) {
     }
 }
 
-/// Runs a seed after the other, on all cores; each that fails, with a panic inside the stack or a rule that was broken, is told.
-fn run(seeds: Range<u64>, what: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(seeds.start);
-    let threads = thread::available_parallelism().map_or(1, |n| n.get());
-    let failed: Vec<u64> = thread::scope(|scope| {
-        let run = || {
-            let mut failed = Vec::new();
-            while let seed = next.fetch_add(1, Ordering::Relaxed)
-                && seed < seeds.end
-            {
-                if catch_unwind(AssertUnwindSafe(|| what(seed))).is_err() {
-                    eprintln!(
-                        "seed {seed} failed; again: TCP_SEED={seed} TCP_TRACE=1 cargo test --no-default-features --lib tcp::tests::seeds"
-                    );
-                    failed.push(seed);
-                }
-            }
-            failed
-        };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a seed's panic is caught")).collect()
-    });
-    assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}", failed.len(), seeds.end - seeds.start);
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+fn again(seed: u64) -> String {
+    format!("TCP_SEED={seed} TCP_TRACE=1 cargo test --no-default-features --lib tcp::tests::seeds::any_seed")
 }
 
 #[test]
 fn any_seed_delivers_every_byte_once_and_closes() {
-    let seeds = match number("TCP_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TCP_SEEDS").unwrap_or(SEEDS),
-    };
-    let started = std::time::Instant::now();
-    run(seeds.clone(), |seed| {
+    campaign::run(campaign::seeds("TCP", SEEDS), again, |seed| {
         simulate(seed, true, true);
     });
-    println!("{} seeds, {} s", seeds.end - seeds.start, started.elapsed().as_secs());
 }
 
 #[test]
 fn header_prediction_changes_nothing() {
-    run(0..70, |seed| assert_eq!(simulate(3 * seed, true, false), simulate(3 * seed, false, false)));
+    let compare = |seed| assert_eq!(simulate(3 * seed, true, false), simulate(3 * seed, false, false));
+    campaign::run(0..70, |_| "cargo test --no-default-features --lib header_prediction".to_owned(), compare);
 }
