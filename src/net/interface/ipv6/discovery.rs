@@ -255,9 +255,13 @@ impl Ipv6 {
         if let Some(gateway) = self.options.gateway {
             return Some(gateway);
         }
-        // RFC 4861 section 6.3.6: one that answers, or may; if none does, each is tried in turn as its refusal ends.
         let live = || self.routers.iter().filter(|router| router.until > now).map(|router| router.address);
-        live().find(|router| !self.neighbours.is_failed(now, IpAddr::V6(*router))).or_else(|| live().next())
+        // RFC 4861 section 6.3.6: one whose address is known, believed or not, goes before one that is being asked for or has not
+        // been; else what is sent would wait behind a dead router each time that it is asked for again.
+        let known = |router: &Ipv6Addr| self.neighbours.get(IpAddr::V6(*router)).is_some();
+        // If none is known, each is tried in turn as its refusal ends.
+        let may_answer = |router: &Ipv6Addr| !self.neighbours.is_failed(now, IpAddr::V6(*router));
+        live().find(known).or_else(|| live().find(may_answer)).or_else(|| live().next())
     }
 
     /// A question of the neighbour cache (RFC 4861 sections 7.2.2 and 7.3.3).
