@@ -157,6 +157,25 @@ impl<'a> Packet<'a> {
         Ok(chain)
     }
 
+    /// What stands behind all extension headers, whatever is in them, and where. `None`: it is cut off, or too far behind.
+    pub fn last_header(&self) -> Option<(u8, usize)> {
+        let bytes = self.contiguous();
+        let (mut protocol, mut offset) = (self.next_header(), HEADER_LEN);
+        for _ in 0..=EXTENSION_HEADERS_MAX {
+            if !is_extension(protocol) || (protocol == extension::HOP_BY_HOP && offset != HEADER_LEN) {
+                return Some((protocol, offset));
+            }
+            let [next, units, high, low] = *bytes.get(offset..)?.first_chunk()?;
+            let is_fragment = protocol == extension::FRAGMENT;
+            if is_fragment && u16::from_be_bytes([high, low]) & !7 != 0 {
+                return None;
+            }
+            offset += if is_fragment { FRAGMENT_HEADER_LEN } else { 8 + 8 * usize::from(units) };
+            protocol = next;
+        }
+        None
+    }
+
     fn walk(&self, chain: &mut Chain) -> Result<(), Refused> {
         let bytes = self.contiguous();
         for _ in 0..EXTENSION_HEADERS_MAX {
@@ -444,7 +463,11 @@ mod tests {
             if let Ok(packet) = Packet::new(&bytes, available) {
                 if let Ok(chain) = packet.chain() {
                     prop_assert!(chain.offset <= bytes.len());
+                    if chain.fragment.is_none() {
+                        prop_assert_eq!(packet.last_header(), Some((chain.protocol, chain.offset)));
+                    }
                 }
+                let _ = packet.last_header();
             }
         }
 

@@ -128,8 +128,8 @@ impl Interface {
         if self.ipv6.as_ref().is_some_and(|ipv6| ipv6.of_copy) {
             return;
         }
-        let first = front.iter().chain(packet.first.iter());
-        if !may_hear_errors(facts.src, facts.group) || quotes_error(first.copied()) {
+        let headers = if front.is_empty() { &packet.first[..] } else { front };
+        if !may_hear_errors(facts.src, facts.group) || quotes_error(headers) {
             if let Some(ipv6) = &mut self.ipv6 {
                 ipv6.counters.icmp_errors_forbidden += 1;
             }
@@ -167,14 +167,11 @@ impl Interface {
 }
 
 /// RFC 4443 section 2.4(e.1) and (e.2): no error about an error, or about a redirect.
-fn quotes_error(packet: impl Iterator<Item = u8>) -> bool {
-    let front: smallvec::SmallVec<[u8; 128]> = packet.take(128).collect();
-    let Ok(view) = ipv6::Packet::new_quoted(&front) else { return true };
-    let (protocol, offset) = match view.chain() {
-        Ok(chain) => (chain.protocol, chain.offset),
-        // The header that is complained about comes first; what follows it is not looked at.
-        Err(_) => return false,
-    };
-    let kind = front.get(offset).copied();
+///
+/// `packet`: from the IPv6 header on. Also behind the header that is complained about; what cannot be told may be one.
+fn quotes_error(packet: &[u8]) -> bool {
+    let last_header = ipv6::Packet::new_quoted(packet).ok().and_then(|view| view.last_header());
+    let Some((protocol, offset)) = last_header else { return true };
+    let kind = packet.get(offset).copied();
     protocol == protocol::ICMPV6 && kind.is_none_or(|kind| icmpv6::is_error(kind) || kind == kind::REDIRECT)
 }

@@ -177,6 +177,28 @@ fn error_about(src: Ipv6Addr, repr: icmpv6::Repr) -> Vec<u8> {
     icmp(router(), ours(), repr, &quote)
 }
 
+/// RFC 4443 section 2.4 (e.1), (e.2): also if the error stands behind the option that is complained about.
+#[test]
+fn no_error_is_told_about_an_error_behind_a_bad_option() {
+    let bad_option = |next| [next, 0, 0xff, 4, 0, 0, 0, 0];
+    let answers = |kind: u8, headers: usize| {
+        let mut bench = bench();
+        bench.introduce();
+        let mut payload = Vec::new();
+        (1..headers).for_each(|_| payload.extend(bad_option(60)));
+        payload.extend(bad_option(protocol::ICMPV6));
+        payload.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+        bench.receive(packet(peer(), ours(), 60, 64, &payload));
+        assert_eq!(bench.counters().parameter_problems, 1);
+        let answers = bench.out().len();
+        assert_eq!(bench.counters().icmp_errors_forbidden, 1 - answers as u64);
+        answers
+    };
+    assert_eq!((answers(1, 1), answers(4, 3), answers(137, 1)), (0, 0, 0));
+    assert_eq!((answers(128, 1), answers(128, 8)), (1, 1), "an echo request is none");
+    assert_eq!(answers(128, 9), 0, "too far behind to be told");
+}
+
 /// RFC 8201 section 4.
 #[test]
 fn a_report_of_an_mtu_that_no_link_has_is_discarded() {
