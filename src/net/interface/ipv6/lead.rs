@@ -70,6 +70,11 @@ impl Ipv6 {
         Some(lead)
     }
 
+    /// What followers were told last.
+    pub(in crate::net::interface) fn told(&self) -> Option<Arc<Ipv6Lead>> {
+        self.told.clone()
+    }
+
     pub(in crate::net::interface) fn follow(&mut self, lead: &Ipv6Lead) {
         self.addresses.clear();
         for led in &lead.addresses {

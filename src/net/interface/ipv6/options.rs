@@ -14,7 +14,7 @@ pub struct Ipv6Options {
     /// For everything that is not on the link; goes before routers that advertise themselves.
     pub gateway: Option<Ipv6Addr>,
     /// Another core runs an interface on the same port, and leads: addresses, routers and prefixes come from it
-    /// (`Interface::follow`). Nothing is looked for, reported or answered that concerns the port as a whole.
+    /// (`Interface::follow`), those of IPv4 too. Nothing is looked for, reported or answered that concerns the port as a whole.
     pub follows: bool,
     /// Key of the interface identifiers (RFC 7217 section 5: `secret_key`) and of random delays. The same after each restart,
     /// or addresses change.
