@@ -349,6 +349,14 @@ impl Interface {
         self.options.mtu
     }
 
+    /// Largest IP packet to this address, as far as the link goes: of IPv6 a router may have told.
+    pub(super) fn mtu_to(&self, address: IpAddr) -> u16 {
+        match &self.ipv6 {
+            Some(ipv6) if address.is_ipv6() => ipv6.link_mtu,
+            _ => self.options.mtu,
+        }
+    }
+
     fn is_own_v4(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|local| local.address == address)
     }

@@ -150,8 +150,10 @@ crate::counters! {
         router_advertisements_in,
         /// Router advertisements ignored: `slaac` is off.
         router_advertisements_ignored,
-        /// MTUs in router advertisements that are below the port's, and not followed: set the port's `mtu`.
+        /// MTUs in router advertisements that are not followed: below 1280, or above the port's.
         router_mtus_ignored,
+        /// Packets refused: longer than the MTU that a router has told (TCP sends them again, in smaller ones).
+        beyond_link_mtu,
         /// Redirects, which are ignored.
         redirects_ignored,
         /// Addresses of ours that another station had before.
@@ -176,6 +178,8 @@ crate::counters! {
     gauges {
         /// Addresses in use.
         addresses,
+        /// Largest packet sent, bytes: the port's MTU, or what a router has told.
+        link_mtu,
         /// Addresses being looked for, or that another station has.
         addresses_unassigned,
         /// Default routers that routers have told.
