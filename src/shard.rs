@@ -477,11 +477,30 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 self.transmit_waits = true;
                 false
             }
+            Err(SendRefused::BeyondLinkMtu { mtu }) => {
+                self.narrow(now, mtu);
+                true
+            }
             Err(_) => {
                 self.counters.packets_undeliverable += 1;
                 true
             }
         }
+    }
+
+    /// TCP plans with what the ports carry. That a router has told less (RFC 4861 section 6.3.4) it hears at the first packet that is
+    /// longer, as if a router behind the link had told it (RFC 8201 section 4): of its connection, which sends the text again.
+    fn narrow(&mut self, now: Instant, mtu: u16) {
+        let Transmit { src, dst, header, .. } = &self.transmit;
+        let [a, b, c, d, e, f, g, h, ..] = *header;
+        let tuple = FourTuple {
+            local_ip: *src,
+            remote_ip: *dst,
+            local_port: u16::from_be_bytes([a, b]),
+            remote_port: u16::from_be_bytes([c, d]),
+        };
+        let seq = SeqNumber(u32::from_be_bytes([e, f, g, h]));
+        self.tcp.handle_icmp(now, &tuple, seq, tcp::IcmpError::PacketTooBig { mtu });
     }
 
     // ---- The end, and looking in ----

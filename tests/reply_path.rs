@@ -6,9 +6,14 @@ mod support;
 use std::cell::Cell;
 use std::rc::Rc;
 
+use nfsplice::buf::RxPacket;
 use nfsplice::net::memory_link::{EndOptions, Impairments};
+use nfsplice::net::{Checksum, RxFrame};
 use nfsplice::tcp::Reason;
 use nfsplice::time::Duration;
+use nfsplice::wire::ethernet::{self, ethertype};
+use nfsplice::wire::ndp::{self, RouterAdvertisement};
+use nfsplice::wire::{ipv6, protocol};
 use support::nfs::{self, Args};
 use support::server::Setup;
 use support::witness::{Witness, segment};
@@ -29,6 +34,75 @@ fn assert_nothing_is_left(rig: &mut LinkRig, files: &[&[u8]]) {
     rig.close_all();
     assert_eq!(rig.server.pages_out(), (0, 0), "pages of files, of fragments");
     assert_eq!(rig.server.shard.counters().replies_refused, 0);
+}
+
+/// A router says how long packets on the link may be.
+fn router_says_mtu(mtu: u32) -> RxFrame {
+    let router = "fe80::9".parse().unwrap();
+    let said = RouterAdvertisement {
+        hop_limit: 0,
+        managed: false,
+        other: false,
+        lifetime_s: 1800,
+        reachable_ms: 0,
+        retransmit_ms: 0,
+        source: None,
+        mtu: Some(mtu),
+        prefixes: Default::default(),
+    };
+    let message = ndp::Repr::RouterAdvertisement(said).emit(router, ipv6::ALL_NODES);
+    let link = ethernet::Repr {
+        dst: ipv6::multicast_mac(ipv6::ALL_NODES),
+        src: ethernet::Address([2, 0, 0, 0, 0, 9]),
+        ethertype: ethertype::IPV6,
+    };
+    let header = ipv6::Repr {
+        src: router,
+        dst: ipv6::ALL_NODES,
+        next_header: protocol::ICMPV6,
+        traffic_class: 0,
+        flow_label: 0,
+        hop_limit: 255,
+        payload_len: message.len() as u16,
+    };
+    let frame = [&link.emit()[..], &header.emit(), &message].concat();
+    RxFrame { packet: RxPacket::from_vec(frame), ip_checksum: Checksum::Unknown, l4_checksum: Checksum::Unknown }
+}
+
+/// RFC 4861 section 6.3.4: TCP follows at its first packet that is longer, and nothing waits for a timer.
+#[test]
+fn replies_keep_to_the_mtu_that_a_router_has_told() {
+    const LEN: usize = 100_000;
+    for end in [EndOptions::plain, EndOptions::offloading] {
+        let ends = [EndOptions::plain(CLIENT_MAC, 1500), end(SERVER_MAC, 1500)];
+        let setup = Setup { ipv6: true, slaac: true, ..Setup::default() };
+        let mut rig = support::on_link(&setup, 0, [Impairments::default(); 2], ends);
+        let stream = rig.connect();
+        let old = pattern(1, LEN);
+        let file = rig.create(stream, b"file");
+        rig.write(stream, &file, 0, &old);
+        let longest = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&longest);
+        let look = move |frame: &[u8]| {
+            seen.set(seen.get().max(frame.len()));
+            true
+        };
+        rig.cable.set_filter(SERVER, Some(Box::new(look)));
+        assert!(rig.read(stream, &file, 0, LEN as u32) == old);
+        assert_eq!(longest.replace(0), 14 + 1500);
+        let now = rig.now;
+        rig.server.shard.lanes_mut()[0].interface.handle_frame(now, router_says_mtu(1400));
+        assert!(rig.read(stream, &file, 0, LEN as u32) == old);
+        assert_eq!(longest.get(), 14 + 1400);
+        assert!(rig.now - now < Duration::from_millis(100), "{:?}", rig.now - now);
+        // A connection that knows nothing of it, too.
+        let another = rig.connect();
+        assert!(rig.read(another, &file, 0, LEN as u32) == old);
+        assert_eq!(longest.get(), 14 + 1400);
+        assert_eq!(rig.server.shard.counters().packets_undeliverable, 0);
+        rig.cable.set_filter(SERVER, None);
+        assert_nothing_is_left(&mut rig, &[b"file"]);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

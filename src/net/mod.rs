@@ -21,4 +21,4 @@ pub mod spread;
 pub mod udp;
 
 pub use device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
-pub use interface::{Ingress, Interface, InterfaceOptions, Ipv6Lead, OutgoingPacket, SegmentInPlace, SendRefused, UdpDatagram};
+pub use interface::{Ingress, Interface, InterfaceOptions, OutgoingPacket, PortLead, SegmentInPlace, SendRefused, UdpDatagram};

@@ -37,7 +37,7 @@ impl Interface {
         payload: &[Slice],
     ) -> Result<(), UdpRefused> {
         let octets = gather_len(payload);
-        let octets_max = payload_max(self.mtu().min(device.capabilities().mtu), dst.ip());
+        let octets_max = payload_max(self.mtu_to(dst.ip()).min(device.capabilities().mtu), dst.ip());
         if octets > octets_max {
             self.count_udp_too_long();
             return Err(UdpRefused::TooLong { octets, octets_max });

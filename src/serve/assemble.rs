@@ -8,9 +8,9 @@ use anyhow::Context as _;
 
 use super::clock::Clock;
 use super::stores;
-use crate::control::config::{Config, Congestion, Ecn, Export as ExportConfig, Port, Squash as SquashConfig, Tcp};
+use crate::control::config::{AddressProbe, Config, Congestion, Ecn, Export as ExportConfig, Port, Squash as SquashConfig, Tcp};
 use crate::net::InterfaceOptions;
-use crate::net::interface::Ipv6Options;
+use crate::net::interface::{Ipv6Options, ProbeOptions};
 use crate::net::neighbour::NeighbourOptions;
 use crate::program::ProgramTable;
 use crate::program::exports::{Export, Network, Squash};
@@ -145,6 +145,11 @@ pub fn interface_options(config: &Config, port: &Port, mac: [u8; 6], mtu: u16, s
         vlan: port.vlan,
         addresses: port.addresses.iter().map(|cidr| (cidr.address, cidr.prefix_length)).collect(),
         gateway: port.gateway,
+        probe: match port.address_probe {
+            AddressProbe::Quick => ProbeOptions::quick(),
+            AddressProbe::Rfc5227 => ProbeOptions::rfc5227(),
+            AddressProbe::Off => ProbeOptions::none(),
+        },
         neighbours: NeighbourOptions { neighbours_max, reachable: seconds(limits.arp_age_s), ..NeighbourOptions::default() },
         ipv6: Ipv6Options {
             slaac: port.slaac,

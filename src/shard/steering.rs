@@ -9,8 +9,9 @@
 //! - UDP, ICMP: served where they come in; a call over UDP needs no state that belongs to a core.
 //! - ARP and neighbour discovery: each core has a table of neighbours of its own, so that sending takes no lock. What comes in on one
 //!   core is copied to all others that share the port: all learn from it. ARP is answered by the one that received it.
-//! - What concerns a port's IPv6 as a whole (duplicates, routers, groups, answers to solicitations) is core 0's: it leads, and tells the
-//!   others what has come of it, through a place for one message each, in which the newest takes the place of what was not read yet.
+//! - What concerns a port's addresses as a whole (duplicates; of IPv6 also routers, groups, answers to solicitations) is core 0's: it
+//!   leads, and tells the others what has come of it, through a place for one message each, in which the newest takes the place of what
+//!   was not read yet.
 //!
 //! An inbox is bounded. When it is full the frame is dropped and counted, as by a NIC whose queue is full: TCP sends it again,
 //! neighbours ask again.
@@ -24,7 +25,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::buf::{RxBuf, RxPacket};
 use crate::counters;
 use crate::net::spread::{Spread, concerns_every_core};
-use crate::net::{Ingress, Ipv6Lead, RxFrame};
+use crate::net::{Ingress, PortLead, RxFrame};
 use crate::wire::protocol;
 
 /// What a core does with frames that come to another core than their own.
@@ -71,7 +72,7 @@ enum Handed {
 }
 
 /// The newest that the leader of a port has told one follower.
-type LeadPlace = Arc<ArrayQueue<Arc<Ipv6Lead>>>;
+type LeadPlace = Arc<ArrayQueue<Arc<PortLead>>>;
 
 /// What `Steering::take` found.
 pub enum Taken {
@@ -216,7 +217,7 @@ impl Steering {
     }
 
     /// Tells the cores that follow this one on a lane's port. The newest is all that counts.
-    pub fn tell_followers(&mut self, lane: usize, lead: &Arc<Ipv6Lead>) {
+    pub fn tell_followers(&mut self, lane: usize, lead: &Arc<PortLead>) {
         for (core, place) in self.followers.get(lane).into_iter().flatten() {
             place.force_push(Arc::clone(lead));
             if let Some(peer) = self.peers.get_mut(*core) {
@@ -226,7 +227,7 @@ impl Steering {
     }
 
     /// What the leader of a lane's port has to tell.
-    pub fn poll_lead(&mut self) -> Option<(usize, Arc<Ipv6Lead>)> {
+    pub fn poll_lead(&mut self) -> Option<(usize, Arc<PortLead>)> {
         let heard = |place: &Option<LeadPlace>| place.as_ref()?.pop();
         self.leads.iter().enumerate().find_map(|(lane, place)| Some((lane, heard(place)?)))
     }

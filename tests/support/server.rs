@@ -43,6 +43,8 @@ pub struct Setup {
     pub mtu: u16,
     /// Calls go over IPv6. Both ends have addresses of both families then.
     pub ipv6: bool,
+    /// Routers are heard.
+    pub slaac: bool,
     pub vlan: Option<u16>,
     /// Where the server sends what is for anywhere else.
     pub gateway: Option<[u8; 4]>,
@@ -70,6 +72,7 @@ impl Default for Setup {
         Setup {
             mtu: 1500,
             ipv6: false,
+            slaac: false,
             vlan: None,
             gateway: None,
             cache_blocks: 512,
@@ -109,6 +112,7 @@ impl Setup {
         if self.ipv6 {
             options.addresses.push((v6.into(), 64));
             options.ipv6.duplicate_detections = 0;
+            options.ipv6.slaac = self.slaac;
             options.ipv6.secret = [mac[5]; 16];
         }
         options

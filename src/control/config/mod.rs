@@ -97,6 +97,18 @@ words! {
 }
 
 words! {
+    /// How long a port looks for another station with one of its IPv4 addresses before it uses it.
+    pub enum AddressProbe {
+        /// For half a second.
+        Quick = "quick",
+        /// For four to seven seconds, as RFC 5227 has it.
+        Rfc5227 = "rfc5227",
+        /// Not at all.
+        Off = "off",
+    }
+}
+
+words! {
     /// Whether the NIC joins the segments of a connection on their way in.
     pub enum Lro {
         /// When the NIC can.
@@ -286,6 +298,8 @@ pub struct Port {
     pub gateway_ipv6: Option<Ipv6Addr>,
     /// Whether routers tell IPv6 prefixes, which addresses are made from, and offer themselves.
     pub slaac: bool,
+    /// What is done before an IPv4 address is used.
+    pub address_probe: AddressProbe,
     /// Receive/transmit queue pairs, one for each core from the first on.
     pub queues: u16,
     /// Segmentation offload.
@@ -547,10 +561,12 @@ impl Port {
         let addresses = Self::read_addresses(section, slaac);
         let gateway = section.optional("gateway", value::gateway());
         let gateway_ipv6 = section.optional("gateway_ipv6", value::gateway_ipv6());
+        let address_probe = section.or("address_probe", one_of(), AddressProbe::Quick);
         let queues = section.optional("queues", number(1..=QUEUES_MAX)).unwrap_or((engines as u16).min(QUEUES_MAX));
         let tso = section.or("tso", one_of(), Tso::Auto);
         let lro = section.or("lro", one_of(), Lro::Auto);
-        Some(Self { device: device?, mac, mtu, vlan, addresses: addresses?, gateway, gateway_ipv6, slaac, queues, tso, lro })
+        let (device, addresses) = (device?, addresses?);
+        Some(Self { device, mac, mtu, vlan, addresses, gateway, gateway_ipv6, slaac, address_probe, queues, tso, lro })
     }
 
     /// `addresses`, or `address`, which is the same with one.
@@ -590,6 +606,7 @@ impl Port {
             key(out, "gateway_ipv6", gateway);
         }
         key(out, "slaac", &self.slaac);
+        key(out, "address_probe", &self.address_probe);
         key(out, "queues", &self.queues);
         key(out, "tso", &self.tso);
         key(out, "lro", &self.lro);

@@ -72,6 +72,7 @@ mac = "02:00:00:00:0A:01"
 mtu = 9000
 address = "192.168.7.9/22"
 gateway = "192.168.4.1"
+address_probe = "rfc5227"
 queues = 1
 tso = "off"
 lro = "on"

@@ -1,15 +1,15 @@
 //! ARP: answering, learning, announcing, defending.
 //!
 //! Read first: RFC 826 "Packet Reception"; RFC 5227 sections 2.3 (announcing) and 2.4 (conflicts).
-//! Deliberately not here: probing before an address is used (RFC 5227 section 2.1). The address of a server is
-//! configured, clients retry against it for ever, and a server that refuses to come up because a stranger answered for its
-//! address is worse than one that says so and defends it.
+//! Deliberately not here: giving up an address that is in use (RFC 5227 section 2.4 (a)). Clients retry against it for ever, and a
+//! server that goes away because a stranger has answered for its address is worse than one that says so and defends it. Before it is
+//! used is another matter: `probe`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::receive::Reason;
 use super::send::Control;
-use super::{EVENTS_MAX, Ingress, Interface, InterfaceEvent, options};
+use super::{Ingress, Interface, InterfaceEvent, options};
 use crate::net::neighbour::Solicitation;
 use crate::time::Instant;
 use crate::wire::arp::{Operation, Packet, Repr};
@@ -24,6 +24,9 @@ impl Interface {
         // from us is a forgery.
         if !mac.is_unicast() || mac == self.mac {
             return Err(|c| &mut c.arp_bad_sender);
+        }
+        if !self.probing.is_empty() && self.takes_probed(&packet) {
+            return Ok(Ingress::Consumed);
         }
         if self.is_own_v4(sender) {
             self.conflict(now, sender, mac);
@@ -71,11 +74,7 @@ impl Interface {
         local.defended = Some(now);
         self.counters.arp_defences += 1;
         self.queue_announcement(address);
-        if self.events.len() >= EVENTS_MAX {
-            self.counters.events_lost += 1;
-            return;
-        }
-        self.events.push_back(InterfaceEvent::AddressConflict { address: address.into(), mac });
+        self.tell(InterfaceEvent::AddressConflict { address: address.into(), mac });
     }
 
     pub(super) fn announce_if_due(&mut self, now: Instant) {

@@ -9,7 +9,7 @@
 //!
 //! - `options`: what it is configured with, what it counts.
 //! - `receive`: the checks a frame passes, in order. - `recognised`: frames that need not pass them again.
-//! - `arp`: neighbours, announcements, conflicts.
+//! - `probe`: IPv4 addresses before they are used. - `arp`: neighbours, announcements, conflicts.
 //! - `icmp`: echo, errors received and sent. - `routes`: where a packet goes. - `send`: headers, checksums.
 //! - `ipv6`: all of that for IPv6, and how its addresses come about.
 //!
@@ -20,6 +20,7 @@ mod arp;
 mod icmp;
 mod ipv6;
 mod options;
+mod probe;
 mod receive;
 mod recognised;
 mod routes;
@@ -29,7 +30,6 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use super::device::{Checksum, Device};
 use super::neighbour::{NeighbourCounters, NeighbourTable};
@@ -39,9 +39,12 @@ use crate::wire::ethernet::Address;
 
 use icmp::TokenBucket;
 use ipv6::Ipv6;
-pub use ipv6::{Ipv6Counters, Ipv6Lead, Ipv6Options};
+use ipv6::Ipv6Lead;
+pub use ipv6::{Ipv6Counters, Ipv6Options};
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
+use probe::Probed;
+pub use probe::{PortLead, ProbeOptions};
 use recognised::Recognised;
 pub use recognised::SegmentInPlace;
 use routes::Routes;
@@ -123,7 +126,7 @@ pub enum InterfaceEvent {
     /// Another station uses one of our addresses (RFC 5227 section 2.4, RFC 4862 section 5.4.4). Told at most once per defence
     /// interval and address.
     AddressConflict { address: IpAddr, mac: Address },
-    /// Another station had an address first, and it is not used (RFC 4862 section 5.4.5).
+    /// Another station had an address first, and it is not used (RFC 4862 section 5.4.5, RFC 5227 section 2.1.1).
     AddressDuplicate { address: IpAddr, mac: Address },
     /// Nobody else has it: the address is used from now on.
     AddressAssigned { address: IpAddr },
@@ -142,7 +145,14 @@ struct LocalAddress {
 pub struct Interface {
     options: InterfaceOptions,
     mac: Address,
+    /// In use.
     addresses: Vec<LocalAddress>,
+    /// Not in use yet.
+    probing: Vec<Probed>,
+    /// Random times drawn so far.
+    draws: u64,
+    /// The others who share the port may not know all of `addresses` yet.
+    lead_due: bool,
     gateway: Option<Ipv4Addr>,
     neighbours: NeighbourTable<ParkedPacket>,
     ipv6: Option<Ipv6>,
@@ -160,7 +170,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Announces its addresses at the first `handle_timeout`. `arena` holds its own ICMP messages until they are sent.
+    /// Looks for its addresses, or announces them, from the first `handle_timeout` on. `arena` holds its own ICMP messages until they are sent.
     pub fn new(options: InterfaceOptions, arena: FragmentArena, now: Instant) -> Result<Interface, InterfaceError> {
         let CheckedAddresses { addresses, gateway, ipv6 } = options.check()?;
         let mac = Address(options.mac);
@@ -168,10 +178,13 @@ impl Interface {
             let InterfaceOptions { mtu, time_to_live, control_packets_max, .. } = options;
             Ipv6::new(options.ipv6.clone(), mac, mtu, time_to_live, control_packets_max, &addresses, now)
         };
-        Ok(Interface {
+        let mut interface = Interface {
             mac,
             ipv6: ipv6.map(start_ipv6),
-            addresses: addresses.into_iter().map(|(address, prefix)| LocalAddress { address, prefix, defended: None }).collect(),
+            addresses: Vec::new(),
+            probing: Vec::new(),
+            draws: 0,
+            lead_due: false,
             gateway,
             neighbours: NeighbourTable::new(options.neighbours.clone()),
             control: VecDeque::new(),
@@ -183,18 +196,21 @@ impl Interface {
             routes: Routes::default(),
             counters: InterfaceCounters::default(),
             options,
-        })
+        };
+        interface.start_addresses(now, addresses);
+        Ok(interface)
     }
 
     /// When `handle_timeout` is due; may be earlier than needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let announcement = self.announcements.map(|(at, _)| at);
         let ipv6 = self.ipv6.as_ref().and_then(Ipv6::poll_timeout);
-        [announcement, self.neighbours.poll_timeout(), ipv6].into_iter().flatten().min()
+        [announcement, self.probes_timeout(), self.neighbours.poll_timeout(), ipv6].into_iter().flatten().min()
     }
 
-    /// Announces, asks again, forgets. `poll_transmit` sends what comes of it.
+    /// Looks for addresses, announces, asks again, forgets. `poll_transmit` sends what comes of it.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.probe_if_due(now);
         self.announce_if_due(now);
         self.neighbours.handle_timeout(now);
         self.routes.forget();
@@ -282,20 +298,6 @@ impl Interface {
         true
     }
 
-    /// What the interfaces of the other cores on this port are to `follow`, whenever it has changed.
-    #[inline]
-    pub fn poll_lead(&mut self) -> Option<Arc<Ipv6Lead>> {
-        self.ipv6.as_mut()?.poll_lead()
-    }
-
-    /// Takes over what the interface that leads the port has found out.
-    pub fn follow(&mut self, lead: &Ipv6Lead) {
-        if let Some(ipv6) = &mut self.ipv6 {
-            ipv6.follow(lead);
-            self.routes.forget();
-        }
-    }
-
     /// The next thing a person should know.
     pub fn poll_event(&mut self) -> Option<InterfaceEvent> {
         let ipv6 = self.ipv6.as_mut();
@@ -347,6 +349,14 @@ impl Interface {
         self.options.mtu
     }
 
+    /// Largest IP packet to this address, as far as the link goes: of IPv6 a router may have told.
+    pub(super) fn mtu_to(&self, address: IpAddr) -> u16 {
+        match &self.ipv6 {
+            Some(ipv6) if address.is_ipv6() => ipv6.link_mtu,
+            _ => self.options.mtu,
+        }
+    }
+
     fn is_own_v4(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|local| local.address == address)
     }
@@ -360,6 +370,14 @@ impl Interface {
     fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         address.is_broadcast()
             || self.addresses.iter().any(|local| options::is_subnet_broadcast(local.address, address, local.prefix))
+    }
+
+    fn tell(&mut self, event: InterfaceEvent) {
+        if self.events.len() >= EVENTS_MAX {
+            self.counters.events_lost += 1;
+            return;
+        }
+        self.events.push_back(event);
     }
 
     pub(super) fn count_udp_too_long(&mut self) {

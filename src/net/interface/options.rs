@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ipv6::{Ipv6Options, is_assignable};
+use super::probe::ProbeOptions;
 use crate::net::neighbour::NeighbourOptions;
 use crate::time::Duration;
 use crate::wire::{ethernet, ipv6};
@@ -28,7 +29,9 @@ pub struct InterfaceOptions {
     pub time_to_live: u8,
     /// ARP's.
     pub neighbours: NeighbourOptions,
-    /// Announcements at start (RFC 5227 section 1.1: 2); 0: none.
+    /// How an IPv4 address is looked for before it is used.
+    pub probe: ProbeOptions,
+    /// Announcements of an address that is used now (RFC 5227 section 1.1: 2); 0: none.
     pub announcements: u32,
     /// Between them (RFC 5227 section 1.1: 2 s).
     pub announce_interval: Duration,
@@ -43,7 +46,7 @@ pub struct InterfaceOptions {
 }
 
 impl InterfaceOptions {
-    /// One address, everything else as recommended by the RFCs.
+    /// One address, used at once; everything else as recommended by the RFCs.
     pub fn new(mac: [u8; 6], mtu: u16, address: IpAddr, prefix: u8) -> InterfaceOptions {
         InterfaceOptions {
             mac,
@@ -54,6 +57,7 @@ impl InterfaceOptions {
             ipv6: Ipv6Options::default(),
             time_to_live: 64,
             neighbours: NeighbourOptions::default(),
+            probe: ProbeOptions::none(),
             announcements: 2,
             announce_interval: Duration::from_secs(2),
             defend_interval: Duration::from_secs(10),
@@ -198,10 +202,14 @@ crate::counters! {
         arp_malformed,
         /// Dropped: ARP packets whose sender cannot be a station on this link.
         arp_bad_sender,
-        /// ARP packets from others that claim one of our addresses.
+        /// ARP packets from others that claim one of our addresses, or one that is being looked for.
         arp_conflicts,
         /// Announcements sent because of those.
         arp_defences,
+        /// ARP probes sent for addresses that are not used yet.
+        arp_probes,
+        /// Times that another station had an address before it was used.
+        arp_duplicates,
         /// ARP packets sent.
         arp_out,
         /// Dropped: IPv4 version or lengths wrong.
@@ -218,7 +226,7 @@ crate::counters! {
         ipv4_broadcast,
         /// Dropped: IPv4 packets to a multicast address.
         ipv4_multicast,
-        /// Dropped: IPv4 packets to somebody else.
+        /// Dropped: IPv4 packets to somebody else, or to an address of ours not (yet) in use.
         ipv4_not_ours,
         /// Dropped: our address inside a link-layer broadcast.
         ipv4_link_broadcast,

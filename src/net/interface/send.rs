@@ -58,6 +58,9 @@ pub enum SendRefused {
     /// Beyond the MTU, or what the device can cut: a planning error above.
     #[error("the packet is too long")]
     TooLong,
+    /// Beyond what a router says of the link (IPv6): plan with this.
+    #[error("the packet is longer than the link's MTU of {mtu} bytes")]
+    BeyondLinkMtu { mtu: u16 },
     /// Beyond the device's buffers per packet: a planning error above.
     #[error("the packet has too many pieces")]
     TooManySegments,
@@ -167,7 +170,8 @@ impl Interface {
 
     fn count_refusal(&mut self, result: Result<(), SendRefused>) -> Result<(), SendRefused> {
         match result {
-            Ok(()) => {}
+            // IPv6 counts its own.
+            Ok(()) | Err(SendRefused::BeyondLinkMtu { .. }) => {}
             Err(SendRefused::Full) => self.counters.device_full += 1,
             Err(SendRefused::NoRoute) => self.counters.no_route += 1,
             Err(SendRefused::NeighbourUnreachable) => self.counters.neighbour_unreachable += 1,

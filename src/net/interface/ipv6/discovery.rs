@@ -155,9 +155,11 @@ impl Ipv6 {
             self.retransmit = Duration::from_millis(said.retransmit_ms.into());
         }
         self.set_neighbour_times();
-        // TCP plans with the port's MTU, which is fixed when the server starts.
-        if said.mtu.is_some_and(|mtu| (u32::from(ipv6::MTU_MIN)..self.mtu.into()).contains(&mtu)) {
-            self.counters.router_mtus_ignored += 1;
+        // RFC 4861 sections 4.6.4 and 6.3.4: not less than every link carries, not more than the port does.
+        match said.mtu.map(u16::try_from) {
+            None => {}
+            Some(Ok(mtu)) if (ipv6::MTU_MIN..=self.mtu).contains(&mtu) => self.link_mtu = mtu,
+            Some(_) => self.counters.router_mtus_ignored += 1,
         }
         if let Some(source) = unicast(said.source) {
             self.neighbours.hinted(now, router.into(), source);

@@ -149,7 +149,8 @@ impl Interface {
 
     /// Queues a message to the packet's sender whose data are `front` and then `packet`, together at most `data_max` bytes.
     fn queue_icmpv6(&mut self, now: Instant, facts: &Facts, repr: Repr, front: &[u8], packet: &RxPacket, data_max: usize) {
-        let room = usize::from(self.options.mtu) - ipv6::HEADER_LEN - HEADER_LEN;
+        let mtu = self.mtu_to(facts.src.into());
+        let room = usize::from(mtu) - ipv6::HEADER_LEN - HEADER_LEN;
         let len = (front.len() + packet.len()).min(data_max).min(room);
         let data = self.copy_to_page(front, packet, len);
         let Some(ipv6) = &mut self.ipv6 else { return };

@@ -22,6 +22,7 @@ pub struct Ipv6Lead {
     on_link: Vec<OnLink>,
     routers: Vec<DefaultRouter>,
     hop_limit: u8,
+    link_mtu: u16,
     base_reachable: Duration,
     retransmit: Duration,
 }
@@ -50,7 +51,8 @@ impl Ipv6 {
         self.led().eq(lead.addresses.iter().copied())
             && self.on_link == lead.on_link
             && self.routers == lead.routers
-            && (self.hop_limit, self.base_reachable, self.retransmit) == (lead.hop_limit, lead.base_reachable, lead.retransmit)
+            && (self.hop_limit, self.link_mtu) == (lead.hop_limit, lead.link_mtu)
+            && (self.base_reachable, self.retransmit) == (lead.base_reachable, lead.retransmit)
     }
 
     /// What followers are to take over, if that is not what they were told last.
@@ -63,11 +65,17 @@ impl Ipv6 {
             on_link: self.on_link.clone(),
             routers: self.routers.clone(),
             hop_limit: self.hop_limit,
+            link_mtu: self.link_mtu,
             base_reachable: self.base_reachable,
             retransmit: self.retransmit,
         });
         self.told = Some(Arc::clone(&lead));
         Some(lead)
+    }
+
+    /// What followers were told last.
+    pub(in crate::net::interface) fn told(&self) -> Option<Arc<Ipv6Lead>> {
+        self.told.clone()
     }
 
     pub(in crate::net::interface) fn follow(&mut self, lead: &Ipv6Lead) {
@@ -77,7 +85,7 @@ impl Ipv6 {
         }
         self.on_link.clone_from(&lead.on_link);
         self.routers.clone_from(&lead.routers);
-        self.hop_limit = lead.hop_limit;
+        (self.hop_limit, self.link_mtu) = (lead.hop_limit, lead.link_mtu);
         if (self.base_reachable, self.retransmit) != (lead.base_reachable, lead.retransmit) {
             (self.base_reachable, self.retransmit) = (lead.base_reachable, lead.retransmit);
             self.set_neighbour_times();

@@ -65,8 +65,10 @@ struct Facts {
 pub(super) struct Ipv6 {
     options: Ipv6Options,
     mac: Address,
-    /// Largest IP packet, bytes.
+    /// Largest IP packet of the port, bytes.
     mtu: u16,
+    /// Largest packet sent, bytes: what routers say of the link, or the port's (RFC 4861 section 6.3.2: LinkMTU).
+    pub(super) link_mtu: u16,
     /// Of packets sent (RFC 4861 section 6.3.2: CurHopLimit).
     hop_limit: u8,
     retransmit: Duration,
@@ -109,6 +111,7 @@ impl Ipv6 {
         let mut ipv6 = Ipv6 {
             mac,
             mtu,
+            link_mtu: mtu,
             hop_limit,
             retransmit: options.retransmit,
             base_reachable: options.neighbours.reachable,
@@ -175,6 +178,7 @@ impl Ipv6 {
         self.timeout = addresses.chain(self.routers_timeout()).chain(self.listener.poll_timeout()).min();
         let assigned = self.addresses.iter().filter(|local| local.is_assigned()).count();
         self.counters.addresses = assigned as u64;
+        self.counters.link_mtu = self.link_mtu.into();
         self.counters.addresses_unassigned = (self.addresses.len() - assigned) as u64;
     }
 

@@ -14,7 +14,7 @@ pub struct Ipv6Options {
     /// For everything that is not on the link; goes before routers that advertise themselves.
     pub gateway: Option<Ipv6Addr>,
     /// Another core runs an interface on the same port, and leads: addresses, routers and prefixes come from it
-    /// (`Interface::follow`). Nothing is looked for, reported or answered that concerns the port as a whole.
+    /// (`Interface::follow`), those of IPv4 too. Nothing is looked for, reported or answered that concerns the port as a whole.
     pub follows: bool,
     /// Key of the interface identifiers (RFC 7217 section 5: `secret_key`) and of random delays. The same after each restart,
     /// or addresses change.
@@ -150,8 +150,10 @@ crate::counters! {
         router_advertisements_in,
         /// Router advertisements ignored: `slaac` is off.
         router_advertisements_ignored,
-        /// MTUs in router advertisements that are below the port's, and not followed: set the port's `mtu`.
+        /// MTUs in router advertisements that are not followed: below 1280, or above the port's.
         router_mtus_ignored,
+        /// Packets refused: longer than the MTU that a router has told (TCP sends them again, in smaller ones).
+        beyond_link_mtu,
         /// Redirects, which are ignored.
         redirects_ignored,
         /// Addresses of ours that another station had before.
@@ -176,6 +178,8 @@ crate::counters! {
     gauges {
         /// Addresses in use.
         addresses,
+        /// Largest packet sent, bytes: the port's MTU, or what a router has told.
+        link_mtu,
         /// Addresses being looked for, or that another station has.
         addresses_unassigned,
         /// Default routers that routers have told.

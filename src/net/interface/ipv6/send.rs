@@ -26,6 +26,11 @@ impl Interface {
         let octets = packet.transport_header.len() + gather_len(packet.payload);
         self.check_length(device.capabilities(), packet, octets, ipv6::HEADER_LEN)?;
         let ipv6 = self.ipv6.as_mut().ok_or(SendRefused::NoRoute)?;
+        let longest = packet.tso_mss.map_or(octets, |mss| packet.transport_header.len() + usize::from(mss));
+        if ipv6::HEADER_LEN + longest > usize::from(ipv6.link_mtu) {
+            ipv6.counters.beyond_link_mtu += 1;
+            return Err(SendRefused::BeyondLinkMtu { mtu: ipv6.link_mtu });
+        }
         if !ipv6.is_own(src) || !ipv6::is_host(dst) || ipv6.is_own(dst) {
             return Err(SendRefused::NoRoute);
         }

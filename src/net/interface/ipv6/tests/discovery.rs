@@ -286,7 +286,7 @@ fn an_unreachable_router_is_passed_over_for_another() {
     });
     bench.receive(discovery(ip("fe80::a"), ipv6::ALL_NODES, &other));
     // RFC 4861 section 6.3.6: always the one that is known, though the other is first in the list and was never asked.
-    for at in [0, 4_600, 10_000] {
+    for at in [0, 4_600, 6_000] {
         bench.run(at.max(bench.now.millis()));
         bench.send(ip("2001:db9::1"), &[]).unwrap();
         assert_eq!(bench.said(), ["protocol 6 2001:db8::1 > 2001:db9::1 via 02:00:00:00:00:02, 20 bytes"], "at {at}");
@@ -374,7 +374,7 @@ fn what_routers_tell_is_bounded() {
             reachable_ms: 0,
             retransmit_ms: 0,
             source: None,
-            mtu: Some(1280),
+            mtu: Some(1279),
             prefixes: Default::default(),
         };
         let src = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 1, n);
@@ -389,6 +389,43 @@ fn what_routers_tell_is_bounded() {
     );
     assert!(counters.advertised_overflow > 100);
     assert_eq!(counters.router_mtus_ignored, 100);
+}
+
+/// RFC 4861 sections 4.6.4 and 6.3.4.
+#[test]
+fn the_mtu_that_a_router_tells_bounds_what_is_sent_between_1280_and_the_ports() {
+    let mut bench = bench_at(EndOptions::offloading(OUR_MAC.0, 1500), slaac);
+    bench.introduce();
+    let say = |bench: &mut Bench, mtu| {
+        bench.receive(router_says(|said| said.mtu = mtu));
+        bench.counters().link_mtu
+    };
+    assert_eq!(say(&mut bench, None), 1500);
+    assert_eq!(bench.send(peer(), &[slice(&[0; 1_440])]), Ok(()));
+    assert_eq!(say(&mut bench, Some(1400)), 1400);
+    assert_eq!(say(&mut bench, None), 1400, "one that tells none leaves it");
+    for wrong in [0, 1279, 1501, 0x1_0000 + 1300] {
+        assert_eq!(say(&mut bench, Some(wrong)), 1400, "{wrong}");
+    }
+    assert_eq!(bench.counters().router_mtus_ignored, 4);
+    let refused = Err(SendRefused::BeyondLinkMtu { mtu: 1400 });
+    assert_eq!(bench.send(peer(), &[slice(&[0; 1_340])]), Ok(()));
+    assert_eq!(bench.send(peer(), &[slice(&[0; 1_341])]), refused);
+    let (header, payload) = (tcp_header(), [slice(&[0; 4_000])]);
+    for (mss, result) in [(1_340, Ok(())), (1_341, refused)] {
+        let chain = OutgoingPacket { tso_mss: Some(mss), ..outgoing(peer(), &header, &payload) };
+        assert_eq!(bench.interface.send(bench.now, &mut bench.device, &chain), result);
+    }
+    assert_eq!((bench.counters().beyond_link_mtu, bench.interface.counters().too_long), (2, 0));
+    let [from, to] = [ours(), peer()].map(|address| SocketAddr::new(address.into(), 111));
+    let datagram = |bench: &mut Bench, len: usize| {
+        bench.interface.send_udp(bench.now, &mut bench.device, from, to, &[slice(&vec![0; len])]).is_ok()
+    };
+    assert!(datagram(&mut bench, 1_352) && !datagram(&mut bench, 1_353));
+    assert_eq!(say(&mut bench, Some(1500)), 1500, "and back");
+    assert_eq!(bench.send(peer(), &[slice(&[0; 1_440])]), Ok(()));
+    let mut deaf = self::bench();
+    assert_eq!(say(&mut deaf, Some(1400)), 1500, "without slaac routers are not heard");
 }
 
 #[test]
