@@ -203,9 +203,9 @@ impl Connection {
                 Reason::Reset
             }
             State::SynReceived => Reason::Refused,
-            // In CLOSING and LAST-ACK a reset is no error (RFC 9293 section 3.10.7.4: enter CLOSED, and no word of "connection reset"): the peer has
-            // said all, and has forgotten the connection since, mostly because its TIME-WAIT was over before our FIN came again. But text
-            // that it has not acknowledged may be lost, and the application learns that.
+            // In CLOSING and LAST-ACK a reset is no error (RFC 9293 section 3.10.7.4: "enter the CLOSED state", and no word of a "connection
+            // reset"): the peer has said all, and has forgotten the connection, mostly because its TIME-WAIT was over before our FIN came
+            // again. But text that it has not acknowledged may be lost, and the application learns that.
             State::Closing | State::LastAck if self.send.unacknowledged >= self.send.queue.end() => Reason::Finished,
             _ => Reason::Reset,
         };

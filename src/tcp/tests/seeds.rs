@@ -1,7 +1,8 @@
 //! Whole conversations under many seeds: faults, limits, options and the network are drawn from the seed, and everything that must
 //! hold of a finished conversation is looked at.
 //!
-//! `TCP_SEEDS=n` runs so many (`make sim SEEDS=n`), `TCP_FIRST=s` begins there, `TCP_SEED=s` runs one again, `TCP_TRACE=1` prints each segment.
+//! `TCP_SEEDS=n` runs so many (`make sim SEEDS=n`), `TCP_FIRST=s` begins there, `TCP_SEED=s` runs one again, `TCP_TRACE=1` prints each
+//! segment.
 
 use super::campaign;
 use super::pair::{ANY_LENGTH, CLEAN, Faults, Pair, Random, Side, script};
