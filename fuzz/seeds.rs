@@ -278,6 +278,41 @@ fn tcp_seeds(write: &dyn Fn(&str, &str, &[u8])) {
     }
 }
 
+/// The ends and the link as `setup` reads them, and what `more` can do.
+fn tcp_more_seeds(write: &dyn Fn(&str, &str, &[u8])) {
+    // Round trips with text both ways, some of it marked; a burst in place, segments joined, small writes, a pause, a burst lost.
+    let transfer = [
+        0xcf, 15, 9, 1, 0, 0x23, 0xcf, 10, 5, 40, 3, 0xcf, 4, 9, 0xcf, 5, 0x11, 0x11, 0xcf, 2, 0xcf, 11, 9, 0, 0xdf, 13, 12, 12,
+        0xcf, 15, 12, 3, 0, 0x43, 0xdf, 14, 0x11, 0x01, 0xcf, 3, 3, 3, 0x01, 0xcf, 8, 1, 0xcf, 10, 3, 1, 1, 0xcf, 15, 3, 1, 0, 3,
+    ];
+    // A second connection, one from the other end, one from both, a closed port; floods; ends that lose their patience.
+    let several = [
+        0xcf, 1, 1, 0xdf, 1, 4, 0x11, 0x01, 0x11, 0xcf, 0, 1, 9, 4, 0, 0xcf, 1, 8, 0xdf, 1, 8, 0x11, 0x01, 0x11, 0x01, 0xdf, 16,
+        9, 1, 0xdf, 16, 4, 6, 0xcf, 12, 0, 0xdf, 1, 1, 0xcf, 0, 0, 0xcf, 6, 1, 0xdf, 7, 20, 0xcf, 17, 3, 0xcf, 9,
+    ];
+    // Closed by the listening end, whose TIME-WAIT gives way to the next one between the same ports (RFC 6191).
+    let reuse = [
+        0xcf, 15, 2, 1, 0, 3, 0x1d, 0x01, 0x11, 0x0d, 0x11, 0x01, 0x11, 11, 9, 0xcf, 1, 0, 0x11, 0x01, 0x11, 0xcf, 15, 2, 1, 0,
+        3, 0x0d, 0x1d,
+    ];
+    let setups: [[u8; 7]; 8] = [
+        [0, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0x85, 0x62, 0, 0, 0],
+        [2, 4, 0xa5, 0xe1, 1, 1, 4],
+        [8, 0, 0x5a, 0x7f, 5, 0, 1],
+        [0x8b, 1, 0xaf, 0x62, 1, 0, 8],
+        [0x16, 0, 0, 0, 0x61, 2, 0x12],
+        [0x20, 8, 0x10, 0x10, 0x90, 0, 0x20],
+        [0x43, 2, 0xa6, 0xe6, 0x2d, 0, 2],
+    ];
+    for (number, setup) in setups.iter().enumerate() {
+        for (name, ops) in [("transfer", &transfer[..]), ("several", &several), ("reuse", &reuse)] {
+            let how = if number % 2 == 0 { 0 } else { 0xc0 };
+            write("tcp_segments", &format!("{name}-{number}"), &[&[how, 0xcf][..], setup, ops].concat());
+        }
+    }
+}
+
 fn main() {
     let root = std::env::args().nth(1).unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus").into());
     let write = |target: &str, name: &str, bytes: &[u8]| {
@@ -289,6 +324,7 @@ fn main() {
     packet_seeds(&messages, &write);
     call_seeds(&write);
     tcp_seeds(&write);
+    tcp_more_seeds(&write);
     for how in [0, 1, 2] {
         write("rpc_record", &format!("unacknowledged-{how}"), &[&[how][..], &unacknowledged_reads()].concat());
     }

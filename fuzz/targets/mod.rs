@@ -7,6 +7,8 @@
 //! - `nfs3_call`: calls of NFS, MOUNT and rpcbind, mostly well formed.
 
 mod input;
+#[path = "../../src/tcp/tests/judge.rs"]
+mod judge;
 pub mod nfs3_call;
 pub mod packet;
 pub mod reply;

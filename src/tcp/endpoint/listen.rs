@@ -178,8 +178,11 @@ impl Endpoint {
         let syn = self.cookies.syn_of(now, &tuple, repr, &self.shared.options);
         let Some(syn) = syn.filter(|_| !repr.flags.contains(Flags::SYN)) else {
             self.shared.counters.syncookies_failed += 1;
-            // Text or a FIN may follow first text that was lost with the handshake's ACK: when the peer repeats that, it gets in.
-            if packet.is_empty() && !repr.flags.contains(Flags::FIN) {
+            // Text, a FIN or an ACK of a SYN-ACK that came twice may follow first text that was lost with the handshake's ACK: when the peer
+            // repeats that, it gets in. A reset would end what it takes for established (RFC 9293 section 3.10.7.2 asks for one).
+            let may_follow =
+                !packet.is_empty() || repr.flags.contains(Flags::FIN) || self.cookies.may_be_followed(now, &tuple, repr);
+            if !may_follow {
                 self.shared.reset(&tuple, repr, packet.len());
             }
             return;

@@ -224,6 +224,60 @@ fn the_judge_finds_each_fault() {
     }
 }
 
+/// A segment that nobody sent is handed to the second end: it may believe it, and from then on it may throw text away, but what it says
+/// must still be true of what has reached it.
+#[test]
+fn an_intruder_excuses_what_an_end_believes_and_nothing_else() {
+    let judged = |case: &Case, intrudes: bool| {
+        let mut judge = Judge::new(case.terms);
+        let [a, b] = case.addresses;
+        let addresses = [[a, b], [b, a]];
+        for (number, told) in case.told.iter().enumerate() {
+            match told {
+                Told::Sends { at, from, bytes, ecn } => judge.sends(*at, *from, addresses[*from], bytes, *ecn),
+                Told::Loses { from, bytes } => judge.loses(*from, bytes),
+                Told::Delivers { at, to, bytes, ecn } => judge.delivers(*at, *to, addresses[1 - to], bytes, *ecn),
+            }
+            if intrudes && number == 6 {
+                let forged = Repr { flags: Flags::ACK, ..Repr::default() };
+                assert!(judge.intrudes(1, &encode(a, b, &forged, b"forged")));
+                assert!(!judge.intrudes(1, b"short"));
+            }
+        }
+        judge.faults.iter().map(|fault| fault.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(judged(&right(Ecn::Off), true), [""; 0]);
+    for (rule, what, excused) in [
+        ("silent", "nothing is told of a hole", true),
+        ("needless", "every ACK twice", true),
+        ("repeated", "all text twice", true),
+        ("unarrived", "an ACK over a hole", false),
+        ("window", "text beyond the window", false),
+        ("regress", "an ACK that goes back", false),
+    ] {
+        let mut case = right(Ecn::Off);
+        let (.., doctor) = DOCTORS.iter().find(|(of, name, ..)| (*of, *name) == (rule, what)).expect("a doctor");
+        doctor(&mut case);
+        assert!(judged(&case, false).contains(&rule), "{what}");
+        assert_eq!(judged(&case, true).contains(&rule), !excused, "{what}");
+    }
+}
+
+/// The path, or the device, may take less than it did.
+#[test]
+fn terms_change_while_a_connection_lives() {
+    let case = right(Ecn::Off);
+    let mut judge = case.judged();
+    judge.set_terms(Terms { mtu: [1400; 2], ..case.terms });
+    let Some(Told::Sends { at, from, bytes, ecn }) =
+        case.told.iter().find(|told| matches!(told, Told::Sends { from: 0, bytes, .. } if bytes.len() > 1400))
+    else {
+        panic!("full segments were sent");
+    };
+    judge.sends(*at, *from, case.addresses, bytes, *ecn);
+    assert!(judge.faults.iter().any(|fault| fault.rule == "size"));
+}
+
 /// Where the link does not keep the order the judge only counts.
 #[test]
 fn all_text_twice_is_too_much_on_any_link() {

@@ -24,6 +24,10 @@
 //! | marks | a congestion mark whose ACK carries no ECE before the peer's CWR, where memory is ample |
 //! | needless | an empty ACK that says what the last segment said, with nothing come in that it could answer; probes within 100 ms |
 //! | repeated | on a link that keeps the order: text sent again although the last copy of it arrived, unless only what came later was reported, or a timer asked for it |
+//!
+//! Somebody on the path may make segments up, or change some (`intrudes`). From then on an end may know less than has reached it, since it
+//! throws away what no peer of its would send, and may be asked more than its peer asks: `silent`, `marks`, `repeated` and `needless`, but for
+//! probes, are not looked at any more. The others hold against whatever comes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -194,7 +198,7 @@ impl Spans {
 
     /// Where the first hole begins.
     fn without_hole(&self) -> i64 {
-        self.0.first_key_value().filter(|(start, _)| **start <= 0).map_or(0, |(_, end)| *end)
+        self.0.range(..=0).next_back().map_or(0, |(_, end)| (*end).max(0))
     }
 }
 
@@ -261,12 +265,19 @@ struct End {
 pub struct Judge {
     terms: Terms,
     ends: [End; 2],
+    /// Some segments were nobody's.
+    deceived: bool,
     pub faults: Vec<Fault>,
 }
 
 impl Judge {
     pub fn new(terms: Terms) -> Judge {
-        Judge { terms, ends: Default::default(), faults: Vec::new() }
+        Judge { terms, ends: Default::default(), deceived: false, faults: Vec::new() }
+    }
+
+    /// The ends, or the link, are different from now on.
+    pub fn set_terms(&mut self, terms: Terms) {
+        self.terms = terms;
     }
 
     pub fn tally(&self, end: usize) -> Tally {
@@ -320,14 +331,16 @@ impl Judge {
         }
     }
 
-    /// What `from` has sent last does not arrive.
+    /// The latest of what `from` has sent in these octets' place does not arrive.
     pub fn loses(&mut self, from: usize, bytes: &[u8]) {
         let end = &mut self.ends[from];
         end.tally.lost += 1;
-        if Segment::read(bytes).is_some_and(|segment| segment.space() > 0 && !segment.has(RST))
-            && let Some(last) = end.sent.last_mut()
-        {
-            last.lost = true;
+        let Some(segment) = Segment::read(bytes).filter(|segment| segment.space() > 0 && !segment.has(RST)) else { return };
+        let Some(isn) = end.isn else { return };
+        let start = place(segment.seq, isn);
+        let same = |sent: &&mut Sent| !sent.lost && (sent.start, sent.end) == (start, start + segment.space());
+        if let Some(sent) = end.sent.iter_mut().rev().find(same) {
+            sent.lost = true;
         }
     }
 
@@ -351,7 +364,8 @@ impl Judge {
         }
         let own = &mut self.ends[from];
         own.isn.get_or_insert(syn.seq);
-        own.mss = usize::from(syn.mss.unwrap_or(if ipv4 { 536 } else { 1220 }));
+        // The MTU may have fallen since an earlier one, which may be what has arrived.
+        own.mss = own.mss.max(usize::from(syn.mss.unwrap_or(if ipv4 { 536 } else { 1220 })));
         (own.scale, own.sack, own.timestamps) = (syn.scale, syn.sack_permitted, syn.timestamps.is_some());
         own.last_value = own.last_value.or(syn.timestamps.map(|(value, _)| value));
         own.syns += 1;
@@ -430,11 +444,12 @@ impl Judge {
         // One that has waited for its neighbour's address leaves with the next.
         if is_probe && too_soon && self.terms.bare {
             self.fault("needless", at, from, "a probe right after another one".into());
-        } else if self.terms.bare && !is_probe && too_many {
+        } else if self.terms.bare && !self.deceived && !is_probe && too_many {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
         }
         // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
-        let tells = !segment.blocks.is_empty() || !agreed || !self.terms.ample[from] || self.ecn() != Some(false);
+        let may_have_dropped = !self.terms.ample[from] || self.deceived;
+        let tells = !segment.blocks.is_empty() || !agreed || may_have_dropped || self.ecn() != Some(false);
         if empty && !tells && waits && ack == whole {
             self.fault("silent", at, from, format!("ACK {ack} tells nothing of what came behind"));
         }
@@ -450,6 +465,8 @@ impl Judge {
         let own = &mut self.ends[from];
         let (last, last_echo) = (own.last_value.replace(value), own.last_echo.replace(echo));
         let carried = own.stamps.iter().rev().any(|(stamp, place)| *stamp == echo && *place <= ack);
+        // What SYNs are answered with may come out of no memory at all (RFC 4987 section 3.6): each is for itself.
+        let (last, last_echo) = if segment.has(SYN) { (None, None) } else { (last, last_echo) };
         if last.is_some_and(|last| is_before(value, last)) {
             self.fault("clock", at, from, format!("timestamp {value} after {last:?}"));
         }
@@ -494,7 +511,7 @@ impl Judge {
             marked.clear();
         } else if agreed && marked.iter().any(|end| *end <= ack) {
             marked.retain(|end| *end > ack);
-            if self.terms.ample[from] {
+            if self.terms.ample[from] && !self.deceived {
                 self.fault("marks", at, from, "acknowledges a marked segment without ECE".into());
             }
         }
@@ -502,7 +519,8 @@ impl Judge {
 
     /// Why was `start..end` sent again?
     fn check_repetition(&mut self, at: u64, from: usize, start: i64, end: i64) {
-        let orderly = self.terms.orderly;
+        let orderly = self.terms.orderly && !self.deceived;
+        let segment_max = self.ends[1 - from].mss as i64;
         let own = &mut self.ends[from];
         let (mut left, mut lost, mut last_at) = (vec![(start, end)], false, 0);
         for sent in own.sent.iter().rev() {
@@ -524,7 +542,10 @@ impl Judge {
         own.tally.repeated += u64::from(!lost);
         let quiet = at.saturating_sub(last_at.max(own.advanced_at));
         let in_timeout = own.acknowledged < own.timeout_until || (end <= own.timeout_until && at == own.timeout_over_at);
-        let is_probe = end == own.sent_end && own.probed_at != Some(own.acknowledged);
+        // The last segment (RFC 8985 section 7.3), or as much of it as the device takes at once.
+        // What comes in a segment that is not acceptable acknowledges nothing, and the next probe is the first.
+        let heard = own.heard.without_hole();
+        let is_probe = own.sent_end - start <= segment_max && own.probed_at != Some(heard);
         if quiet >= RTO_MIN {
             own.timeout_until = own.timeout_until.max(own.sent_end);
         }
@@ -535,7 +556,7 @@ impl Judge {
             return;
         }
         if is_probe {
-            own.probed_at = Some(own.acknowledged);
+            own.probed_at = Some(heard);
         } else if orderly && start > 0 {
             let since = (at - last_at) / 1000;
             self.fault("repeated", at, from, format!("{start}..{end} again {since} us after a copy that arrived"));
@@ -547,7 +568,12 @@ impl Judge {
         let Some(segment) = Segment::read(bytes) else { return };
         let Some(peer) = self.ends[1 - to].isn else { return };
         // What was spoilt on the way counts as lost.
-        if segment.has(RST) || !checksum_is_right(addresses[0], addresses[1], bytes) {
+        if !checksum_is_right(addresses[0], addresses[1], bytes) {
+            return;
+        }
+        if segment.has(RST) {
+            // One that is not where the next text would be is challenged (RFC 5961 section 3.2).
+            self.ends[to].unanswered += 1;
             return;
         }
         let scale = self.scale(1 - to, &segment);
@@ -601,6 +627,30 @@ impl Judge {
                 }
             }
         }
+    }
+
+    /// A segment is handed to end `to` that the peer has not sent, or not like that. All that it says may be believed, or nothing.
+    /// `false`: it cannot be read, and there is no saying what an end makes of it.
+    pub fn intrudes(&mut self, to: usize, bytes: &[u8]) -> bool {
+        self.deceived = true;
+        let Some(segment) = Segment::read(bytes) else { return false };
+        let scale = self.scale(1 - to, &segment);
+        let peer = self.ends[1 - to].isn;
+        let own = &mut self.ends[to];
+        let Some(peer) = peer.filter(|_| !segment.has(RST)) else { return true };
+        let start = place(segment.seq, peer);
+        if let Some((value, _)) = segment.timestamps {
+            own.stamps.push((value, i64::MIN));
+        }
+        if segment.space() > 0 {
+            own.arrived.insert(start, start + segment.space());
+        }
+        if let Some(isn) = own.isn.filter(|_| segment.has(ACK)) {
+            let ack = place(segment.ack, isn);
+            own.edge = own.edge.max(ack + (i64::from(segment.window) << scale));
+            own.acknowledged = own.acknowledged.max(ack);
+        }
+        true
     }
 }
 
