@@ -77,11 +77,11 @@ crate::counters! {
         sack_discarded,
         /// Segments queued out of order.
         ofo_queued,
-        /// Segments dropped because there were too many holes.
+        /// Out-of-order segments dropped: too many holes, or the connection or the endpoint held too many buffers.
         ofo_drops,
         /// Out-of-order ranges forgotten to make room for what is in order.
         ofo_pruned,
-        /// Segments dropped because the connection or the endpoint held too many buffers.
+        /// Segments in order dropped because the connection or the endpoint held too many buffers.
         rcv_buffer_drops,
         /// Payload bytes beyond the window, dropped.
         rcv_beyond_window_bytes,

@@ -1,17 +1,14 @@
 //! Segments that came before their turn.
 //!
-//! Read first: RFC 9293 section 3.10.7.4 (seventh step), RFC 2018 section 4, RFC 2883. Bounded in ranges here and in
-//! buffers by the caller. Bytes are kept in the buffers they came in. Not here: what is in order already (`connection::receive`).
+//! Read first: RFC 9293 section 3.10.7.4 (seventh step), RFC 2018 section 4, RFC 2883. Bounded in ranges and in buffers by the caller. What
+//! a segment costs grows with the logarithm of the ranges, wherever a peer puts its holes. Bytes are kept in the buffers they came in. Not
+//! here: what is in order already (`connection::receive`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::buf::RxBuf;
 
-/// Ranges with holes between them that one connection may hold; a segment that would open another is dropped.
-pub(crate) const OUT_OF_ORDER_RANGES_MAX: usize = 256;
-
 struct Range {
-    start: u64,
     end: u64,
     bufs: VecDeque<RxBuf>,
     /// When it last grew, for the order of SACK blocks.
@@ -37,7 +34,10 @@ pub(crate) struct Reassembly {
 
 #[derive(Default)]
 struct Ranges {
-    ranges: Vec<Range>,
+    /// By where they start. None touches the next.
+    ranges: BTreeMap<u64, Range>,
+    /// Where those start that last grew when.
+    newest: BTreeMap<u64, u64>,
     stamp: u64,
     buffers: usize,
     driver_buffers: usize,
@@ -84,15 +84,15 @@ impl Reassembly {
     }
 
     /// Queues the bytes `start..` that `bufs` hold, in order. What is known already keeps its first copy, except that a
-    /// range the new one covers entirely gives way to it.
-    pub fn insert(&mut self, start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
-        let insert = self.ranges.get_or_insert_default().insert(start, bufs);
+    /// range the new one covers entirely gives way to it. With `ranges_max` ranges no other is begun.
+    pub fn insert(&mut self, start: u64, bufs: &mut VecDeque<RxBuf>, ranges_max: usize) -> Insert {
+        let insert = self.ranges.get_or_insert_default().insert(start, bufs, ranges_max);
         self.clear_if_empty();
         insert
     }
 
-    /// The next buffer that continues the stream at `next`, cut to begin there.
-    pub fn take(&mut self, next: u64) -> Option<RxBuf> {
+    /// What continues the stream at `next`, cut to begin there.
+    pub fn take(&mut self, next: u64) -> Option<VecDeque<RxBuf>> {
         let taken = self.ranges.as_mut()?.take(next);
         self.clear_if_empty();
         taken
@@ -118,133 +118,123 @@ impl Reassembly {
 
 impl Ranges {
     fn range_of(&self, offset: u64) -> Option<(u64, u64)> {
-        self.ranges.iter().find(|range| range.start <= offset && offset < range.end).map(|range| (range.start, range.end))
+        let (start, range) = self.ranges.range(..=offset).next_back()?;
+        (offset < range.end).then_some((*start, range.end))
     }
 
     fn newest(&self, n: usize) -> impl Iterator<Item = (u64, u64)> {
-        let mut newest: [Option<&Range>; 4] = [None; 4];
-        for range in &self.ranges {
-            let Some(at) = newest.iter().position(|seen| seen.is_none_or(|seen| seen.stamp < range.stamp)) else { continue };
-            newest[at..].rotate_right(1);
-            newest[at] = Some(range);
-        }
-        newest.into_iter().flatten().take(n).map(|range| (range.start, range.end))
+        let newest = self.newest.values().rev().take(n);
+        newest.filter_map(|start| Some((*start, self.ranges.get(start)?.end)))
     }
 
-    fn account(&mut self, buf: &RxBuf, add: bool) {
-        let driver = usize::from(buf.is_driver_buffer());
+    fn account(&mut self, bufs: &VecDeque<RxBuf>, add: bool) {
+        let driver = bufs.iter().filter(|buf| buf.is_driver_buffer()).count();
+        let len = bufs.iter().map(RxBuf::len).sum::<usize>();
         if add {
             (self.buffers, self.driver_buffers, self.len) =
-                (self.buffers + 1, self.driver_buffers + driver, self.len + buf.len());
+                (self.buffers + bufs.len(), self.driver_buffers + driver, self.len + len);
         } else {
             (self.buffers, self.driver_buffers, self.len) =
-                (self.buffers - 1, self.driver_buffers - driver, self.len - buf.len());
+                (self.buffers - bufs.len(), self.driver_buffers - driver, self.len - len);
         }
     }
 
-    fn drop_range(&mut self, index: usize) {
-        let range = self.ranges.remove(index);
-        for buf in &range.bufs {
-            self.account(buf, false);
+    /// Takes the range out that starts at `start`; it stays accounted.
+    fn remove(&mut self, start: u64) -> Option<Range> {
+        let range = self.ranges.remove(&start)?;
+        self.newest.remove(&range.stamp);
+        Some(range)
+    }
+
+    fn put(&mut self, start: u64, range: Range) {
+        self.newest.insert(range.stamp, start);
+        self.ranges.insert(start, range);
+    }
+
+    fn drop_range(&mut self, start: u64) {
+        if let Some(range) = self.remove(start) {
+            self.account(&range.bufs, false);
         }
     }
 
     fn drop_last(&mut self) -> bool {
-        let Some(last) = self.ranges.len().checked_sub(1) else { return false };
+        let Some(last) = self.ranges.last_key_value().map(|(start, _)| *start) else { return false };
         self.drop_range(last);
         true
     }
 
-    fn insert(&mut self, mut start: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
+    fn insert(&mut self, mut start: u64, bufs: &mut VecDeque<RxBuf>, ranges_max: usize) -> Insert {
         let mut end = start + bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
-        // The first range that ends behind the new start.
-        let mut at = self.ranges.partition_point(|range| range.end <= start);
-        if let Some(range) = self.ranges.get(at).filter(|range| range.start <= start) {
-            if range.end >= end {
+        if let Some((_, known)) = self.range_of(start) {
+            if known >= end {
                 bufs.clear();
                 return Insert::Duplicate;
             }
-            trim_front(bufs, range.end - start);
-            start = range.end;
-            at += 1;
+            trim_front(bufs, known - start);
+            start = known;
         }
-        while let Some(next) = self.ranges.get(at).filter(|next| next.start < end) {
-            if next.end <= end {
-                self.drop_range(at);
+        while let Some((next, next_end)) = self.ranges.range(start..end).next().map(|(next, range)| (*next, range.end)) {
+            if next_end <= end {
+                self.drop_range(next);
             } else {
-                let keep = next.start - start;
-                trim_back(bufs, keep);
-                end = start + keep;
+                trim_back(bufs, next - start);
+                end = next;
             }
         }
         if start == end {
             return Insert::Duplicate;
         }
-        self.stamp += 1;
-        for buf in bufs.iter() {
-            self.account(buf, true);
-        }
-        self.place(at, start, end, bufs)
+        self.place(start, end, bufs, ranges_max)
     }
 
-    /// Joins the trimmed piece to its neighbours or makes it a range of its own at index `at`.
-    fn place(&mut self, at: usize, start: u64, end: u64, bufs: &mut VecDeque<RxBuf>) -> Insert {
-        let joins_next = self.ranges.get(at).is_some_and(|next| next.start == end);
-        let joins_previous = at > 0 && self.ranges[at - 1].end == start;
-        match (joins_previous, joins_next) {
-            (true, joins_next) => {
-                let next = joins_next.then(|| self.ranges.remove(at));
-                let previous = &mut self.ranges[at - 1];
-                previous.bufs.append(bufs);
-                (previous.end, previous.stamp) = (end, self.stamp);
-                if let Some(mut next) = next {
-                    previous.bufs.append(&mut next.bufs);
-                    previous.end = next.end;
-                }
+    /// Joins the trimmed piece to its neighbours or makes it a range of its own.
+    fn place(&mut self, start: u64, end: u64, bufs: &mut VecDeque<RxBuf>, ranges_max: usize) -> Insert {
+        let previous = self.ranges.range(..start).next_back().filter(|(_, range)| range.end == start).map(|(at, _)| *at);
+        let joins_next = self.ranges.contains_key(&end);
+        if previous.is_none() && !joins_next && self.ranges.len() >= ranges_max {
+            return Insert::Refused;
+        }
+        self.account(bufs, true);
+        self.stamp += 1;
+        let stamp = self.stamp;
+        let next = if joins_next { self.remove(end) } else { None };
+        if let Some(at) = previous
+            && let Some(range) = self.ranges.get_mut(&at)
+        {
+            range.bufs.append(bufs);
+            range.end = end;
+            if let Some(next) = next {
+                join(&mut range.bufs, next.bufs);
+                range.end = next.end;
             }
-            (false, true) => {
-                let next = &mut self.ranges[at];
-                while let Some(buf) = bufs.pop_back() {
-                    next.bufs.push_front(buf);
-                }
-                (next.start, next.stamp) = (start, self.stamp);
+            let before = std::mem::replace(&mut range.stamp, stamp);
+            self.newest.remove(&before);
+            self.newest.insert(stamp, at);
+        } else {
+            let mut range = Range { end, bufs: std::mem::take(bufs), stamp };
+            if let Some(next) = next {
+                join(&mut range.bufs, next.bufs);
+                range.end = next.end;
             }
-            (false, false) if self.ranges.len() >= OUT_OF_ORDER_RANGES_MAX => {
-                while let Some(buf) = bufs.pop_front() {
-                    self.account(&buf, false);
-                }
-                return Insert::Refused;
-            }
-            (false, false) => {
-                let bufs = std::mem::take(bufs);
-                self.ranges.insert(at, Range { start, end, bufs, stamp: self.stamp });
-            }
+            self.put(start, range);
         }
         Insert::Queued
     }
 
-    fn take(&mut self, next: u64) -> Option<RxBuf> {
+    fn take(&mut self, next: u64) -> Option<VecDeque<RxBuf>> {
         loop {
-            let front = self.ranges.first_mut()?;
-            if front.start > next {
-                return None;
-            }
-            let Some(mut buf) = front.bufs.pop_front() else {
-                self.ranges.remove(0);
-                continue;
-            };
-            let start = front.start;
-            front.start += buf.len() as u64;
-            self.account(&buf, false);
-            buf.advance((next - start).min(buf.len() as u64) as usize);
-            if !buf.is_empty() {
-                return Some(buf);
+            let start = self.ranges.first_key_value().map(|(start, _)| *start).filter(|start| *start <= next)?;
+            let mut range = self.remove(start)?;
+            self.account(&range.bufs, false);
+            if range.end > next {
+                trim_front(&mut range.bufs, next - start);
+                return Some(range.bufs);
             }
         }
     }
 
     fn replace_each(&mut self, mut replace: impl FnMut(&RxBuf) -> Option<RxBuf>) {
-        for buf in self.ranges.iter_mut().flat_map(|range| &mut range.bufs) {
+        for buf in self.ranges.values_mut().flat_map(|range| &mut range.bufs) {
             if let Some(new) = replace(buf) {
                 self.driver_buffers -= usize::from(buf.is_driver_buffer());
                 self.driver_buffers += usize::from(new.is_driver_buffer());
@@ -252,6 +242,19 @@ impl Ranges {
             }
         }
     }
+}
+
+/// Puts `back` behind `front`. The fewer are moved: else a peer that lets a long range grow at its front would have all of it moved by
+/// each segment.
+fn join(front: &mut VecDeque<RxBuf>, mut back: VecDeque<RxBuf>) {
+    if back.len() <= front.len() {
+        front.append(&mut back);
+        return;
+    }
+    while let Some(buf) = front.pop_back() {
+        back.push_front(buf);
+    }
+    *front = back;
 }
 
 /// Forgets the first `n` bytes.
@@ -289,28 +292,33 @@ mod tests {
         [a, b].into_iter().filter(|part| !part.is_empty()).map(|part| RxBuf::from_vec(part.to_vec())).collect()
     }
 
+    const MAX: usize = 256;
+
     #[test]
     fn the_newest_range_is_reported_first() {
         let mut queue = Reassembly::default();
         for start in [100, 300, 500, 700, 900] {
-            assert_eq!(queue.insert(start, &mut bufs(start, 10)), Insert::Queued);
+            assert_eq!(queue.insert(start, &mut bufs(start, 10), MAX), Insert::Queued);
         }
-        queue.insert(310, &mut bufs(310, 10));
+        queue.insert(310, &mut bufs(310, 10), MAX);
         assert_eq!(queue.newest(3).collect::<Vec<_>>(), [(300, 320), (900, 910), (700, 710)]);
-        assert_eq!(queue.insert(302, &mut bufs(302, 5)), Insert::Duplicate);
+        assert_eq!(queue.insert(302, &mut bufs(302, 5), MAX), Insert::Duplicate);
         assert_eq!(queue.range_of(302), Some((300, 320)));
+        // Two ranges that become one are as new as what joins them.
+        queue.insert(110, &mut bufs(110, 190), MAX);
+        assert_eq!(queue.newest(4).collect::<Vec<_>>(), [(100, 320), (900, 910), (700, 710), (500, 510)]);
     }
 
     #[test]
     fn holes_are_bounded() {
         let mut queue = Reassembly::default();
-        for n in 0..OUT_OF_ORDER_RANGES_MAX as u64 {
-            assert_eq!(queue.insert(n * 10, &mut bufs(n * 10, 2)), Insert::Queued);
+        for n in 0..MAX as u64 {
+            assert_eq!(queue.insert(n * 10, &mut bufs(n * 10, 2), MAX), Insert::Queued);
         }
         let held = (queue.len(), queue.buffers());
-        assert_eq!(queue.insert(1_000_000, &mut bufs(1_000_000, 2)), Insert::Refused);
+        assert_eq!(queue.insert(1_000_000, &mut bufs(1_000_000, 2), MAX), Insert::Refused);
         assert_eq!((queue.len(), queue.buffers()), held);
-        assert_eq!(queue.insert(2, &mut bufs(2, 2)), Insert::Queued, "growing a range is still possible");
+        assert_eq!(queue.insert(2, &mut bufs(2, 2), MAX), Insert::Queued, "growing a range is still possible");
     }
 
     proptest! {
@@ -321,15 +329,15 @@ mod tests {
             let mut queue = Reassembly::default();
             let mut known = [false; 256];
             for (start, len) in &pieces {
-                queue.insert(*start, &mut bufs(*start, *len));
+                queue.insert(*start, &mut bufs(*start, *len), usize::MAX);
                 known[*start as usize..*start as usize + len].fill(true);
             }
             prop_assert_eq!(queue.len(), known.iter().filter(|known| **known).count());
             let mut at = 0u64;
             while at < 256 {
                 match queue.take(at) {
-                    Some(buf) => {
-                        for byte in buf.iter() {
+                    Some(bufs) => {
+                        for byte in bufs.iter().flat_map(|buf| buf.iter()) {
                             prop_assert_eq!(*byte, at as u8);
                             prop_assert!(known[at as usize]);
                             at += 1;

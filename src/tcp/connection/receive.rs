@@ -9,6 +9,16 @@ use crate::buf::RxPacket;
 use crate::tcp::endpoint::copied;
 use crate::tcp::reassembly::Insert;
 
+/// Ranges with holes between them that a connection may hold; a segment that would begin another is dropped, and `ofo_drops` counts it.
+/// One for each of so many bytes of the window that it has been given (segments that are all lost in turn need one for two of them),
+/// and `OUT_OF_ORDER_RANGES_MIN` at least. A range's own memory is some 300 bytes: a third of such a window, whatever a peer sends.
+const WINDOW_BYTES_PER_RANGE: u64 = 1024;
+const OUT_OF_ORDER_RANGES_MIN: usize = 256;
+
+/// The part of a connection's buffers that is kept for what is in order. The rest has room for a window whose first segment was lost,
+/// so that it is not dropped after it was asked for.
+const BUFFERS_IN_ORDER_FRACTION: usize = 8;
+
 impl Connection {
     pub(super) fn acknowledge_now(&mut self) {
         self.receive.ack = Ack::Now;
@@ -60,11 +70,13 @@ impl Connection {
         self.observe_mss(len);
         let mut bufs = std::mem::take(&mut shared.scratch);
         bufs.extend(payload.into_bufs());
-        if !self.admit(shared, &mut bufs, start == self.receive.next) {
-            shared.counters.rcv_buffer_drops += 1;
+        let in_order = start == self.receive.next;
+        if !self.admit(shared, &mut bufs, in_order) {
+            shared.counters.rcv_buffer_drops += u64::from(in_order);
+            shared.counters.ofo_drops += u64::from(!in_order);
             self.narrow();
             self.acknowledge_now();
-        } else if start == self.receive.next {
+        } else if in_order {
             let push = segment.has(Flags::PSH) || segment.has(Flags::FIN);
             self.append(now, shared, &mut bufs, len, push);
         } else {
@@ -75,7 +87,8 @@ impl Connection {
     }
 
     fn queue_out_of_order(&mut self, shared: &mut Shared, start: u64, end: u64, bufs: &mut VecDeque<RxBuf>) {
-        match self.receive.reassembly.insert(start, bufs) {
+        let ranges_max = usize::try_from(self.receive.limit / WINDOW_BYTES_PER_RANGE).unwrap_or(usize::MAX);
+        match self.receive.reassembly.insert(start, bufs, ranges_max.max(OUT_OF_ORDER_RANGES_MIN)) {
             Insert::Queued => shared.counters.ofo_queued += 1,
             Insert::Duplicate => {
                 shared.counters.duplicate_bytes += end - start;
@@ -96,8 +109,8 @@ impl Connection {
         while let Some(buf) = bufs.pop_front() {
             self.take_in(buf);
         }
-        while let Some(buf) = self.receive.reassembly.take(self.receive.next) {
-            self.take_in(buf);
+        while let Some(waiting) = self.receive.reassembly.take(self.receive.next) {
+            waiting.into_iter().for_each(|buf| self.take_in(buf));
         }
         let taken = self.receive.next - before;
         self.on_text(now, shared, taken, len, push, had_hole);
@@ -214,7 +227,8 @@ impl Connection {
             self.compact(shared);
         }
         if !in_order {
-            return self.receive.reassembly.buffers() + more <= max / 2 && self.receive_buffers() + more <= max;
+            let kept = max / BUFFERS_IN_ORDER_FRACTION;
+            return self.receive.reassembly.buffers() + more <= max - kept && self.receive_buffers() + more <= max;
         }
         while self.receive_buffers() + more > max && self.prune(shared) {}
         self.receive_buffers() + more <= max

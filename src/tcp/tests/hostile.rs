@@ -138,7 +138,7 @@ fn one_byte_segments_cannot_pin_the_receive_pool() {
     }
     let id = victim.endpoint.connections().next().unwrap();
     assert_eq!(victim.endpoint.info(id).unwrap().unread_bytes, 20_000);
-    assert!(victim.endpoint.counters().copied_out_bytes > 0 && victim.endpoint.counters().rcv_buffer_drops > 0);
+    assert!(victim.endpoint.counters().copied_out_bytes > 0 && victim.endpoint.counters().ofo_drops > 0);
     assert!(victim.pool.outstanding() < 64, "{:?}", victim.pool);
     let chain = victim.endpoint.receive(id).unwrap();
     assert!(chain.buffers() <= 256);
