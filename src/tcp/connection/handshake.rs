@@ -60,6 +60,7 @@ impl Connection {
             edge: SEQUENCE_ORIGIN,
             scale: scale_for(options.receive_window_max),
             limit: u64::from(options.receive_window_initial.min(options.receive_window_max)),
+            limit_before: 0,
             chain: RxChain::new(),
             chain_driver_buffers: 0,
             reassembly: Reassembly::default(),

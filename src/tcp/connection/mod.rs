@@ -190,6 +190,8 @@ struct ReceiveState {
     scale: u8,
     /// Bytes the window may cover, unread ones included.
     limit: u64,
+    /// What that was before memory ran short.
+    limit_before: u32,
     chain: RxChain,
     /// Upper bound of the driver buffers in `chain`.
     chain_driver_buffers: usize,
@@ -219,6 +221,13 @@ struct ReceiveState {
     last_sign_of_life: Instant,
     /// When a challenge ACK may go out again.
     challenge_at: Instant,
+}
+
+impl ReceiveState {
+    /// How far behind RCV.NXT a peer may send something again, bytes: what it sent when the window was largest, all of whose ACKs were lost.
+    fn reach(&self) -> u64 {
+        self.limit.max(u64::from(self.limit_before))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

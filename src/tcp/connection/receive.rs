@@ -217,6 +217,7 @@ impl Connection {
     /// that comes (`on_text`). What was promised stays (RFC 9293 section 3.8.6, SHLD-14).
     fn narrow(&mut self) {
         let held = (self.receive.chain.len() + self.receive.reassembly.len()) as u64;
+        self.receive.limit_before = self.receive.reach() as u32;
         self.receive.limit = self.receive.limit.min(held + 2 * u64::from(self.receive.mss));
     }
 

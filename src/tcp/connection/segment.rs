@@ -80,7 +80,8 @@ impl Connection {
         // A retransmission whose ACK was lost is unacceptable, but its timestamp is news: the echo of the original's would
         // look like a round trip that lasted as long as the sender's backoff. Not while something is missing: that may be on its way
         // since before the retransmission, only late, and would be taken for old (RFC 7323 section 5.3, R1).
-        let retransmission = !acceptable && seq < next && next - seq <= self.receive.limit && self.receive.reassembly.is_empty();
+        let retransmission =
+            !acceptable && seq < next && next - seq <= self.receive.reach() && self.receive.reassembly.is_empty();
         // RFC 7323 section 5.2: a reset teaches nothing.
         if (acceptable || retransmission) && !segment.has(Flags::RST) && self.has_possible_ack(segment) {
             self.remember_timestamp(now, segment);
@@ -125,7 +126,7 @@ impl Connection {
         }
         if segment.payload_len > 0 {
             let text = segment.text();
-            if text >= self.receive.next || self.receive.next - text > self.receive.limit.max(segment.payload_len) {
+            if text >= self.receive.next || self.receive.next - text > self.receive.reach().max(segment.payload_len) {
                 // Nowhere a peer of ours can be: a blind injection, whose ACKs are not to be had in numbers (RFC 5961 section 5).
                 return self.challenge(now, shared);
             }
@@ -147,7 +148,7 @@ impl Connection {
     /// A FIN whose ACK was lost. One from anywhere else is a blind injection, whose ACKs are limited (RFC 5961 section 7).
     fn is_repeated_fin(&self, segment: &Segment) -> bool {
         let at = segment.text();
-        segment.has(Flags::FIN) && at < self.receive.next && self.receive.next - at <= self.receive.limit
+        segment.has(Flags::FIN) && at < self.receive.next && self.receive.next - at <= self.receive.reach()
     }
 
     /// A keepalive or window probe: one position before what is expected, and empty.

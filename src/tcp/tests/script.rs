@@ -15,7 +15,7 @@
 //! wait N                   N milliseconds pass
 //! rounds N                 N round trips of an application that always has more to send; each segment is acknowledged by itself
 //! recoveries N             N times: of two segments the first is lost, the other is reported, and the first one's copy arrives
-//! holes N                  N segments of one byte, each behind a hole of one; of the answers only the last is kept
+//! holes N [SEQ]            N segments of one byte from SEQ (or 1) on, each behind a hole of one; of the answers only the last is kept
 //! peer N                   what follows is another peer, with this port
 //! nagle on | keepalive on | usertimeout N          for this connection (or off)
 //! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp mtu N SEQ
@@ -372,7 +372,10 @@ impl Runner {
             "rtt" => self.rtt = Duration::from_millis(number(rest) as u64),
             "rounds" => (0..number(rest)).for_each(|_| self.round()),
             "recoveries" => (0..number(rest)).for_each(|_| self.recovery()),
-            "holes" => self.holes(number(rest)),
+            "holes" => {
+                let (count, start) = rest.split_once(' ').unwrap_or((rest, "1"));
+                self.holes(number(count), number(start));
+            }
             "info" => self.info(rest),
             "iss" => {
                 let above = self.iss.unwrap().distance(self.iss_before.expect("one before"));
@@ -476,10 +479,10 @@ impl Runner {
         self.inject(&format!(". 1(0) ack {end}"));
     }
 
-    fn holes(&mut self, count: usize) {
+    fn holes(&mut self, count: usize, start: usize) {
         for n in 0..count {
             self.out.clear();
-            self.inject(&format!(". {}(1) ack 1", 3 + 2 * n));
+            self.inject(&format!(". {}(1) ack 1", start + 2 + 2 * n));
         }
     }
 
