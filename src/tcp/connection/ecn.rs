@@ -81,15 +81,18 @@ impl Connection {
 
     /// An ACK of everything so far that leaves before anything else.
     fn acknowledge_apart(&mut self, now: Instant, shared: &mut Shared) {
+        // First: what a header reports (D-SACK, the window's edge) has been told.
+        if !shared.has_reply_room() {
+            return;
+        }
         let mut repr = self.header(now, shared, self.send.next, Flags::ACK);
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
         self.echo_marks(&mut repr);
-        if shared.reply(&self.tuple, repr) {
-            shared.counters.pure_acks += 1;
-            self.receive.acknowledged = self.receive.next;
-            self.receive.ack = Ack::None;
-            self.timers.cancel(Timer::Ack);
-        }
+        shared.reply(&self.tuple, repr);
+        shared.counters.pure_acks += 1;
+        self.receive.acknowledged = self.receive.next;
+        self.receive.ack = Ack::None;
+        self.timers.cancel(Timer::Ack);
     }
 
     pub(super) fn echo_marks(&self, repr: &mut Repr) {

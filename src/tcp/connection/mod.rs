@@ -121,17 +121,21 @@ impl Shared {
         self.reply(tuple, repr);
     }
 
-    /// `false`: too many wait already.
-    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) -> bool {
-        if self.replies.len() >= self.options.replies_max {
-            self.counters.replies_dropped += 1;
-            return false;
+    /// `false`: too many replies wait already, and another is not to be made.
+    fn has_reply_room(&mut self) -> bool {
+        let room = self.replies.len() < self.options.replies_max;
+        self.counters.replies_dropped += u64::from(!room);
+        room
+    }
+
+    pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) {
+        if !self.has_reply_room() {
+            return;
         }
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;
         }
         self.replies.push_back(Reply { tuple: *tuple, repr });
-        true
     }
 }
 

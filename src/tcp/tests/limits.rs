@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::pair::encode;
 use crate::buf::{Checksum, PagePool, RxPacket};
 use crate::tcp::syn_queue::PER_BUSY_TURN;
-use crate::tcp::{ConnectError, Endpoint, Event, ListenError, Options, Transmit, TransmitLimits};
+use crate::tcp::{CongestionControl, ConnectError, Endpoint, Event, ListenError, Options, Transmit, TransmitLimits};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
 
@@ -243,4 +243,31 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
     assert_eq!(sent(&mut tcp, now).len() + sent(&mut tcp, now).len(), 16 - PER_BUSY_TURN);
     let counters = tcp.counters();
     assert_eq!(counters.syncookies_sent + counters.syn_queue_drops, u64::from(200 * FLOOD) + 3);
+}
+
+/// RFC 2883 section 4; RFC 8257 section 3.2. What could not be said is said later, and counted then.
+#[test]
+fn a_duplicate_that_an_ack_could_not_report_is_reported_by_the_next() {
+    let options = Options { replies_max: 0, congestion: CongestionControl::Dctcp, ..Options::default() };
+    let mut tcp = endpoint(options);
+    tcp.listen(2049).unwrap();
+    let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let opening = Repr { flags: Flags::SYN | Flags::ECE | Flags::CWR, ..syn(700) };
+    inject(&mut tcp, START, peer, to, &opening);
+    let iss = sent(&mut tcp, START)[0].seq;
+    let timestamps = |value| TcpOptions { timestamps: Some(Timestamps { value, echo_reply: 0 }), ..TcpOptions::default() };
+    let text = |seq: u32| Repr { seq: SeqNumber(10 + seq), ack: iss + 1, flags: Flags::ACK, options: timestamps(2), ..syn(700) };
+    let mut arrive = |seq: u32, ecn: u8| {
+        let packet = RxPacket::from_vec(encode(peer, to, &text(seq), &[0; 100]));
+        tcp.handle_marked_segment(START, peer, to, packet, Checksum::Unknown, ecn);
+    };
+    // Twice the same, and a mark that wants an ACK of before apart, for which there is no room.
+    arrive(0, 2);
+    arrive(0, 2);
+    arrive(100, 3);
+    assert_eq!((tcp.counters().dsack_sent, tcp.counters().replies_dropped), (0, 1));
+    let acks = sent(&mut tcp, START);
+    assert_eq!(acks.len(), 1);
+    assert_eq!(acks[0].options.sack.as_slice(), [(SeqNumber(10), SeqNumber(110))]);
+    assert_eq!(tcp.counters().dsack_sent, 1);
 }
