@@ -81,6 +81,16 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
         },
         pacing: config.tcp.pacing,
         keepalive: keepalive(&config.tcp),
+        accept_queue_max: limits.tcp_accept_queue_max as usize,
+        syn_cookies: config.tcp.syn_cookies,
+        // Its range ends before a byte does.
+        syn_ack_retries_max: u8::try_from(config.tcp.syn_ack_retries_max).unwrap_or(u8::MAX),
+        rto_initial: millis(config.tcp.rto_initial_ms),
+        challenge_ack_interval: millis(config.tcp.challenge_ack_interval_ms),
+        path_mtu_raise: seconds(config.tcp.path_mtu_raise_s),
+        sack: config.tcp.sack,
+        timestamps: config.tcp.timestamps,
+        window_scaling: config.tcp.window_scaling,
         ..tcp::Options::default()
     }
 }

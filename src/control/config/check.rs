@@ -95,12 +95,17 @@ impl Draft {
         }
     }
 
-    /// DCTCP lives on marks (RFC 8257 section 3).
+    /// DCTCP lives on marks (RFC 8257 section 3). No timeout is below the least.
     fn check_tcp(&self, document: &mut Document<'_>) {
         let blind = self.tcp.congestion == Congestion::Dctcp && self.tcp.ecn == Ecn::Off;
         if blind && document.sound(&["tcp.congestion", "tcp.ecn"]) {
             document.refuse_found("tcp.ecn", "\"off\" with congestion = \"dctcp\"", "\"accept\", or another congestion");
         }
+        at_least(
+            document,
+            ("tcp.rto_initial_ms", self.tcp.rto_initial_ms),
+            ("limits.tcp_rto_min_ms", self.limits.tcp_rto_min_ms, 0),
+        );
     }
 
     fn check_ports(&self, document: &mut Document<'_>) {

@@ -90,6 +90,9 @@ limits! {
     tcp_connections_per_address_max: u32 = 2048, 16..=1_048_576;
     /// Connections half open (SYN received) at once; beyond it a SYN is answered with a cookie (RFC 4987).
     tcp_half_open_max: u32 = 1024, 16..=65_536;
+    /// Connections whose handshake is complete and that no turn of the server has taken on yet; beyond it the last ACK of a handshake is
+    /// dropped and comes again.
+    tcp_accept_queue_max: u32 = 1024, 16..=65_536;
     /// Largest receive window offered to one connection.
     tcp_receive_window_bytes_max: u32 = 2_097_152, 65_536..=67_108_864;
     /// Shortest retransmission timeout (RFC 6298 says 1000 ms; Linux uses 200).

@@ -249,6 +249,22 @@ pub struct Tcp {
     pub keepalive_interval_s: u32,
     /// Probes without an answer that end the connection.
     pub keepalive_probes_max: u32,
+    /// Whether a SYN beyond the half-open connections' maximum is answered with a cookie (RFC 4987).
+    pub syn_cookies: bool,
+    /// SYN-ACKs that are sent again before a handshake is given up.
+    pub syn_ack_retries_max: u32,
+    /// Retransmission timeout before the first round trip was measured, in milliseconds.
+    pub rto_initial_ms: u32,
+    /// Least time between two challenge ACKs of a connection, in milliseconds.
+    pub challenge_ack_interval_ms: u32,
+    /// After how long a larger packet is tried where the path took none, in seconds.
+    pub path_mtu_raise_s: u32,
+    /// Whether selective acknowledgement is granted (RFC 2018).
+    pub sack: bool,
+    /// Whether timestamps are granted (RFC 7323).
+    pub timestamps: bool,
+    /// Whether window scaling is granted (RFC 7323).
+    pub window_scaling: bool,
 }
 
 /// `[[port]]`
@@ -488,6 +504,15 @@ impl Tcp {
             keepalive_s: section.or("keepalive_s", number(0..=86_400), 0),
             keepalive_interval_s: section.or("keepalive_interval_s", number(1..=3600), 75),
             keepalive_probes_max: section.or("keepalive_probes_max", number(1..=127), 9),
+            syn_cookies: section.or("syn_cookies", Bool, true),
+            syn_ack_retries_max: section.or("syn_ack_retries_max", number(1..=16), 5),
+            rto_initial_ms: section.or("rto_initial_ms", number(10..=60_000), 1000),
+            challenge_ack_interval_ms: section.or("challenge_ack_interval_ms", number(1..=60_000), 500),
+            // RFC 1191 section 6.3: not before five minutes have passed.
+            path_mtu_raise_s: section.or("path_mtu_raise_s", number(300..=86_400), 600),
+            sack: section.or("sack", Bool, true),
+            timestamps: section.or("timestamps", Bool, true),
+            window_scaling: section.or("window_scaling", Bool, true),
         }
     }
 
@@ -499,6 +524,14 @@ impl Tcp {
         key(out, "keepalive_s", &self.keepalive_s);
         key(out, "keepalive_interval_s", &self.keepalive_interval_s);
         key(out, "keepalive_probes_max", &self.keepalive_probes_max);
+        key(out, "syn_cookies", &self.syn_cookies);
+        key(out, "syn_ack_retries_max", &self.syn_ack_retries_max);
+        key(out, "rto_initial_ms", &self.rto_initial_ms);
+        key(out, "challenge_ack_interval_ms", &self.challenge_ack_interval_ms);
+        key(out, "path_mtu_raise_s", &self.path_mtu_raise_s);
+        key(out, "sack", &self.sack);
+        key(out, "timestamps", &self.timestamps);
+        key(out, "window_scaling", &self.window_scaling);
     }
 }
 

@@ -58,6 +58,14 @@ pacing = true
 keepalive_s = 30
 keepalive_interval_s = 5
 keepalive_probes_max = 3
+syn_cookies = false
+syn_ack_retries_max = 2
+rto_initial_ms = 300
+challenge_ack_interval_ms = 1
+path_mtu_raise_s = 300
+sack = false
+timestamps = false
+window_scaling = false
 [[port]]
 device = "03:00.1"
 mac = "02:00:00:00:0A:01"
@@ -249,6 +257,14 @@ fn each_broken_file_gets_its_message() {
         (top("[tcp]\necn = 2"), "t.toml:2:7: tcp.ecn: found 2, allowed one of \"off\", \"accept\"".into()),
         (top("[tcp]\ncongestion = 'dctcp'\necn = 'off'"), "t.toml:3:7: tcp.ecn: found \"off\" with congestion = \"dctcp\", allowed \"accept\", or another congestion".into()),
         (top("[tcp]\nkeepalive_s = 86401"), "t.toml:2:15: tcp.keepalive_s: found 86401, allowed 0..=86400".into()),
+        (top("[tcp]\nsyn_cookies = 1"), "t.toml:2:15: tcp.syn_cookies: found 1, allowed true or false".into()),
+        (top("[tcp]\nsyn_ack_retries_max = 0"), "t.toml:2:23: tcp.syn_ack_retries_max: found 0, allowed 1..=16".into()),
+        (top("[tcp]\nchallenge_ack_interval_ms = 0"), "t.toml:2:29: tcp.challenge_ack_interval_ms: found 0, allowed 1..=60000".into()),
+        (top("[tcp]\npath_mtu_raise_s = 60"), "t.toml:2:20: tcp.path_mtu_raise_s: found 60, allowed 300..=86400".into()),
+        (top("[tcp]\nsack = 'off'"), "t.toml:2:8: tcp.sack: found 'off', allowed true or false".into()),
+        (top("[tcp]\nrto_initial_ms = 100"), "t.toml:2:18: tcp.rto_initial_ms: found 100, allowed at least 200, which is limits.tcp_rto_min_ms".into()),
+        (top("[limits]\ntcp_rto_min_ms = 5000"), "t.toml:2:18: limits.tcp_rto_min_ms: found 5000, allowed at most 1000, which fits into tcp.rto_initial_ms = 1000".into()),
+        (top("[limits]\ntcp_accept_queue_max = 0"), "t.toml:2:24: limits.tcp_accept_queue_max: found 0, allowed 16..=65536".into()),
         (top("[limits]\nread_bytes_max = 5000"), "t.toml:2:18: limits.read_bytes_max: found 5000, allowed a multiple of 4096 in 4096..=1048576".into()),
         (top("[limits]\nread_bytes_max = 2097152"), "t.toml:2:18: limits.read_bytes_max: found 2097152, allowed a multiple of 4096 in 4096..=1048576".into()),
         (top("[limits]\nrecord_bytes_max = 1048576"), "t.toml:2:20: limits.record_bytes_max: found 1048576, allowed at least 1052672, which is limits.write_bytes_max + 4096".into()),
