@@ -32,7 +32,8 @@ pub enum CongestionControl {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AckSample {
     pub now: Instant,
-    /// Bytes newly acknowledged, cumulatively or selectively.
+    /// Bytes newly acknowledged that may open the window: all that it was first heard of, cumulatively or selectively, but for `connection::ack`'s
+    /// exceptions.
     pub acked: u64,
     /// Acknowledgements that came together and are told as one; 0 is 1.
     pub acks: u32,

@@ -53,7 +53,6 @@ impl Connection {
     }
 
     fn process_acknowledgement(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr, duplicate: bool) {
-        let mss = u64::from(self.send.mss);
         let una = self.send.unacknowledged;
         let flight = self.send.next - una;
         let queued_before = self.send.queue.len();
@@ -69,6 +68,7 @@ impl Connection {
         if advanced {
             self.detect_spurious_repair(shared, repr);
         }
+        let repaired = self.scoreboard.in_recovery();
         let newly_lost = self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
         if self.scoreboard.in_recovery() {
             self.advance_frto(shared, advanced, duplicate, &delivery);
@@ -86,7 +86,8 @@ impl Connection {
         if self.ecn.on && repr.flags.contains(Flags::ECE) {
             self.on_echo(now, shared, flight);
         }
-        self.adjust_window(now, repr, ack, &delivery, mss, advanced && newly_lost == 0);
+        let counted = self.counted_for_growth(&delivery, repaired);
+        self.adjust_window(now, repr, ack, &delivery, counted, advanced && newly_lost == 0);
         if advanced || delivery.sacked > 0 {
             self.restart_retransmission_timers(now, shared, advanced);
         }
@@ -225,8 +226,24 @@ impl Connection {
         }
     }
 
-    /// `safe`: SND.UNA moved and nothing more was lost (RFC 9937, SafeACK).
-    fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, mss: u64, safe: bool) {
+    /// How many bytes of an ACK may open the window outside of fast recovery. `repaired`: it came while losses were repaired.
+    fn counted_for_growth(&self, delivery: &Delivery, repaired: bool) -> u64 {
+        if delivery.delivered == delivery.sacked && !self.scoreboard.reordering_seen() {
+            // RFC 5681 section 3.2 step 1: segments of which a duplicate ACK tells MUST NOT change cwnd; limited transmit sends for them what
+            // it may. On a path that was seen to reorder they are no sign of a loss, and count (Linux: tcp_may_raise_cwnd).
+            return 0;
+        }
+        if repaired && !self.sack {
+            // RFC 5681 section 3.1, RFC 3465 section 2.3: one segment for an ACK after a timeout. Most of what it covers may have arrived
+            // before, which only SACK would have told; and what duplicate ACKs told of has been counted.
+            return delivery.delivered.min(u64::from(self.send.mss));
+        }
+        delivery.delivered
+    }
+
+    /// `counted` bytes may open the window. `safe`: SND.UNA moved and nothing more was lost (RFC 9937, SafeACK).
+    fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, counted: u64, safe: bool) {
+        let mss = u64::from(self.send.mss);
         if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // A duplicate ACK of a peer without SACK stands for a segment that arrived.
             let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
@@ -234,7 +251,7 @@ impl Connection {
         } else if delivery.delivered > 0 && ack > SEQUENCE_ORIGIN + 1 {
             self.congestion.on_ack(&AckSample {
                 now,
-                acked: delivery.delivered,
+                acked: counted,
                 acks: 1,
                 // Not while what was sent before an echo's reduction is under way.
                 window_limited: self.send.window_limited && !self.ecn.is_reducing(ack),
