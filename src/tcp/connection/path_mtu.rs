@@ -3,6 +3,12 @@
 //! Read first: RFC 1191, RFC 8201, RFC 4821 (sections 7.3 to 7.7), RFC 5927 section 7. A path that never was in doubt has no state here. Once it
 //! was, and `Options::path_mtu_raise` has passed, one segment of the size hoped for is sent among ordinary ones; its loss says nothing
 //! of congestion. Not here: the peer's MSS and the link's MTU (`send::learn_mss`).
+//!
+//! A router's claim is believed at once, as in Linux, if it quotes what is in flight (RFC 5927 section 4). Section 7.2 would hold it back, once as
+//! large a packet was acknowledged, until the quoted segment has timed out: every path that really narrows would cost each of its connections a
+//! timeout, and nothing here outlives a connection to spare the next one. What a forger gains who knows both ends' ports and guesses a number in
+//! flight is bounded instead: no size below the minimum, nothing that stalls (what was in flight goes again, in smaller packets), no fall of
+//! the window, and `path_mtu_raise` later a larger packet is tried.
 
 use super::*;
 use crate::tcp::endpoint::{Transmit, TransmitLimits};
