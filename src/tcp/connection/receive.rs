@@ -11,7 +11,7 @@ use crate::tcp::reassembly::Insert;
 
 /// Ranges with holes between them that a connection may hold; a segment that would begin another is dropped, and `ofo_drops` counts it.
 /// One for each of so many bytes of the window that it has been given (segments that are all lost in turn need one for two of them),
-/// and not fewer than that. A range's own memory is below 256 bytes: a quarter of such a window, whatever a peer sends.
+/// and `OUT_OF_ORDER_RANGES_MIN` at least. A range's own memory is some 300 bytes: a third of such a window, whatever a peer sends.
 const WINDOW_BYTES_PER_RANGE: u64 = 1024;
 const OUT_OF_ORDER_RANGES_MIN: usize = 256;
 
