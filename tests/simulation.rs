@@ -583,7 +583,7 @@ impl Simulation {
     fn check_repetitions(&self) {
         for [client, server] in self.court.repetitions() {
             for (own, peer) in [(client, server), (server, client)] {
-                assert!(own.repaired <= 20 + 8 * own.lost, "{own:?}");
+                assert!(own.repaired_bytes <= own.repaired_bytes_max(), "{own:?}");
                 let most = own.repeated_max(&peer, false);
                 assert!(own.repeated <= most, "{own:?} against {peer:?}");
             }

@@ -84,9 +84,19 @@ pub struct Tally {
     pub repeated: u64,
     pub empty: u64,
     pub lost: u64,
+    /// Bytes of text of what was `repaired`, and of what was lost: a chain that a device cuts is lost as one and may be repaired packet by
+    /// packet, so their numbers cannot be compared.
+    pub repaired_bytes: u64,
+    pub lost_bytes: u64,
 }
 
 impl Tally {
+    /// How much may be sent again because a part of it was lost, bytes: each byte that was lost once, and what lies in a packet with it. The
+    /// packets that have no memory to go to (a receiver's, which no link has lost) are in the first term.
+    pub fn repaired_bytes_max(&self) -> u64 {
+        20 * 9000 + 2 * self.lost_bytes
+    }
+
     /// How much may be sent again although it arrived. What makes a sender err is bounded by what it sent and by what was lost on the
     /// way to the peer and back; a peer without memory forgets what it has. All text twice is beyond it.
     pub fn repeated_max(&self, peer: &Tally, peer_is_ample: bool) -> u64 {
@@ -166,7 +176,7 @@ pub fn checksum_is_right(src: IpAddr, dst: IpAddr, bytes: &[u8]) -> bool {
     };
     let sum = address(src) + address(dst) + bytes.len() as u64 + 6 + octets_sum(bytes);
     // Ones' complement: the carries come back in.
-    sum != 0 && sum.is_multiple_of(0xffff)
+    sum != 0 && sum % 0xffff == 0
 }
 
 /// Of 16-bit words, two at a time: 2^16 is 1 where carries come back in.
@@ -336,6 +346,7 @@ impl Judge {
         let end = &mut self.ends[from];
         end.tally.lost += 1;
         let Some(segment) = Segment::read(bytes).filter(|segment| segment.space() > 0 && !segment.has(RST)) else { return };
+        end.tally.lost_bytes += segment.space() as u64;
         let Some(isn) = end.isn else { return };
         let start = place(segment.seq, isn);
         let same = |sent: &&mut Sent| !sent.lost && (sent.start, sent.end) == (start, start + segment.space());
@@ -539,6 +550,7 @@ impl Judge {
             left = rest;
         }
         own.tally.repaired += u64::from(lost);
+        own.tally.repaired_bytes += if lost { (end - start) as u64 } else { 0 };
         own.tally.repeated += u64::from(!lost);
         let quiet = at.saturating_sub(last_at.max(own.advanced_at));
         let in_timeout = own.acknowledged < own.timeout_until || (end <= own.timeout_until && at == own.timeout_over_at);
