@@ -238,9 +238,14 @@ struct End {
     // Its stream, the SYN at 0.
     sent: Vec<Sent>,
     sent_end: i64,
+    /// Where its FIN ends, and whether another connection has taken this one's place since.
+    fin_end: Option<i64>,
+    succeeded: bool,
     text: Vec<u8>,
     /// The right edge that the peer has advertised, as far as this end has heard.
     edge: i64,
+    /// The largest window among them.
+    window_max: i64,
     /// The same of the peer's ACKs, and when it moved.
     acknowledged: i64,
     advanced_at: u64,
@@ -316,6 +321,14 @@ impl Judge {
         if segment.has(RST) {
             return;
         }
+        let own = &mut self.ends[from];
+        // An end that has closed, as far as it knows, takes an old SYN for a new connection's (RFC 9293 section 3.5, figure 9): what it
+        // says in that is not of this one.
+        let is_over = own.fin_end.is_some_and(|end| own.acknowledged >= end);
+        own.succeeded |= is_over && segment.has(SYN) && own.isn.is_some_and(|isn| isn != segment.seq);
+        if own.succeeded {
+            return;
+        }
         if segment.has(SYN) {
             self.sends_syn(at, from, &segment, addresses[0].is_ipv4());
         }
@@ -336,6 +349,7 @@ impl Judge {
         let own = &mut self.ends[from];
         if segment.space() > 0 {
             own.tally.new += u64::from(!repeated);
+            own.fin_end = own.fin_end.or(segment.has(FIN).then_some(end));
             own.sent.push(Sent { start, end, at, lost: false });
             own.sent_end = own.sent_end.max(end);
         }
@@ -590,7 +604,17 @@ impl Judge {
         }
         let scale = self.scale(1 - to, &segment);
         let agreed = self.ecn() == Some(true);
+        let of_successor = self.ends[1 - to].succeeded && segment.has(SYN) && segment.seq != peer;
         let own = &mut self.ends[to];
+        own.window_max = own.window_max.max(i64::from(segment.window) << scale);
+        // RFC 5961 section 5.2: with an ACK from further back than a window all of it is discarded, its mark, too, and challenged.
+        // (After a forgery it is not known what an end takes for acknowledged.)
+        let known = own.isn.filter(|_| !self.deceived);
+        let very_old = known.is_some_and(|isn| segment.has(ACK) && place(segment.ack, isn) + own.window_max < own.acknowledged);
+        if of_successor || very_old {
+            own.unanswered += 1;
+            return;
+        }
         let start = place(segment.seq, peer);
         let end = start + segment.space();
         let overtaken = segment
