@@ -607,11 +607,12 @@ impl Judge {
         let of_successor = self.ends[1 - to].succeeded && segment.has(SYN) && segment.seq != peer;
         let own = &mut self.ends[to];
         own.window_max = own.window_max.max(i64::from(segment.window) << scale);
-        // RFC 5961 section 5.2: with an ACK from further back than a window all of it is discarded, its mark, too, and challenged.
+        // RFC 5961 section 5.2: with an ACK from further back than a window all of it may be discarded, and its mark with it. "May", for an
+        // end takes less for acknowledged than has come, if what came was not acceptable.
         // (After a forgery it is not known what an end takes for acknowledged.)
         let known = own.isn.filter(|_| !self.deceived);
         let very_old = known.is_some_and(|isn| segment.has(ACK) && place(segment.ack, isn) + own.window_max < own.acknowledged);
-        if of_successor || very_old {
+        if of_successor {
             own.unanswered += 1;
             return;
         }
@@ -642,7 +643,7 @@ impl Judge {
                 own.marked.clear();
             }
             // What was overtaken is dropped (RFC 7323 section 5.3), and its mark with it.
-            if ecn == CONGESTION_EXPERIENCED && segment.len() > 0 && !known && !overtaken {
+            if ecn == CONGESTION_EXPERIENCED && segment.len() > 0 && !known && !overtaken && !very_old {
                 own.marked.push(end);
             }
         }
