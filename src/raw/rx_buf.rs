@@ -1,7 +1,7 @@
 //! One received buffer, read where it lies.
 //!
-//! The address of the bytes is kept beside their owner: every layer on the way up looks at them, and asking the owner each time (which kind
-//! is it, where does its descriptor say that the data begin) cost an acknowledgement of a burst a seventh of its instructions.
+//! The address of the bytes is kept beside their owner: every layer on the way up looks at them, and would have to ask the owner each time
+//! (which kind is it, where does its descriptor say that the data begin).
 
 use std::ops::Deref;
 use std::ptr::NonNull;
