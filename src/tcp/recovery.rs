@@ -523,10 +523,16 @@ impl Scoreboard {
     }
 
     /// A duplicate ACK of `una` from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2):
-    /// not if what the last recovery sent again may have caused it (RFC 6582 section 3.2 step 2).
-    pub fn on_duplicate_ack(&mut self, una: u64) -> bool {
+    /// not if what the last recovery sent again may have caused it (RFC 6582 section 3.2 step 2). `nxt`: the end of what was sent.
+    pub fn on_duplicate_ack(&mut self, una: u64, nxt: u64) -> bool {
         let past = una > self.recover;
         let disorder = self.disorder();
+        if matches!(disorder.phase, Phase::Loss { point } if nxt <= point) {
+            // RFC 5681 section 3.1: after a timeout only acknowledged segments open the window. All goes again, and each copy of what had
+            // arrived makes another duplicate: if it stood for room they would keep each other going. Behind text that is new it tells of
+            // that (RFC 5682 section 2.1 step 3).
+            return false;
+        }
         disorder.duplicate_acks += 1;
         disorder.phase == Phase::Open && disorder.duplicate_acks == DUP_THRESH && past
     }
@@ -536,7 +542,7 @@ impl Scoreboard {
     pub fn deflate_duplicate_acks(&mut self, acked: u64, mss: u64) {
         let Some(disorder) = &mut self.disorder else { return };
         let segments = acked / mss.max(1);
-        let recovers = disorder.phase != Phase::Open;
+        let recovers = matches!(disorder.phase, Phase::Recovery { .. });
         disorder.duplicate_acks = if recovers { disorder.duplicate_acks.saturating_sub(segments.saturating_sub(1)) } else { 0 };
     }
 

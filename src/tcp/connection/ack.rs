@@ -19,7 +19,9 @@ impl Connection {
         let newer = ack > self.send.unacknowledged
             || segment.seq > self.send.window_seq
             || (segment.seq == self.send.window_seq && ack >= self.send.window_ack.max(self.send.unacknowledged));
-        let window = u64::from(segment.repr.window) << self.send.scale;
+        // RFC 7323 section 2.2: that of a SYN, as the peer's SYN-ACK of a simultaneous open, is never scaled.
+        let scale = if segment.has(Flags::SYN) { 0 } else { self.send.scale };
+        let window = u64::from(segment.repr.window) << scale;
         // RFC 5681 section 2: what counts as a duplicate ACK.
         let duplicate = ack == self.send.unacknowledged
             && segment.payload_len == 0
@@ -188,7 +190,7 @@ impl Connection {
             if matches!(self.scoreboard.phase(), Phase::Recovery { .. }) && !left {
                 newly_lost = self.scoreboard.mark_first_lost(mss);
             }
-        } else if duplicate && self.scoreboard.on_duplicate_ack(self.send.unacknowledged) {
+        } else if duplicate && self.scoreboard.on_duplicate_ack(self.send.unacknowledged, self.send.next) {
             newly_lost = self.scoreboard.mark_first_lost(mss);
         }
         self.on_losses(now, shared, newly_lost, flight);
