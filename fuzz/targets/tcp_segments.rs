@@ -430,6 +430,10 @@ impl Conversation {
         if let Some(judge) = packet.connection.filter(|at| *at != latest).and_then(|at| self.connections[at].judge.as_mut()) {
             judge.delivers(self.now.nanos(), to, addresses, &packet.bytes, packet.ecn);
         }
+        // An end may be in an earlier connection's TIME-WAIT yet.
+        let of = packet.connection.unwrap_or(latest);
+        let earlier = self.connections[..of].iter_mut().filter(|connection| connection.ports == ports);
+        earlier.filter_map(|connection| connection.judge.as_mut()).for_each(|judge| judge.is_succeeded(to));
         let connection = &mut self.connections[latest];
         let end = &connection.ends[to];
         if packet.connection != Some(latest) {

@@ -666,6 +666,12 @@ impl Judge {
         }
     }
 
+    /// A segment of a later connection between the same ports is handed to end `to`. Where this one is not gone yet it answers that
+    /// (RFC 9293 section 3.10.7.4) and believes nothing of it.
+    pub fn is_succeeded(&mut self, to: usize) {
+        self.ends[to].unanswered += 1;
+    }
+
     /// A segment is handed to end `to` that the peer has not sent, or not like that. All that it says may be believed, or nothing.
     /// `false`: it cannot be read, and there is no saying what an end makes of it.
     pub fn intrudes(&mut self, to: usize, bytes: &[u8]) -> bool {
