@@ -1,13 +1,13 @@
 //! The whole server under seeded faults of the link, against a model of what is in its files.
 //!
 //! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_FIRST=s` begins there, `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a
-//! line per event.
+//! line per event, `SIM_TRACE=segments` one per segment, too.
 //! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, congestion control and marks, what clients ask; when the
 //! link is cut, in one direction or both, when its MTU falls or rises, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
 //! - each TCP segment of either end is right, given what had reached it (`support::judge`), and no timer is overdue or missing;
-//! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
+//! - nobody is cut off who was heard of in the last minutes, everything is answered in the end, and then nothing is held any more.
 
 #[path = "../src/tcp/tests/campaign.rs"]
 mod campaign;
@@ -41,6 +41,9 @@ const CALLS: usize = 250;
 const CALLS_WAITING_MAX: usize = 6;
 /// A call that is not answered for so long is sent again, as clients do.
 const RETRANSMIT: Duration = Duration::from_secs(15);
+/// Each time it waits twice as long, up to 16 minutes: calls that are repeated faster than a poor link takes the answers away would never
+/// all be answered.
+const RETRANSMIT_DOUBLINGS_MAX: u32 = 6;
 /// Virtual time in which everything must have been answered.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -101,6 +104,7 @@ struct Waiting {
     message: Vec<u8>,
     kind: Kind,
     sent: Instant,
+    repeats: u32,
 }
 
 struct SimClient {
@@ -124,6 +128,8 @@ struct Simulation {
     may_abort: bool,
     outages: Outages,
     court: Court,
+    /// Connections that the server closed as idle and a client missed.
+    cut_off: u64,
     made: usize,
     answered: usize,
 }
@@ -336,6 +342,7 @@ impl Simulation {
             may_abort,
             outages,
             court,
+            cut_off: 0,
             made: 0,
             answered: 0,
         }
@@ -378,7 +385,7 @@ impl Simulation {
         self.rig.client.send(self.rig.now, self.clients[client].stream, &nfs::record(&message));
         self.clients[client].waiting += 1;
         self.made += 1;
-        self.waiting.insert(xid, Waiting { client, procedure, message, kind, sent: self.rig.now });
+        self.waiting.insert(xid, Waiting { client, procedure, message, kind, sent: self.rig.now, repeats: 0 });
     }
 
     fn issue_random(&mut self, client: usize) {
@@ -515,12 +522,24 @@ impl Simulation {
         self.repeat(client, Duration::ZERO);
     }
 
+    /// A server that has heard nothing for long while a link was cut takes a connection for idle. Nobody else may end one.
+    fn reconnect_if_idle(&mut self, client: usize) {
+        let reason = self.rig.client.streams[self.clients[client].stream].closed;
+        if reason.is_some() {
+            let idle = self.rig.server.shard.rpc().counters().closed_idle;
+            assert!(self.cut_off < idle, "client {client} was cut off: {reason:?}; {}", self.counters());
+            self.cut_off += 1;
+            self.reconnect(client);
+        }
+    }
+
     fn repeat(&mut self, client: usize, older_than: Duration) {
         let now = self.rig.now;
         let stream = self.clients[client].stream;
         for (xid, waiting) in self.waiting.iter_mut() {
-            if waiting.client == client && now.since(waiting.sent) >= older_than {
+            if waiting.client == client && now.since(waiting.sent) >= older_than * (1 << waiting.repeats) {
                 waiting.sent = now;
+                waiting.repeats = (waiting.repeats + 1).min(RETRANSMIT_DOUBLINGS_MAX);
                 self.repeated.insert(*xid);
                 self.rig.client.send(now, stream, &nfs::record(&waiting.message));
             }
@@ -556,8 +575,7 @@ impl Simulation {
             self.rig.run(pause, |rig| rig.now >= until);
             self.collect();
             for client in 0..CLIENTS {
-                let stream = &self.rig.client.streams[self.clients[client].stream];
-                assert_eq!(stream.closed, None, "client {client} was cut off: {}", self.counters());
+                self.reconnect_if_idle(client);
                 self.repeat(client, RETRANSMIT);
             }
             assert!(self.rig.server.device().release_transmitted(), "a page changed while a device held it");

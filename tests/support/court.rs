@@ -18,6 +18,8 @@ pub struct Court {
     mtu: usize,
     /// By the client's port: the SYN's number, and the judge.
     judges: Rc<RefCell<BTreeMap<u16, (u32, Judge)>>>,
+    /// Every segment is printed.
+    traces: bool,
 }
 
 /// Addresses, TCP octets and ECN bits of a frame.
@@ -44,7 +46,11 @@ fn segment(frame: &[u8]) -> Option<([IpAddr; 2], &[u8], u8)> {
 impl Court {
     /// Looks at both directions of the link from now on.
     pub fn of(link: &MemoryLink, mtu: u16) -> Court {
-        let court = Court { mtu: usize::from(mtu), judges: Rc::default() };
+        let court = Court {
+            mtu: usize::from(mtu),
+            judges: Rc::default(),
+            traces: std::env::var_os("SIM_TRACE").is_some_and(|how| how == "segments"),
+        };
         for side in [CLIENT, SERVER] {
             link.set_tap(side, Some(court.tap(side)));
         }
@@ -59,6 +65,19 @@ impl Court {
             let at = if from == CLIENT { 0 } else { 2 };
             let port = u16::from_be_bytes([ports[at], ports[at + 1]]);
             let seq = u32::from_be_bytes([seq[0], seq[1], seq[2], seq[3]]);
+            if court.traces {
+                let (name, header) = (["client", "server"][from], (usize::from(tcp[12] >> 4) * 4).clamp(20, tcp.len()));
+                let number = |at: usize| u32::from_be_bytes([tcp[at], tcp[at + 1], tcp[at + 2], tcp[at + 3]]);
+                let window = u16::from_be_bytes([tcp[14], tcp[15]]);
+                eprintln!(
+                    "{:>12} {fate:?} from {name} {port} flags {flags:02x} seq {seq} len {} ack {} win {window} ecn {ecn} {:02x?}",
+                    now.nanos() / 1000,
+                    tcp.len() - header,
+                    number(8),
+                    &tcp[20..header],
+                    seq = number(4),
+                );
+            }
             let mut judges = court.judges.borrow_mut();
             let opens = fate == Fate::Sent && from == CLIENT && flags & 0x12 == 0x02;
             if opens && judges.get(&port).is_none_or(|(first, _)| *first != seq) {
