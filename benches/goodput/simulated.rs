@@ -160,7 +160,7 @@ impl Simulation {
         let Some(info) = self.sides[0].endpoint.info(id) else { return };
         let mss = u64::from(info.mss);
         println!(
-            "{:>9.4} s cwnd {:>5} ssthresh {:>5} flight {:>5} lost {:>4} sacked {:>5} window {:>6} srtt {:?} rto {:?} min {:?} delivered {}",
+            "{:>9.4} s cwnd {:>5} ssthresh {:>5} flight {:>5} lost {:>4} sacked {:>5} window {:>6} srtt {:?} rto {:?} min {:?} delivered {} {}",
             self.now.nanos() as f64 / 1e9,
             info.congestion_window / mss,
             if info.slow_start_threshold == u64::MAX { 0 } else { info.slow_start_threshold / mss },
@@ -172,6 +172,7 @@ impl Simulation {
             info.rto,
             info.min_rtt.unwrap_or_default(),
             self.delivered,
+            notes(self.sides[0].endpoint.counters(), self.sides[1].endpoint.counters(), &self.link),
         );
     }
 }

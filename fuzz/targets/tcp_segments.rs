@@ -229,12 +229,25 @@ impl Conversation {
         let latest_first = (0..self.connections.len()).rev().filter(|at| self.connections[*at].ports == ports);
         for at in latest_first.collect::<Vec<_>>() {
             match self.connections[at].is_sender(side, &segment) {
-                Some(true) => return Some(at),
+                Some(true) => {
+                    self.mix_twins(at, side);
+                    return Some(at);
+                }
                 Some(false) => {}
                 None => return None,
             }
         }
         None
+    }
+
+    /// Connections that begin at one instant have one number (RFC 6528 section 3): a half-open end of the earlier one goes on with the later.
+    fn mix_twins(&mut self, at: usize, side: usize) {
+        let (earlier, later) = self.connections.split_at_mut(at);
+        for before in earlier {
+            if before.ports == later[0].ports && before.ends[side].is_twin_of(&later[0].ends[side]) {
+                (before.judge, later[0].judge, later[0].strayed) = (None, None, true);
+            }
+        }
     }
 
     /// The first packet on its way to a side does not arrive.
@@ -441,7 +454,9 @@ impl Conversation {
             connection.strayed = true;
             connection.tampered |=
                 packet.connection.is_none() || connection.after_disorder || self.now.since(packet.sent_at) > lifetime;
-            let knows_peer = connection.ends[1 - to].is_known();
+            // Until then an earlier connection's SYN may be taken for the peer's.
+            let knows_peer =
+                connection.ends[1 - to].is_known() && (connection.ends[to].established || !segment.flags.contains(Flags::SYN));
             if !knows_peer || connection.judge.as_mut().is_some_and(|judge| !judge.intrudes(to, &packet.bytes)) {
                 connection.judge = None;
             }

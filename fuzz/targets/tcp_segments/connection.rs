@@ -64,6 +64,11 @@ impl End {
     pub fn is_known(&self) -> bool {
         self.isn.is_some()
     }
+
+    /// Of another connection, and begins with the same number.
+    pub fn is_twin_of(&self, other: &End) -> bool {
+        self.isn.is_some() && self.isn == other.isn
+    }
 }
 
 impl Connection {
