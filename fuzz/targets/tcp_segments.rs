@@ -775,6 +775,7 @@ impl Conversation {
                 if let Some(id) = connection.ends[side].id {
                     // What was not read is gone.
                     connection.tampered = true;
+                    connection.judge.iter_mut().for_each(|judge| judge.refuses_text(side));
                     self.sides[side].endpoint.close_both(self.now, id);
                 }
             }

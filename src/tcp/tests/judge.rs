@@ -241,6 +241,8 @@ struct End {
     /// Where its FIN ends, and whether another connection has taken this one's place since.
     fin_end: Option<i64>,
     succeeded: bool,
+    /// Nobody reads there any more.
+    refuses: bool,
     text: Vec<u8>,
     /// The right edge that the peer has advertised, as far as this end has heard.
     edge: i64,
@@ -459,7 +461,8 @@ impl Judge {
         if ack > whole {
             self.fault("unarrived", at, from, format!("acknowledges {} numbers that have not arrived", ack - whole));
         }
-        if ack < last {
+        // What SYNs are answered with may come out of no memory at all (RFC 4987 section 3.6), and leave behind the ACK of what came after them.
+        if ack < last && !segment.has(SYN) {
             self.fault("regress", at, from, format!("acknowledges {} less than before", last - ack));
         }
         // A SYN that is sent again cannot tell of a window beyond 65,535, which an ACK since may have.
@@ -473,7 +476,7 @@ impl Judge {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
         }
         // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
-        let may_have_dropped = !self.terms.ample[from] || self.deceived;
+        let may_have_dropped = !self.terms.ample[from] || self.deceived || self.ends[from].refuses;
         let tells = !segment.blocks.is_empty() || !agreed || may_have_dropped || self.ecn() != Some(false);
         if empty && !tells && waits && ack == whole {
             self.fault("silent", at, from, format!("ACK {ack} tells nothing of what came behind"));
@@ -536,7 +539,7 @@ impl Judge {
             marked.clear();
         } else if agreed && marked.iter().any(|end| *end <= ack) {
             marked.retain(|end| *end > ack);
-            if self.terms.ample[from] && !self.deceived {
+            if self.terms.ample[from] && !self.deceived && !self.ends[from].refuses {
                 self.fault("marks", at, from, "acknowledges a marked segment without ECE".into());
             }
         }
@@ -664,6 +667,11 @@ impl Judge {
                 }
             }
         }
+    }
+
+    /// End `at` was closed in both directions: it keeps no text (RFC 9293 section 3.6.1).
+    pub fn refuses_text(&mut self, at: usize) {
+        self.ends[at].refuses = true;
     }
 
     /// A segment of a later connection between the same ports is handed to end `to`. Where this one is not gone yet it answers that
