@@ -24,7 +24,7 @@ use nfsplice::time::{Duration, Instant};
 use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber, Timestamps};
 
 use super::input::Input;
-use super::judge::Terms;
+use super::judge::{Judge, Terms};
 use connection::{Connection, End, pattern, segment_lifetime_max};
 use path::{CONGESTION_EXPERIENCED, IPV4_HEADER, Packet, joinable, joined, packets, with_checksum};
 use setup::{NEVER, Setup};
@@ -45,6 +45,8 @@ const PATH_MAX: usize = 256;
 const HELD_MAX: usize = 32;
 const CONNECTIONS_MAX: usize = 12;
 /// Deliveries and timers after which everything must have arrived on a path left alone.
+/// By so much, and one count of the window's field, may a window that is not read grow.
+const SEGMENT_MAX: usize = 9000;
 const STEPS_TO_FINISH: usize = 5_000;
 
 static TRACE: LazyLock<bool> = LazyLock::new(|| std::env::var_os("TCP_TRACE").is_some());
@@ -148,6 +150,7 @@ impl Conversation {
             !ends[side].opened && ends[1 - side].opened && ends[side].id.is_none() && ends[1 - side].closed.is_none()
         });
         let at = both.unwrap_or(self.connections.len());
+        let mut ended_by_halves = None;
         if both.is_none() {
             let mut connection = Connection::new(ports, self.terms(), self.now);
             let finished = |end: &End| end.closed == Some(nfsplice::tcp::Reason::Finished);
@@ -155,6 +158,14 @@ impl Conversation {
                 connection.after_disorder = !before.is_undisturbed() || !before.ends.iter().all(finished);
                 connection.tampered = before.tampered;
                 connection.strayed = before.strayed;
+                if !before.is_over() {
+                    // Whose the other end's segments are is anybody's guess.
+                    (connection.judge, connection.strayed) = (None, true);
+                    ended_by_halves = latest;
+                }
+            }
+            if let Some(before) = ended_by_halves {
+                self.connections[before].judge = None;
             }
             connection.impatient =
                 self.setup.options.iter().any(|options| options.keepalive.is_some() || options.fin_wait_2_timeout < NEVER);
@@ -358,7 +369,8 @@ impl Conversation {
             let Some(info) = endpoint.info(id) else { continue };
             established += u64::from(matches!(info.state, State::Established | State::CloseWait));
             assert!(info.queued_bytes <= options.send_queue_bytes_max);
-            assert!(info.unread_bytes + info.out_of_order_bytes <= options.receive_window_max as usize, "{info:?}");
+            let beyond = SEGMENT_MAX + (1 << info.window_scale.map_or(0, |(_, ours)| ours));
+            assert!(info.unread_bytes + info.out_of_order_bytes <= options.receive_window_max as usize + beyond, "{info:?}");
             let chain = endpoint.receive(id).expect("it lives");
             assert_eq!(chain.len(), info.unread_bytes);
             assert!(chain.buffers() <= options.receive_buffers_max);
@@ -388,8 +400,12 @@ impl Conversation {
         // What the attacker has made has any checksum: a device may be wrong.
         let checksum = if self.setup.verifies && !packet.forged { Checksum::Unknown } else { Checksum::Good };
         let endpoint = &mut self.sides[to].endpoint;
+        let turned_away = endpoint.counters().listen_overflows;
         endpoint.handle_marked_segment(self.now, packet.src, dst, packet.received(self.cut), checksum, packet.ecn);
-        self.tell_of(to, packet);
+        // All of a segment that would complete a handshake is dropped while the accept queue is full.
+        if endpoint.counters().listen_overflows == turned_away {
+            self.tell_of(to, packet);
+        }
     }
 
     /// As `Shard` does it: where the device put it, if it continues a train.
@@ -775,7 +791,7 @@ impl Conversation {
                 if let Some(id) = connection.ends[side].id {
                     // What was not read is gone.
                     connection.tampered = true;
-                    connection.judge.iter_mut().for_each(|judge| judge.refuses_text(side));
+                    connection.judge.iter_mut().for_each(Judge::refuses_text);
                     self.sides[side].endpoint.close_both(self.now, id);
                 }
             }

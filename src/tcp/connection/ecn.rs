@@ -72,18 +72,17 @@ impl Connection {
             self.ecn.echo = (self.ecn.echo && !segment.has(Flags::CWR)) || marked;
         } else if segment.payload_len > 0 && marked != self.ecn.echo {
             // RFC 8257 section 3.2: what was received before the change is acknowledged with its own mark.
-            if self.receive.ack != Ack::None {
-                self.acknowledge_apart(now, shared);
-            }
-            self.ecn.echo = marked;
+            let told = self.receive.ack == Ack::None || self.acknowledge_apart(now, shared);
+            // Otherwise the ACK of both says too much: of a mark that nobody hears of the window would not fall.
+            self.ecn.echo = marked || !told;
         }
     }
 
-    /// An ACK of everything so far that leaves before anything else.
-    fn acknowledge_apart(&mut self, now: Instant, shared: &mut Shared) {
+    /// An ACK of everything so far that leaves before anything else; `false`: there is no room for it.
+    fn acknowledge_apart(&mut self, now: Instant, shared: &mut Shared) -> bool {
         // First: what a header reports (D-SACK, the window's edge) has been told.
         if !shared.has_reply_room() {
-            return;
+            return false;
         }
         let mut repr = self.header(now, shared, self.send.next, Flags::ACK);
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
@@ -93,6 +92,7 @@ impl Connection {
         self.receive.acknowledged = self.receive.next;
         self.receive.ack = Ack::None;
         self.timers.cancel(Timer::Ack);
+        true
     }
 
     pub(super) fn echo_marks(&self, repr: &mut Repr) {

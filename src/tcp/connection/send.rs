@@ -528,9 +528,13 @@ impl Connection {
     /// The window field; moves the promised edge.
     fn advertise(&mut self, shared: &Shared, syn: bool) -> u16 {
         let window = self.window(shared);
-        // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4).
+        // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4); but not again and again while
+        // nobody reads, or a peer that sends little at a time would never meet the end of the window. Then the edge is "a smaller
+        // window", by less than what one count of the field stands for; what was promised before is still taken.
         let scale = if syn { 0 } else { self.receive.scale };
-        let field = ((window + (1 << scale) - 1) >> scale).min(u64::from(u16::MAX));
+        let beyond = self.receive.chain.len() as u64 + window > self.receive.limit + u64::from(self.receive.mss);
+        let round = if beyond { 0 } else { (1 << scale) - 1 };
+        let field = ((window + round) >> scale).min(u64::from(u16::MAX));
         self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));
         field as u16
     }

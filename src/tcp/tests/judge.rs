@@ -14,7 +14,7 @@
 //! | window | text right of every edge that the peer has advertised |
 //! | unarrived | an ACK of what has not arrived without a hole |
 //! | regress | an ACK below an earlier one |
-//! | shrunk | a right edge of the window left of an earlier one |
+//! | shrunk | a right edge of the window left of an earlier one by more than scaling explains |
 //! | clock | a timestamp lower than one before it |
 //! | echo | a timestamp echoed that no segment at or before the ACK carried, or older than one echoed before |
 //! | options | timestamps or SACK blocks without agreement, or no timestamps in spite of it |
@@ -241,8 +241,6 @@ struct End {
     /// Where its FIN ends, and whether another connection has taken this one's place since.
     fin_end: Option<i64>,
     succeeded: bool,
-    /// Nobody reads there any more.
-    refuses: bool,
     text: Vec<u8>,
     /// The right edge that the peer has advertised, as far as this end has heard.
     edge: i64,
@@ -282,7 +280,7 @@ struct End {
 pub struct Judge {
     terms: Terms,
     ends: [End; 2],
-    /// Some segments were nobody's.
+    /// Some segments were nobody's, or an end threw away what came.
     deceived: bool,
     pub faults: Vec<Fault>,
 }
@@ -435,7 +433,8 @@ impl Judge {
 
     fn check_acknowledgement(&mut self, at: u64, from: usize, segment: &Segment, peer: u32) {
         let ack = place(segment.ack, peer);
-        let edge = ack + (i64::from(segment.window) << self.scale(from, segment));
+        let scale = self.scale(from, segment);
+        let edge = ack + (i64::from(segment.window) << scale);
         let agreed = self.ends.iter().all(|end| end.sack);
         let own = &mut self.ends[from];
         let empty = segment.space() == 0;
@@ -465,8 +464,9 @@ impl Judge {
         if ack < last && !segment.has(SYN) {
             self.fault("regress", at, from, format!("acknowledges {} less than before", last - ack));
         }
-        // A SYN that is sent again cannot tell of a window beyond 65,535, which an ACK since may have.
-        if edge < old_edge && !segment.has(SYN) {
+        // A SYN that is sent again cannot tell of a window beyond 65,535, which an ACK since may have. RFC 7323 section 2.4: by less than one
+        // count of the field it may go back.
+        if edge + (1 << scale) <= old_edge && !segment.has(SYN) {
             self.fault("shrunk", at, from, format!("the window's edge went back by {}", old_edge - edge));
         }
         // One that has waited for its neighbour's address leaves with the next.
@@ -476,7 +476,7 @@ impl Judge {
             self.fault("needless", at, from, format!("says what the last segment said: ACK {ack}, edge {edge}"));
         }
         // DCTCP's ACKs of single marks may have been made before what came behind in the same burst.
-        let may_have_dropped = !self.terms.ample[from] || self.deceived || self.ends[from].refuses;
+        let may_have_dropped = !self.terms.ample[from] || self.deceived;
         let tells = !segment.blocks.is_empty() || !agreed || may_have_dropped || self.ecn() != Some(false);
         if empty && !tells && waits && ack == whole {
             self.fault("silent", at, from, format!("ACK {ack} tells nothing of what came behind"));
@@ -539,7 +539,7 @@ impl Judge {
             marked.clear();
         } else if agreed && marked.iter().any(|end| *end <= ack) {
             marked.retain(|end| *end > ack);
-            if self.terms.ample[from] && !self.deceived && !self.ends[from].refuses {
+            if self.terms.ample[from] && !self.deceived {
                 self.fault("marks", at, from, "acknowledges a marked segment without ECE".into());
             }
         }
@@ -669,9 +669,9 @@ impl Judge {
         }
     }
 
-    /// End `at` was closed in both directions: it keeps no text (RFC 9293 section 3.6.1).
-    pub fn refuses_text(&mut self, at: usize) {
-        self.ends[at].refuses = true;
+    /// An end was closed in both directions and keeps no text (RFC 9293 section 3.6.1): it knows less than has reached it.
+    pub fn refuses_text(&mut self) {
+        self.deceived = true;
     }
 
     /// A segment of a later connection between the same ports is handed to end `to`. Where this one is not gone yet it answers that

@@ -271,3 +271,41 @@ fn a_duplicate_that_an_ack_could_not_report_is_reported_by_the_next() {
     assert_eq!(acks[0].options.sack.as_slice(), [(SeqNumber(10), SeqNumber(110))]);
     assert_eq!(tcp.counters().dsack_sent, 1);
 }
+
+/// RFC 7323 section 2.4: the field cannot tell every edge, and rounding up each time would move it for ever.
+#[test]
+fn a_window_that_nobody_reads_closes() {
+    const WINDOW: u32 = 16 << 20;
+    const TEXT: [u8; 1459] = [b'.'; 1459];
+    let options = Options {
+        receive_window_initial: WINDOW,
+        receive_window_max: WINDOW,
+        receive_buffers_max: 1 << 20,
+        driver_buffers_max: 1 << 20,
+        ..Options::default()
+    };
+    let (peer, own) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let mut tcp = endpoint(options);
+    tcp.listen(2049).unwrap();
+    let mut opening = syn(700);
+    opening.options.timestamps = None;
+    inject(&mut tcp, START, peer, own, &opening);
+    let answer = sent(&mut tcp, START)[0];
+    let scale = answer.options.window_scale.unwrap();
+    assert_eq!(scale, 9);
+    let mut segment =
+        Repr { seq: SeqNumber(10), ack: answer.seq + 1, flags: Flags::ACK, options: TcpOptions::default(), ..opening };
+    inject(&mut tcp, START, peer, own, &segment);
+    let mut edge = segment.seq + u32::from(answer.window);
+    while edge.distance(segment.seq) >= TEXT.len() as i32 {
+        let packet = RxPacket::from_vec(encode(peer, own, &segment, &TEXT));
+        tcp.handle_segment(START, peer, own, packet, Checksum::Unknown);
+        segment.seq = segment.seq + TEXT.len() as u32;
+        for ack in sent(&mut tcp, START) {
+            let (told, granule) = (ack.ack + (u32::from(ack.window) << scale), 1 << scale);
+            assert!(told.distance(edge) > -granule, "back by {}", edge.distance(told));
+            edge = if told.distance(edge) > 0 { told } else { edge };
+        }
+        assert!(segment.seq.distance(SeqNumber(10)) <= WINDOW as i32 + 1460 + 512, "it does not close");
+    }
+}
