@@ -159,13 +159,13 @@ impl Conversation {
                 connection.tampered = before.tampered;
                 connection.strayed = before.strayed;
                 if !before.is_over() {
-                    // Whose the other end's segments are is anybody's guess.
-                    (connection.judge, connection.strayed) = (None, true);
+                    // Whose the other end's segments are, and its text, is anybody's guess.
+                    (connection.judge, connection.strayed, connection.tampered) = (None, true, true);
                     ended_by_halves = latest;
                 }
             }
             if let Some(before) = ended_by_halves {
-                self.connections[before].judge = None;
+                (self.connections[before].judge, self.connections[before].tampered) = (None, true);
             }
             connection.impatient =
                 self.setup.options.iter().any(|options| options.keepalive.is_some() || options.fin_wait_2_timeout < NEVER);
@@ -402,10 +402,14 @@ impl Conversation {
         let endpoint = &mut self.sides[to].endpoint;
         let turned_away = endpoint.counters().listen_overflows;
         endpoint.handle_marked_segment(self.now, packet.src, dst, packet.received(self.cut), checksum, packet.ecn);
-        // All of a segment that would complete a handshake is dropped while the accept queue is full.
-        if endpoint.counters().listen_overflows == turned_away {
-            self.tell_of(to, packet);
+        if endpoint.counters().listen_overflows != turned_away
+            && let Some(judge) = packet.connection.and_then(|at| self.connections[at].judge.as_mut())
+        {
+            // A segment that would complete a handshake is dropped while the accept queue is full, but for its timestamp.
+            judge.intrudes(to, &packet.bytes);
+            return;
         }
+        self.tell_of(to, packet);
     }
 
     /// As `Shard` does it: where the device put it, if it continues a train.

@@ -177,23 +177,38 @@ impl RxChain {
     #[inline]
     pub fn push(&mut self, buf: RxBuf) {
         if !buf.is_empty() {
-            self.len += buf.len();
-            self.bufs.push_back(buf);
+            self.push_text(buf);
         }
+    }
+
+    /// One of which it is known that it is not empty.
+    #[inline(always)]
+    pub(crate) fn push_text(&mut self, buf: RxBuf) {
+        debug_assert!(!buf.is_empty());
+        self.len += buf.len();
+        self.bufs.push_back(buf);
     }
 
     /// Gives back the first `n` bytes (or all there are).
     pub fn consume(&mut self, n: usize) {
         let mut left = n.min(self.len);
         self.len -= left;
-        while left > 0 {
-            let Some(front) = self.bufs.front_mut() else { return };
-            if front.len() > left {
-                front.advance(left);
-                return;
-            }
-            left -= front.len();
-            self.bufs.pop_front();
+        if self.len == 0 {
+            return self.bufs.clear();
+        }
+        let whole = self.bufs.iter().take_while(|buf| {
+            let is_whole = buf.len() <= left;
+            left -= if is_whole { buf.len() } else { 0 };
+            is_whole
+        });
+        match whole.count() {
+            0 => {}
+            1 => drop(self.bufs.pop_front()),
+            // In one piece, as most of a long record.
+            count => drop(self.bufs.drain(..count)),
+        }
+        if let Some(front) = self.bufs.front_mut() {
+            front.advance(left);
         }
     }
 

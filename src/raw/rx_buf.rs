@@ -79,6 +79,18 @@ impl RxBuf {
         std::mem::replace(self, RxBuf { bytes: NonNull::dangling(), owner: Owner::Nobody, len: 0 })
     }
 
+    /// Bytes `start..end` of it, if there are so many, in a buffer of their own; an empty one stays.
+    #[inline]
+    pub fn take_part(&mut self, start: usize, end: usize) -> RxBuf {
+        let mut part = self.take();
+        let end = end.min(part.len());
+        let start = start.min(end);
+        // SAFETY: at most one past the last of the `len` bytes.
+        part.bytes = unsafe { part.bytes.add(start) };
+        part.len = (end - start) as u32;
+        part
+    }
+
     /// Bytes left. Unlike the bytes themselves, this is known without looking at the buffer.
     #[inline]
     pub fn len(&self) -> usize {
@@ -144,6 +156,20 @@ mod tests {
                 let start = front.min(10);
                 assert_eq!(&buf[..], &bytes[start..(start + len).min(10)]);
                 assert_eq!((buf.len(), buf.is_empty()), (buf[..].len(), buf[..].is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_taken_leaves_nothing() {
+        let bytes: Vec<u8> = (0..10).collect();
+        for start in 0..12usize {
+            for end in 0..12usize {
+                let mut buf = RxBuf::from_vec(bytes.clone());
+                buf.advance(2);
+                let part = buf.take_part(start, end);
+                let end = end.min(8);
+                assert_eq!((&part[..], buf.is_empty()), (&bytes[2..][start.min(end)..end], true));
             }
         }
     }

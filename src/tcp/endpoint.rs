@@ -360,10 +360,7 @@ impl Endpoint {
         if header.text > 0
             && let Some(connection) = &mut self.slots[self.recent as usize].connection
         {
-            let mut text = buf.take();
-            text.truncate(range.end);
-            text.advance(range.start + header.len);
-            connection.take_text_of_one(text);
+            connection.take_text_of_one(buf.take_part(range.start + header.len, range.end));
         }
         #[cfg(test)]
         if !self.shared.coupling {
@@ -441,7 +438,9 @@ impl Endpoint {
                         && let Some(mut train) = connection.predict(now, &self.shared, &header)
                     {
                         train.couple(&header);
-                        connection.take_text(packet);
+                        if header.text > 0 {
+                            connection.take_text(packet);
+                        }
                         self.train = Some(train);
                         #[cfg(test)]
                         if !self.shared.coupling {

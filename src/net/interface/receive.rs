@@ -59,15 +59,15 @@ impl Interface {
         take: impl FnOnce(SegmentInPlace<'_>) -> bool,
     ) -> Option<Ingress> {
         self.counters.frames_in += 1;
-        let plain_tcp = PlainTcp::of(frame);
-        if let Some(tcp) = plain_tcp.filter(|tcp| self.recognised.contains(tcp)) {
+        if let Some(tcp) = self.recognised.find(frame) {
             return self.receive_recognised(&tcp, frame, take);
         }
-        Some(self.receive_checked(now, frame.take(), plain_tcp))
+        Some(self.receive_checked(now, frame.take()))
     }
 
     #[inline(never)]
-    fn receive_checked(&mut self, now: Instant, frame: RxFrame, plain_tcp: Option<PlainTcp>) -> Ingress {
+    fn receive_checked(&mut self, now: Instant, frame: RxFrame) -> Ingress {
+        let plain_tcp = PlainTcp::of(&frame);
         match self.receive_ethernet(now, frame) {
             Ok(ingress) => {
                 // Not who only asks for a connection: a flood of SYNs would take all places.

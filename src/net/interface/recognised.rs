@@ -48,7 +48,8 @@ pub(super) struct Recognised([Sender; SENDERS]);
 
 impl Default for Recognised {
     fn default() -> Recognised {
-        Recognised([Sender::default(); SENDERS])
+        // No frame's: there the traffic class is left out.
+        Recognised([Sender { link_rest: TRAFFIC_CLASS, ..Sender::default() }; SENDERS])
     }
 }
 
@@ -63,15 +64,25 @@ pub(super) struct PlainTcp {
 
 impl PlainTcp {
     /// `None`: tagged, with options, a fragment, not TCP, too short, or with a wrong checksum of the header.
-    #[inline]
     pub(super) fn of(frame: &RxFrame) -> Option<PlainTcp> {
         let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
-        let word = |at: usize| headers[at..].first_chunk().map_or(0, |octets| u64::from_ne_bytes(*octets));
-        let (link_rest, lengths) = (word(8), word(16));
-        let unlike = (link_rest ^ IPV4_WITHOUT_OPTIONS) & IPV4_MASK | (lengths ^ TCP_UNFRAGMENTED) & TCP_MASK;
+        let link_rest = word(headers, 8);
+        if (link_rest ^ IPV4_WITHOUT_OPTIONS) & IPV4_MASK != 0 {
+            return None;
+        }
+        let sender = Sender { link: word(headers, 0), link_rest: link_rest & !TRAFFIC_CLASS, addresses: word(headers, 26) };
+        PlainTcp::from(frame, headers, sender)
+    }
+
+    /// The same of a frame of which it is known that all that `sender` says is right.
+    #[inline(always)]
+    fn from(frame: &RxFrame, headers: &[u8; HEADERS], sender: Sender) -> Option<PlainTcp> {
         let total_len = usize::from(u16::from_be_bytes([headers[16], headers[17]]));
         let end = ethernet::HEADER_LEN + total_len;
-        if unlike != 0 || end < HEADERS || (end > frame.packet.first.len() && end > frame.packet.len()) {
+        if (word(headers, 16) ^ TCP_UNFRAGMENTED) & TCP_MASK != 0
+            || end < HEADERS
+            || (end > frame.packet.first.len() && end > frame.packet.len())
+        {
             return None;
         }
         let intact = match frame.ip_checksum {
@@ -79,7 +90,6 @@ impl PlainTcp {
             Checksum::Bad => false,
             Checksum::Unknown => header_sum(headers) == 0xffff,
         };
-        let sender = Sender { link: word(0), link_rest: link_rest & !TRAFFIC_CLASS, addresses: word(26) };
         intact.then_some(PlainTcp { sender, traffic_class: headers[15], end })
     }
 
@@ -88,6 +98,12 @@ impl PlainTcp {
         let [a, b, c, d, rest @ ..] = self.sender.addresses.to_ne_bytes();
         (Ipv4Addr::new(a, b, c, d), rest.into())
     }
+}
+
+/// Eight octets of the headers as they lie.
+#[inline(always)]
+fn word(headers: &[u8; HEADERS], at: usize) -> u64 {
+    headers[at..].first_chunk().map_or(0, |octets| u64::from_ne_bytes(*octets))
 }
 
 /// RFC 1071 over the IPv4 header: 0xffff if it is intact. Many devices do not look (virtio never does), and of a header without
@@ -105,22 +121,29 @@ fn header_sum(headers: &[u8; HEADERS]) -> u16 {
 }
 
 impl Recognised {
-    #[inline]
-    fn place(tcp: &PlainTcp) -> usize {
-        // The last octet of the source.
-        usize::from(tcp.sender.addresses.to_ne_bytes()[3]) % SENDERS
+    /// The frame, if it is one of a sender that is known.
+    #[inline(always)]
+    pub(super) fn find(&self, frame: &RxFrame) -> Option<PlainTcp> {
+        let headers: &[u8; HEADERS] = frame.packet.first.first_chunk()?;
+        let addresses = word(headers, 26);
+        let known = &self.0[Recognised::place(addresses)];
+        let link_rest = word(headers, 8) & !TRAFFIC_CLASS;
+        // One branch, not three.
+        if (known.link ^ word(headers, 0)) | (known.link_rest ^ link_rest) | (known.addresses ^ addresses) != 0 {
+            return None;
+        }
+        PlainTcp::from(frame, headers, *known)
     }
 
-    #[inline]
-    pub(super) fn contains(&self, tcp: &PlainTcp) -> bool {
-        let (known, sender) = (&self.0[Recognised::place(tcp)], &tcp.sender);
-        // One branch, not three.
-        (known.link ^ sender.link) | (known.link_rest ^ sender.link_rest) | (known.addresses ^ sender.addresses) == 0
+    /// The last octet of the source.
+    #[inline(always)]
+    fn place(addresses: u64) -> usize {
+        usize::from(addresses.to_ne_bytes()[3]) % SENDERS
     }
 
     /// The frame has passed all checks.
     pub(super) fn remember(&mut self, tcp: &PlainTcp) {
-        self.0[Recognised::place(tcp)] = tcp.sender;
+        self.0[Recognised::place(tcp.sender.addresses)] = tcp.sender;
     }
 }
 

@@ -82,7 +82,7 @@ impl Connection {
         }
     }
 
-    /// Text of a train's segment: in the stream at once.
+    /// Text of a train's segment, one octet at least: in the stream at once.
     #[inline]
     pub fn take_text(&mut self, payload: RxPacket) {
         if payload.more.is_empty() {
@@ -97,9 +97,8 @@ impl Connection {
     /// The same of a segment in one buffer. A call of its own: inlined into its callers, it is the deque that is called instead.
     #[inline(never)]
     pub fn take_text_of_one(&mut self, text: RxBuf) {
-        if !text.is_empty() {
-            self.take_in(text);
-        }
+        debug_assert!(!text.is_empty());
+        self.take_in(text);
     }
 
     /// What the segments of a train come to, apart from their text.

@@ -141,7 +141,7 @@ impl Connection {
     pub(super) fn take_in(&mut self, buf: RxBuf) {
         self.receive.next += buf.len() as u64;
         self.receive.chain_driver_buffers += usize::from(buf.is_driver_buffer());
-        self.receive.chain.push(buf);
+        self.receive.chain.push_text(buf);
     }
 
     /// RFC 9293 section 3.8.6.3: every second full segment at once (MUST-59, SHLD-19), others after a delay.

@@ -77,6 +77,9 @@ impl Connection {
             return false;
         }
         self.learn_mss(limits);
+        if self.has_only_an_ack_to_send() {
+            return self.transmit_ack(now, shared, out);
+        }
         self.transmit_report(now, shared, out)
             || self.transmit_lost(now, shared, limits, out)
             || self.transmit_tail_probe(now, shared, limits, out)
@@ -84,6 +87,18 @@ impl Connection {
             || self.transmit_new(now, shared, limits, out)
             || self.transmit_probe(now, shared, out)
             || self.transmit_ack(now, shared, out)
+    }
+
+    /// Most of what a receiver sends: nothing queued, lost or to be probed for.
+    #[inline]
+    fn has_only_an_ack_to_send(&self) -> bool {
+        let send = &self.send;
+        self.receive.ack == Ack::Now
+            && self.scoreboard.is_empty()
+            && send.next == send.queue.end()
+            && !send.fin
+            && !send.probe_due
+            && send.path.is_none()
     }
 
     /// Whether `transmit` may have something else to send, after it has sent something.

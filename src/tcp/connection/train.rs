@@ -33,7 +33,7 @@ pub(super) struct Room {
 
 /// A segment's header as far as prediction looks at it, and how long its text is.
 pub(crate) struct Header {
-    /// Octets 0 to 7: ports and sequence number.
+    /// Octets 4 to 7, then 0 to 3: sequence number and ports, so that what is added to the one does not reach the other.
     place: u64,
     pub ack: SeqNumber,
     /// Octets 12 to 15, without PSH: data offset, flags, window.
@@ -54,8 +54,7 @@ impl Header {
         let octets = &packet.first;
         let fixed: &[u8; HEADER_LEN] = octets.first_chunk()?;
         let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-        let [p0, p1, s0, s1, q0, q1, q2, q3, ..] = *fixed;
-        let place = u64::from_be_bytes([p0, p1, s0, s1, q0, q1, q2, q3]);
+        let place = place_of(fixed);
         let look = word(12);
         let (mut len, mut timestamp) = (HEADER_LEN, 0);
         let has_timestamps = look >> 28 == LEN_WITH_TIMESTAMPS as u32 / 4;
@@ -88,7 +87,7 @@ impl Header {
         let timestamp = repr.options.timestamps;
         let len = if timestamp.is_some() { LEN_WITH_TIMESTAMPS } else { HEADER_LEN };
         Header {
-            place: u64::from(ports) << 32 | u64::from(repr.seq.0),
+            place: u64::from(repr.seq.0) << 32 | u64::from(ports),
             ack: repr.ack,
             look: (len as u32 / 4) << 28 | u32::from(repr.flags.0) << 16 & !PUSH | u32::from(repr.window),
             timestamp: timestamp.map_or(0, |timestamps| timestamps.value),
@@ -101,11 +100,11 @@ impl Header {
     }
 
     pub fn ports(&self) -> (u16, u16) {
-        ((self.place >> 48) as u16, (self.place >> 32) as u16)
+        ((self.place >> 16) as u16, self.place as u16)
     }
 
     pub fn seq(&self) -> SeqNumber {
-        SeqNumber(self.place as u32)
+        SeqNumber((self.place >> 32) as u32)
     }
 
     /// Nothing but ACK, and PSH or not.
@@ -116,6 +115,12 @@ impl Header {
     pub fn window(&self) -> u16 {
         self.look as u16
     }
+}
+
+#[inline(always)]
+fn place_of(header: &[u8; HEADER_LEN]) -> u64 {
+    let [p0, p1, p2, p3, s0, s1, s2, s3, ..] = *header;
+    u64::from_be_bytes([p0, p1, p2, p3, s0, s1, s2, s3]).rotate_left(32)
 }
 
 /// Two addresses, to be compared in one piece.
@@ -139,7 +144,7 @@ pub(super) struct Departure {
     pub has_timestamps: bool,
     /// 0 without timestamps, as is the first header's and all that follow.
     pub ts_recent: u32,
-    /// RFC 7323 section 4.3 (2) remembers timestamps until text comes.
+    /// RFC 7323 section 4.3 (2) remembers the first timestamp, and further ones until text comes.
     pub remembers: bool,
     pub room: Room,
 }
@@ -149,12 +154,16 @@ pub(crate) struct Train {
     /// `place` and `look` of the next header.
     place: u64,
     look: u32,
+    /// The next timestamp is to be remembered.
+    remembers: bool,
     /// SEG.ACK so far.
     pub(super) ack: SeqNumber,
     pub(super) segments: u32,
     /// Of them, such as acknowledge something new.
     pub(super) acks: u32,
     pub(super) text: u64,
+    /// Buffers that the text is in.
+    buffers: usize,
     /// Of the last one; the shortest and the longest of those with text.
     pub(super) last_len: u64,
     pub(super) shortest: u64,
@@ -166,8 +175,21 @@ impl Train {
     /// One that a predicted segment may start.
     #[inline]
     pub(super) fn new(from: Departure, first: &Header) -> Train {
-        let (ack, place, look) = (from.una, first.place, first.look);
-        Train { from, place, look, ack, segments: 0, acks: 0, text: 0, last_len: 0, shortest: u64::MAX, longest: 0, push: false }
+        Train {
+            remembers: from.remembers,
+            ack: from.una,
+            from,
+            place: first.place,
+            look: first.look,
+            segments: 0,
+            acks: 0,
+            text: 0,
+            buffers: 0,
+            last_len: 0,
+            shortest: u64::MAX,
+            longest: 0,
+            push: false,
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -184,21 +206,19 @@ impl Train {
     /// in one piece, and a header whose layout is not the first one's is nobody's.
     #[inline(always)]
     pub(crate) fn next_in_place(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr, octets: &[u8]) -> Option<Header> {
-        let fixed: &[u8; HEADER_LEN] = octets.first_chunk()?;
-        let [p0, p1, p2, p3, s0, s1, s2, s3, a0, a1, a2, a3, l0, l1, l2, l3, ..] = *fixed;
-        let place = u64::from_be_bytes([p0, p1, p2, p3, s0, s1, s2, s3]);
-        let look = u32::from_be_bytes([l0, l1, l2, l3]);
-        let (len, timestamp) = match self.from.has_timestamps {
+        let (fixed, len, timestamp): (&[u8; HEADER_LEN], _, _) = match self.from.has_timestamps {
             true => {
                 let all: &[u8; LEN_WITH_TIMESTAMPS] = octets.first_chunk()?;
                 let [.., n0, n1, kind, len, v0, v1, v2, v3, _, _, _, _] = *all;
                 if u32::from_be_bytes([n0, n1, kind, len]) != TIMESTAMPS_ALONE {
                     return None;
                 }
-                (LEN_WITH_TIMESTAMPS, u32::from_be_bytes([v0, v1, v2, v3]))
+                (all.first_chunk()?, LEN_WITH_TIMESTAMPS, u32::from_be_bytes([v0, v1, v2, v3]))
             }
-            false => (HEADER_LEN, 0),
+            false => (octets.first_chunk()?, HEADER_LEN, 0),
         };
+        let [_, _, _, _, _, _, _, _, a0, a1, a2, a3, l0, l1, l2, l3, ..] = *fixed;
+        let (place, look) = (place_of(fixed), u32::from_be_bytes([l0, l1, l2, l3]));
         if (place ^ self.place) | u64::from((look & !PUSH) ^ self.look) != 0
             || self.from.ipv4 != Some(word_of(src, dst))
             || now != self.from.now
@@ -238,10 +258,11 @@ impl Train {
         }
         let Room { text, segment, buffers, small_buffers, small_below } = self.from.room;
         let len = header.text as u64;
-        len <= text
+        let held = self.buffers + header.buffers;
+        self.text + len <= text
             && len <= segment
-            && header.buffers <= buffers
-            && (small_buffers > 0 || header.text >= header.buffers * small_below)
+            && held <= buffers
+            && (self.buffers < small_buffers || header.text >= header.buffers * small_below)
     }
 
     #[inline]
@@ -249,21 +270,21 @@ impl Train {
         self.segments += 1;
         self.acks += u32::from(header.ack != self.ack);
         self.ack = header.ack;
-        if self.from.remembers && self.text == 0 {
+        if self.remembers {
             self.from.ts_recent = header.timestamp;
         }
         let len = header.text as u64;
-        self.last_len = len;
+        let alike = len == std::mem::replace(&mut self.last_len, len);
         if len > 0 {
+            self.remembers = false;
             self.text += len;
-            self.place = self.place & !u64::from(u32::MAX) | u64::from((self.place as u32).wrapping_add(len as u32));
-            self.shortest = self.shortest.min(len);
-            self.longest = self.longest.max(len);
+            self.place = self.place.wrapping_add(len << 32);
+            if !alike {
+                self.shortest = self.shortest.min(len);
+                self.longest = self.longest.max(len);
+            }
             self.push |= header.push;
-            let room = &mut self.from.room;
-            room.text -= len;
-            room.buffers -= header.buffers;
-            room.small_buffers = room.small_buffers.saturating_sub(header.buffers);
+            self.buffers += header.buffers;
         }
     }
 }
