@@ -26,6 +26,10 @@ pub struct NeighbourOptions {
     pub neighbours_max: usize,
     /// Entries that wait for an answer; beyond it the oldest of them gives up.
     pub incomplete_max: usize,
+    /// Unknown addresses that may be asked for at once, and how long until there is room for another one; beyond it what wants to go there is
+    /// dropped. Whoever makes us answer many addresses makes us ask the whole link for each (RFC 6583 section 7.1; RFC 1122 section 2.3.2.1).
+    pub asks_burst: u32,
+    pub ask_interval: Duration,
     /// How long an answer is believed. Then the next use asks again, by unicast, and goes on using it meanwhile.
     pub reachable: Duration,
     /// An entry unused for this long is forgotten once it is no longer believed.
@@ -52,6 +56,8 @@ impl Default for NeighbourOptions {
         NeighbourOptions {
             neighbours_max: 1024,
             incomplete_max: 64,
+            asks_burst: 256,
+            ask_interval: Duration::from_millis(2),
             reachable: Duration::from_secs(60),
             idle: Duration::from_secs(600),
             delay_first_probe: Duration::ZERO,
@@ -84,7 +90,7 @@ crate::counters! {
         solicitations,
         /// Requests that confirm a known address.
         confirmations,
-        /// Requests not sent because too many were waiting to be.
+        /// Requests not sent because too many were sent before, or waiting to be.
         solicitations_dropped,
         /// Addresses that did not answer.
         resolutions_failed,
@@ -162,6 +168,8 @@ pub struct NeighbourTable<P> {
     options: NeighbourOptions,
     entries: BTreeMap<IpAddr, Neighbour<P>>,
     solicitations: VecDeque<Solicitation>,
+    /// When all that was asked for would have been asked for at one `ask_interval` after another.
+    asked_until: Instant,
     /// Packets whose neighbour has been found.
     ready: VecDeque<P>,
     /// Not later than the earliest thing to do.
@@ -175,6 +183,7 @@ impl<P> NeighbourTable<P> {
             options,
             entries: BTreeMap::new(),
             solicitations: VecDeque::new(),
+            asked_until: Instant::ZERO,
             ready: VecDeque::new(),
             timeout: None,
             counters: NeighbourCounters::default(),
@@ -466,6 +475,12 @@ impl<P> NeighbourTable<P> {
     }
 
     fn ask(&mut self, now: Instant, address: IpAddr) {
+        let asked_until = self.asked_until.max(now) + self.options.ask_interval;
+        if asked_until > now + self.options.ask_interval * self.options.asks_burst {
+            self.counters.solicitations_dropped += 1;
+            return;
+        }
+        self.asked_until = asked_until;
         let incomplete = |entry: &Neighbour<P>| matches!(entry.state, State::Incomplete { .. });
         if self.entries.values().filter(|entry| incomplete(entry)).count() >= self.options.incomplete_max {
             self.counters.incomplete_evicted += 1;
@@ -721,6 +736,27 @@ mod tests {
         while table.poll_solicitation().is_some() {}
         table.handle_timeout(at(60_000));
         assert!(!table.has_solicitation(), "confirmed, without an address too");
+    }
+
+    #[test]
+    fn an_address_sweep_is_asked_for_at_a_bounded_rate() {
+        let options = NeighbourOptions { asks_burst: 10, ask_interval: Duration::from_millis(5), ..NeighbourOptions::default() };
+        let mut table: NeighbourTable<u32> = NeighbourTable::new(options);
+        let asked = |table: &mut NeighbourTable<u32>| std::iter::from_fn(|| table.poll_solicitation()).count();
+        for host in 0..100u32 {
+            let address = IpAddr::from((0x0a00_0000 + host).to_be_bytes());
+            assert_eq!(table.lookup(at(1000), address), Lookup::Unresolved);
+            table.park(address, host);
+        }
+        assert_eq!((asked(&mut table), table.counters().solicitations_dropped), (10, 90));
+        assert_eq!((table.counters().parked_now, table.counters().parked_overflow), (10, 90));
+        // There is room for two more, whoever wants them, and what is known is not asked for.
+        for host in 200..210u32 {
+            table.lookup(at(1010), IpAddr::from((0x0a00_0000 + host).to_be_bytes()));
+        }
+        assert_eq!((asked(&mut table), table.counters().solicitations_dropped), (2, 98));
+        table.lookup(at(60_000), IpAddr::from([10, 0, 1, 1]));
+        assert_eq!(asked(&mut table), 1);
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub(crate) struct Delivery {
     pub delivered: u64,
     /// Of them, selectively.
     pub sacked: u64,
+    /// Of them, such as duplicate ACKs of a peer without SACK had stood for.
+    pub told: u64,
     /// Nanoseconds since the oldest never retransmitted segment among them was sent (Karn).
     pub rtt: Option<u64>,
     /// Something among them had been retransmitted: which copy arrived only timestamps can tell,
@@ -538,12 +540,15 @@ impl Scoreboard {
     }
 
     /// New data was acknowledged by a peer without SACK (RFC 6582 section 3.2 step 3): what left the network is forgotten
-    /// for the acknowledged part.
-    pub fn deflate_duplicate_acks(&mut self, acked: u64, mss: u64) {
-        let Some(disorder) = &mut self.disorder else { return };
+    /// for the acknowledged part. Tells of how many bytes of it duplicate ACKs had told.
+    pub fn deflate_duplicate_acks(&mut self, acked: u64, mss: u64) -> u64 {
+        let Some(disorder) = &mut self.disorder else { return 0 };
         let segments = acked / mss.max(1);
         let recovers = matches!(disorder.phase, Phase::Recovery { .. });
-        disorder.duplicate_acks = if recovers { disorder.duplicate_acks.saturating_sub(segments.saturating_sub(1)) } else { 0 };
+        // The first one was lost.
+        let told = disorder.duplicate_acks.min(segments.saturating_sub(1));
+        disorder.duplicate_acks = if recovers { disorder.duplicate_acks - told } else { 0 };
+        told * mss
     }
 
     /// Marks the first `mss` bytes lost; gives the bytes newly marked.

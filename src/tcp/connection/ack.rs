@@ -59,7 +59,7 @@ impl Connection {
         let flight = self.send.next - una;
         let queued_before = self.send.queue.len();
         let dsack = self.sack && self.process_dsack(shared, ack, repr);
-        let delivery = self.process_delivery(now, shared, ack, repr);
+        let mut delivery = self.process_delivery(now, shared, ack, repr);
         let advanced = ack > una;
         if advanced {
             self.send.unacknowledged = ack;
@@ -71,7 +71,7 @@ impl Connection {
             self.detect_spurious_repair(shared, repr);
         }
         let repaired = self.scoreboard.in_recovery();
-        let newly_lost = self.detect_losses(now, shared, ack.saturating_sub(una), &delivery, duplicate, flight);
+        let newly_lost = self.detect_losses(now, shared, ack.saturating_sub(una), &mut delivery, duplicate, flight);
         if self.scoreboard.in_recovery() {
             self.advance_frto(shared, advanced, duplicate, &delivery);
         }
@@ -173,7 +173,7 @@ impl Connection {
         now: Instant,
         shared: &mut Shared,
         acked: u64,
-        delivery: &Delivery,
+        delivery: &mut Delivery,
         duplicate: bool,
         flight: u64,
     ) -> u64 {
@@ -185,7 +185,7 @@ impl Connection {
                 newly_lost = self.mark_losses(now, mss);
             }
         } else if acked > 0 {
-            self.scoreboard.deflate_duplicate_acks(acked, mss);
+            delivery.told = self.scoreboard.deflate_duplicate_acks(acked, mss);
             // RFC 6582 section 3.2 step 3: a partial ACK tells of the next hole.
             if matches!(self.scoreboard.phase(), Phase::Recovery { .. }) && !left {
                 newly_lost = self.scoreboard.mark_first_lost(mss);
@@ -247,8 +247,10 @@ impl Connection {
     fn adjust_window(&mut self, now: Instant, repr: &Repr, ack: u64, delivery: &Delivery, counted: u64, safe: bool) {
         let mss = u64::from(self.send.mss);
         if let Phase::Recovery { .. } = self.scoreboard.phase() {
-            // A duplicate ACK of a peer without SACK stands for a segment that arrived.
-            let delivered = if self.sack { delivery.delivered } else { delivery.delivered.max(mss) };
+            // RFC 6937 section 2, DeliveredData: a duplicate ACK of a peer without SACK stands for a segment that arrived, and what it stood for is not
+            // delivered once more when it is acknowledged.
+            let delivered =
+                if self.sack { delivery.delivered } else { delivery.delivered.saturating_sub(delivery.told).max(mss) };
             self.scoreboard.reduce_proportionally(delivered, self.congestion.window(), mss, safe);
         } else if delivery.delivered > 0 && ack > SEQUENCE_ORIGIN + 1 {
             self.congestion.on_ack(&AckSample {
