@@ -238,8 +238,9 @@ struct End {
     // Its stream, the SYN at 0.
     sent: Vec<Sent>,
     sent_end: i64,
-    /// Where its FIN ends, and whether another connection has taken this one's place since.
+    /// Where its FIN ends, whether it has sent or got a reset, and whether another connection has taken this one's place since.
     fin_end: Option<i64>,
+    reset: bool,
     succeeded: bool,
     text: Vec<u8>,
     /// The right edge that the peer has advertised, as far as this end has heard.
@@ -318,13 +319,14 @@ impl Judge {
         } else if !segment.text.is_empty() && segment.text.len() + segment.options_len > most {
             self.fault("size", at, from, format!("{} octets of text for an MSS of {most}", segment.text.len()));
         }
+        let own = &mut self.ends[from];
         if segment.has(RST) {
+            own.reset = true;
             return;
         }
-        let own = &mut self.ends[from];
-        // An end that has closed, as far as it knows, takes an old SYN for a new connection's (RFC 9293 section 3.5, figure 9): what it
+        // An end that has closed or was reset, as far as it knows, takes an old SYN for a new connection's (RFC 9293 section 3.5, figure 9): what it
         // says in that is not of this one.
-        let is_over = own.fin_end.is_some_and(|end| own.acknowledged >= end);
+        let is_over = own.reset || own.fin_end.is_some_and(|end| own.acknowledged >= end);
         own.succeeded |= is_over && segment.has(SYN) && own.isn.is_some_and(|isn| isn != segment.seq);
         if own.succeeded {
             return;
@@ -603,6 +605,7 @@ impl Judge {
         if segment.has(RST) {
             // One that is not where the next text would be is challenged (RFC 5961 section 3.2).
             self.ends[to].unanswered += 1;
+            self.ends[to].reset = true;
             return;
         }
         let scale = self.scale(1 - to, &segment);
