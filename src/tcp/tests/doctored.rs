@@ -34,15 +34,21 @@ fn right(ecn: Ecn) -> Case {
 
 impl Case {
     fn judged(&self) -> Judge {
+        self.judged_with(|_, _| {})
+    }
+
+    /// `between` is called after each thing that the judge is told, with its number.
+    fn judged_with(&self, between: impl Fn(&mut Judge, usize)) -> Judge {
         let mut judge = Judge::new(self.terms);
         let [a, b] = self.addresses;
         let addresses = [[a, b], [b, a]];
-        for told in &self.told {
+        for (number, told) in self.told.iter().enumerate() {
             match told {
                 Told::Sends { at, from, bytes, ecn } => judge.sends(*at, *from, addresses[*from], bytes, *ecn),
                 Told::Loses { from, bytes } => judge.loses(*from, bytes),
                 Told::Delivers { at, to, bytes, ecn } => judge.delivers(*at, *to, addresses[1 - to], bytes, *ecn),
             }
+            between(&mut judge, number);
         }
         judge
     }
@@ -229,21 +235,14 @@ fn the_judge_finds_each_fault() {
 #[test]
 fn an_intruder_excuses_what_an_end_believes_and_nothing_else() {
     let judged = |case: &Case, intrudes: bool| {
-        let mut judge = Judge::new(case.terms);
         let [a, b] = case.addresses;
-        let addresses = [[a, b], [b, a]];
-        for (number, told) in case.told.iter().enumerate() {
-            match told {
-                Told::Sends { at, from, bytes, ecn } => judge.sends(*at, *from, addresses[*from], bytes, *ecn),
-                Told::Loses { from, bytes } => judge.loses(*from, bytes),
-                Told::Delivers { at, to, bytes, ecn } => judge.delivers(*at, *to, addresses[1 - to], bytes, *ecn),
-            }
+        let judge = case.judged_with(|judge, number| {
             if intrudes && number == 6 {
                 let forged = Repr { flags: Flags::ACK, ..Repr::default() };
                 assert!(judge.intrudes(1, &encode(a, b, &forged, b"forged")));
                 assert!(!judge.intrudes(1, b"short"));
             }
-        }
+        });
         judge.faults.iter().map(|fault| fault.rule).collect::<Vec<_>>()
     };
     assert_eq!(judged(&right(Ecn::Off), true), [""; 0]);
@@ -261,6 +260,27 @@ fn an_intruder_excuses_what_an_end_believes_and_nothing_else() {
         assert!(judged(&case, false).contains(&rule), "{what}");
         assert_eq!(judged(&case, true).contains(&rule), !excused, "{what}");
     }
+}
+
+/// An end that was closed in both directions keeps nothing, and one in TIME-WAIT answers whoever takes its place.
+#[test]
+fn what_ends_and_successors_excuse() {
+    let faults = |what: &str, excuse: fn(&mut Judge)| {
+        let mut case = right(Ecn::Off);
+        let (.., doctor) = DOCTORS.iter().find(|(_, name, ..)| *name == what).expect("a doctor");
+        doctor(&mut case);
+        let judge = case.judged_with(|judge, _| excuse(judge));
+        judge.faults.iter().map(|fault| fault.rule).collect::<Vec<_>>()
+    };
+    for (rule, what) in [("silent", "nothing is told of a hole"), ("repeated", "all text twice")] {
+        assert!(faults(what, |_| {}).contains(&rule), "{what}");
+        assert!(!faults(what, Judge::refuses_text).contains(&rule), "{what}");
+    }
+    assert!(faults("every ACK twice", |_| {}).contains(&"needless"));
+    let of_one_end = faults("every ACK twice", |judge| judge.is_succeeded(0));
+    assert!(of_one_end.contains(&"needless"), "the other one answers nobody");
+    let of_both = faults("every ACK twice", |judge| [0, 1].into_iter().for_each(|end| judge.is_succeeded(end)));
+    assert!(!of_both.contains(&"needless"), "{of_both:?}");
 }
 
 /// The path, or the device, may take less than it did.
