@@ -19,6 +19,9 @@ const WORTHWHILE_FRACTION: u64 = 2;
 
 /// RFC 9293 section 3.8.6.2.1: the override timeout is between 0.1 and 1 second.
 const OVERRIDE_MAX: Duration = Duration::from_secs(1);
+/// By such a part of itself a window may grow by rounding its edge up while it is not read. A peer that sends full segments into a window of 16 MiB
+/// makes an eleventh of it.
+const WINDOW_SLACK: u64 = 8;
 
 /// Sequence space of one packet or chain.
 struct Range {
@@ -543,11 +546,11 @@ impl Connection {
     /// The window field; moves the promised edge.
     fn advertise(&mut self, shared: &Shared, syn: bool) -> u16 {
         let window = self.window(shared);
-        // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4); but not again and again while
-        // nobody reads, or a peer that sends little at a time would never meet the end of the window. Then the edge is "a smaller
-        // window", by less than what one count of the field stands for; what was promised before is still taken.
+        // RFC 7323 section 2.2: unscaled on a SYN. Rounded up, or the edge would move back (section 2.4). Each time it moves on by a little
+        // then; where nobody reads and little comes at a time the peer would never meet the end of the window. Beyond an eighth more the
+        // edge is "a smaller window", by less than what one count of the field stands for; what was promised before is still taken.
         let scale = if syn { 0 } else { self.receive.scale };
-        let beyond = self.receive.chain.len() as u64 + window > self.receive.limit + u64::from(self.receive.mss);
+        let beyond = self.receive.chain.len() as u64 + window > self.receive.limit + self.receive.limit / WINDOW_SLACK;
         let round = if beyond { 0 } else { (1 << scale) - 1 };
         let field = ((window + round) >> scale).min(u64::from(u16::MAX));
         self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));

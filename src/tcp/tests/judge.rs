@@ -451,7 +451,9 @@ impl Judge {
         own.surplus = if nothing_said { own.surplus + 1 } else { 0 };
         // Without SACK each segment behind a hole has its own ACK, and which of a burst's is whose cannot be told.
         let too_many = own.surplus > u64::from(!agreed);
-        own.unanswered = if ack >= own.arrived_end && !nothing_new { 0 } else { unanswered.saturating_sub(1) };
+        // A SYN-ACK may come out of no memory and answers one SYN.
+        let answers_all = ack >= own.arrived_end && !nothing_new && !segment.has(SYN);
+        own.unanswered = if answers_all { 0 } else { unanswered.saturating_sub(1) };
         own.said = Some(said);
         let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
         let too_soon = own.window_probe_at.is_some_and(|last| at.saturating_sub(last) < PROBE_MIN);
