@@ -334,9 +334,11 @@ impl Conversation {
         }
         let Some(connection) = self.latest(ports).map(|at| &mut self.connections[at]) else { return };
         let end = &mut connection.ends[side];
-        if end.id.is_some() || end.opened {
+        if end.id.is_some() || end.opened || !end.is_known() {
             // A handshake that was over is repeated: a cookie is good for two minutes (RFC 4987 section 3.6).
-            (connection.judge, connection.strayed) = (None, true);
+            for connection in self.connections.iter_mut().filter(|connection| connection.ports == ports) {
+                (connection.judge, connection.strayed, connection.tampered) = (None, true, true);
+            }
         } else {
             (end.id, end.established) = (Some(id), true);
         }

@@ -643,7 +643,7 @@ impl Judge {
         if segment.space() > 0 {
             own.arrived.insert(start, end);
         }
-        if segment.len() > 0 && !overtaken {
+        if segment.len() > 0 && !overtaken && !very_old {
             own.arrived_end = own.arrived_end.max(start + segment.len());
         }
         if agreed {
