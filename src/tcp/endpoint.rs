@@ -340,7 +340,7 @@ impl Endpoint {
 
     /// Takes a segment over IPv4 where it lies, in octets `range` of `buf`, if it continues a train: `handle_segment` for most of a
     /// burst, without moving anything. `false`: it does not, and nothing was done.
-    #[inline]
+    #[inline(always)]
     pub fn continue_train(
         &mut self,
         now: Instant,
