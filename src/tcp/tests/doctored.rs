@@ -283,6 +283,37 @@ fn what_ends_and_successors_excuse() {
     assert!(!of_both.contains(&"needless"), "{of_both:?}");
 }
 
+/// Who was reset may take an old SYN for a new connection's, and what it says in that is not judged; who was not has one number.
+#[test]
+fn only_a_reset_makes_room_for_another_number() {
+    let case = right(Ecn::Off);
+    let [a, b] = case.addresses;
+    let faults = |reset: bool| {
+        let mut judge = Judge::new(case.terms);
+        // The handshake, of which everything arrives.
+        for (at, told) in case.told.iter().enumerate().take_while(|(at, _)| *at < 4) {
+            match told {
+                Told::Sends { from, bytes, .. } => {
+                    judge.sends(at as u64, *from, if *from == 0 { [a, b] } else { [b, a] }, bytes, 0)
+                }
+                Told::Loses { .. } => {}
+                Told::Delivers { to, bytes, .. } => {
+                    judge.delivers(at as u64, *to, if *to == 1 { [a, b] } else { [b, a] }, bytes, 0)
+                }
+            }
+        }
+        if reset {
+            judge.delivers(5, 1, [a, b], &encode(a, b, &Repr { flags: Flags::RST, ..Repr::default() }, &[]), 0);
+        }
+        let other =
+            Repr { seq: SeqNumber(0x1234_5678), ack: SeqNumber(0x7654_3210), flags: Flags::SYN | Flags::ACK, ..Repr::default() };
+        judge.sends(6, 1, [b, a], &encode(b, a, &other, &[]), 0);
+        judge.faults.len()
+    };
+    assert!(faults(false) > 0);
+    assert_eq!(faults(true), 0);
+}
+
 /// The path, or the device, may take less than it did.
 #[test]
 fn terms_change_while_a_connection_lives() {
