@@ -631,7 +631,10 @@ impl Judge {
             .is_some_and(|(value, _)| own.stamps.iter().rev().take(64).any(|(last, _)| is_before(value, *last)));
         // Old numbers are answered (RFC 9293 section 3.10.7.4), old timestamps (RFC 7323 section 5.3), very old ACKs (RFC 5961 section 5.2).
         let old_ack = own.isn.is_some_and(|isn| segment.has(ACK) && place(segment.ack, isn) < own.acknowledged);
-        own.unanswered += u64::from(segment.space() > 0 || start != own.arrived.without_hole() || overtaken || old_ack);
+        // An end that had no room for what came finds what comes next beyond its window.
+        let may_be_beyond = !self.terms.ample[to] && start != own.last_ack;
+        let unexpected = start != own.arrived.without_hole() || may_be_beyond;
+        own.unanswered += u64::from(segment.space() > 0 || unexpected || overtaken || old_ack);
         let known = segment.space() > 0 && own.arrived.covers(start, end);
         // What is not acceptable is dropped, and its ACK with it (RFC 9293 section 3.10.7.4).
         let acceptable = (start >= own.arrived.without_hole() || end > own.arrived.without_hole()) && !overtaken;
