@@ -210,7 +210,7 @@ impl Conversation {
     fn dispatch(&mut self, side: usize) {
         let Transmit { src, dst, ecn, .. } = self.transmit;
         let gone = dst != self.setup.address(1 - side);
-        for bytes in packets(&self.transmit) {
+        for bytes in packets(&mut self.transmit) {
             self.trace(side, '>', &bytes, ecn);
             if gone {
                 continue;

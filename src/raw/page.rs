@@ -538,8 +538,14 @@ impl Clone for Slice {
 /// Appends clones of `slices` to `out`: the references one by one, the views in one piece.
 pub fn clone_onto(slices: &[Slice], out: &mut Vec<Slice>) {
     out.reserve(slices.len());
+    let mut counts = 0;
     for slice in slices {
-        acquire(slice.page);
+        // SAFETY: the slice owns a reference.
+        counts |= unsafe { slice.page.references() }.fetch_add(1, Ordering::Relaxed);
+    }
+    // As in `acquire`, once for all: a count at the limit or beyond shows its top bit, and none gets from there to its end in one list.
+    if counts > PAGE_REFERENCES_MAX {
+        std::process::abort();
     }
     // SAFETY: there is room for them behind what is there, in memory that `slices` is no part of, and each has a reference of its own.
     unsafe {

@@ -569,7 +569,9 @@ impl Endpoint {
             let sent = connection.transmit(now, &mut self.shared, limits, out);
             // If there is more: to the back of the queue, behind everybody else.
             connection.wake |= sent && connection.may_transmit_more();
-            self.settle(index);
+            // Nothing else can have changed.
+            queue(connection, &mut self.ready, index);
+            arm(connection, &mut self.wheel, index);
             if sent {
                 return true;
             }
@@ -578,14 +580,15 @@ impl Endpoint {
         false
     }
 
-    /// Queues a gather list, whole or not at all. Taken: `gather` is empty and keeps its capacity. Refused: it is untouched.
+    /// Queues a gather list, whole or not at all. Taken: `gather` is empty and has room for as many slices again. Refused: it is untouched.
     pub fn send(&mut self, now: Instant, id: ConnectionId, gather: &mut Vec<Slice>) -> Result<(), SendError> {
         self.end_train();
-        let Endpoint { slots, shared, .. } = self;
+        let Endpoint { slots, shared, ready, .. } = self;
         let connection = find(slots, id).ok_or(SendError::Closed)?;
-        let result = connection.send(now, shared, gather);
-        self.settle(id.index);
-        result
+        connection.send(now, shared, gather)?;
+        // All that there is to settle.
+        queue(connection, ready, id.index);
+        Ok(())
     }
 
     /// Bytes `send` would take now; 0 for an unknown or closed connection.
@@ -704,16 +707,8 @@ impl Endpoint {
             self.remove(index);
             return;
         }
-        if std::mem::take(&mut connection.wake) && !connection.queued {
-            connection.queued = true;
-            self.ready.push_back(index);
-        }
-        let deadline = connection.next_deadline();
-        if deadline < connection.armed {
-            // A deadline that moved back is found out when the wheel fires: re-arming per ACK would cost more.
-            connection.armed = deadline;
-            self.wheel.arm(index, deadline);
-        }
+        queue(connection, &mut self.ready, index);
+        arm(connection, &mut self.wheel, index);
         if std::mem::take(&mut connection.entered_time_wait) {
             let id = connection.id;
             self.enter_time_wait(id);
@@ -773,6 +768,25 @@ impl Endpoint {
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(index);
         }
+    }
+}
+
+/// Puts a connection that wants to transmit into the queue of those.
+#[inline]
+fn queue(connection: &mut Connection, ready: &mut VecDeque<u32>, index: u32) {
+    if std::mem::take(&mut connection.wake) && !connection.queued {
+        connection.queued = true;
+        ready.push_back(index);
+    }
+}
+
+/// Arms the wheel for a connection's next deadline. One that moved back is found out when the wheel fires: re-arming per ACK would cost more.
+#[inline]
+fn arm(connection: &mut Connection, wheel: &mut TimerWheel, index: u32) {
+    let deadline = connection.next_deadline();
+    if deadline < connection.armed {
+        connection.armed = deadline;
+        wheel.arm(index, deadline);
     }
 }
 

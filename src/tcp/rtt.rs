@@ -9,26 +9,34 @@ const MIN_RTT_WINDOW: u64 = 300_000_000_000;
 /// G of RFC 6298 section 2: the resolution of the timer wheel, rounded up to 1 ms; nanoseconds.
 const CLOCK_GRANULARITY: u64 = 1_000_000;
 
+const UNKNOWN: u64 = u64::MAX;
+
 /// Nanoseconds inside: every acknowledgement comes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RttEstimator {
-    smoothed: Option<u64>,
+    /// `UNKNOWN` before the first sample, which no sample comes to.
+    smoothed: u64,
     variance: u64,
     min: u64,
     min_at: Instant,
+    /// Without backoff.
     rto: u64,
+    /// With it.
+    timeout: u64,
     backoff: u32,
 }
 
 impl RttEstimator {
-    pub fn new(rto_initial: Duration) -> RttEstimator {
-        RttEstimator { smoothed: None, variance: 0, min: u64::MAX, min_at: Instant::ZERO, rto: nanos_of(rto_initial), backoff: 0 }
+    pub fn new(rto_initial: Duration, rto_max: Duration) -> RttEstimator {
+        let rto = nanos_of(rto_initial);
+        let timeout = rto.min(nanos_of(rto_max));
+        RttEstimator { smoothed: UNKNOWN, variance: 0, min: u64::MAX, min_at: Instant::ZERO, rto, timeout, backoff: 0 }
     }
 
     /// `rtt` in nanoseconds.
     pub fn sample(&mut self, now: Instant, rtt: u64, rto_min: Duration, rto_max: Duration) {
         self.observe(now, rtt);
-        let smoothed = match self.smoothed {
+        let smoothed = match self.smoothed_nanos() {
             // RFC 6298 section 2.2.
             None => {
                 self.variance = rtt / 2;
@@ -40,12 +48,12 @@ impl RttEstimator {
                 smoothed - smoothed / 8 + rtt / 8
             }
         };
-        self.smoothed = Some(smoothed);
+        self.smoothed = smoothed.min(UNKNOWN - 1);
         // As Linux does, the floor bounds the variance term: RTO >= SRTT + floor, which leaves room for a delayed ACK.
         let margin = self.variance.saturating_mul(4).max(CLOCK_GRANULARITY).max(nanos_of(rto_min));
         self.rto = smoothed.saturating_add(margin).min(nanos_of(rto_max));
         // RFC 6298 section 5.7 and Karn: a fresh sample ends the backoff.
-        self.backoff = 0;
+        (self.timeout, self.backoff) = (self.rto, 0);
     }
 
     /// A round trip that took so long, for the minimum alone.
@@ -59,19 +67,20 @@ impl RttEstimator {
     /// A sample from a timestamp on something sent more than once. If the original arrived and its ACK was lost, the echo
     /// is the original's and the time includes the backoff: such a sample may double the timeout, not set it to minutes.
     pub fn sample_ambiguous(&mut self, now: Instant, rtt: Duration, rto_min: Duration, rto_max: Duration) {
-        let limit = if self.smoothed.is_some() { self.rto.saturating_mul(2) } else { nanos_of(rto_max) };
+        let limit = if self.smoothed != UNKNOWN { self.rto.saturating_mul(2) } else { nanos_of(rto_max) };
         self.sample(now, nanos_of(rtt).min(limit), rto_min, rto_max);
     }
 
     /// RFC 6298 section 5.5.
-    pub fn back_off(&mut self) {
+    pub fn back_off(&mut self, rto_max: Duration) {
         self.backoff = (self.backoff + 1).min(16);
+        self.timeout = self.rto.saturating_mul(1 << self.backoff).min(nanos_of(rto_max));
     }
 
     /// What was backed off were probes of a closed window, which has opened. An ACK of what was sent again ends no backoff (RFC 6298
     /// section 3, Karn): the timeout may be shorter than the round trip.
-    pub fn end_backoff(&mut self) {
-        self.backoff = 0;
+    pub fn end_backoff(&mut self, rto_max: Duration) {
+        (self.timeout, self.backoff) = (self.rto.min(nanos_of(rto_max)), 0);
     }
 
     /// How often the timeout was doubled.
@@ -79,33 +88,33 @@ impl RttEstimator {
         self.backoff
     }
 
-    pub fn rto(&self, rto_max: Duration) -> Duration {
-        Duration::from_nanos(self.rto_nanos(rto_max))
+    pub fn rto(&self) -> Duration {
+        Duration::from_nanos(self.timeout)
     }
 
-    pub fn rto_nanos(&self, rto_max: Duration) -> u64 {
-        self.rto.saturating_mul(1 << self.backoff).min(nanos_of(rto_max))
+    pub fn rto_nanos(&self) -> u64 {
+        self.timeout
     }
 
     /// When the retransmission timer expires that is started now.
-    pub fn deadline(&self, now: Instant, rto_max: Duration) -> Instant {
-        now.after_nanos(self.rto_nanos(rto_max))
+    pub fn deadline(&self, now: Instant) -> Instant {
+        now.after_nanos(self.timeout)
     }
 
     /// RFC 6298 section 5.7: if the SYN had to be retransmitted and no sample exists, start over with 3 seconds.
-    pub fn restart_after_syn_loss(&mut self) {
-        if self.smoothed.is_none() {
+    pub fn restart_after_syn_loss(&mut self, rto_max: Duration) {
+        if self.smoothed == UNKNOWN {
             self.rto = self.rto.max(3_000_000_000);
         }
-        self.backoff = 0;
+        self.end_backoff(rto_max);
     }
 
     pub fn smoothed(&self) -> Option<Duration> {
-        self.smoothed.map(Duration::from_nanos)
+        self.smoothed_nanos().map(Duration::from_nanos)
     }
 
     pub fn smoothed_nanos(&self) -> Option<u64> {
-        self.smoothed
+        (self.smoothed != UNKNOWN).then_some(self.smoothed)
     }
 
     pub fn variance(&self) -> Duration {
@@ -117,7 +126,7 @@ impl RttEstimator {
     }
 
     pub fn min_nanos(&self) -> Option<u64> {
-        self.smoothed.map(|_| self.min)
+        (self.smoothed != UNKNOWN).then_some(self.min)
     }
 }
 
@@ -135,18 +144,18 @@ mod tests {
 
     #[test]
     fn the_first_sample_sets_and_later_ones_smooth() {
-        let mut rtt = RttEstimator::new(ms(1000));
-        assert_eq!(rtt.rto(MAX), ms(1000));
+        let mut rtt = RttEstimator::new(ms(1000), MAX);
+        assert_eq!(rtt.rto(), ms(1000));
         rtt.sample(Instant::ZERO, 100 * MS, FLOOR, MAX);
-        assert_eq!((rtt.smoothed(), rtt.variance(), rtt.rto(MAX)), (Some(ms(100)), ms(50), ms(300)));
+        assert_eq!((rtt.smoothed(), rtt.variance(), rtt.rto()), (Some(ms(100)), ms(50), ms(300)));
         rtt.sample(Instant::ZERO, 180 * MS, FLOOR, MAX);
         assert_eq!((rtt.smoothed(), rtt.variance()), (Some(ms(110)), Duration::from_micros(57_500)));
-        assert_eq!((rtt.rto(MAX), rtt.min()), (ms(340), Some(ms(100))));
+        assert_eq!((rtt.rto(), rtt.min()), (ms(340), Some(ms(100))));
     }
 
     #[test]
     fn an_ambiguous_sample_at_most_doubles_the_timeout() {
-        let mut rtt = RttEstimator::new(ms(1000));
+        let mut rtt = RttEstimator::new(ms(1000), MAX);
         rtt.sample(Instant::ZERO, 100 * MS, FLOOR, MAX);
         rtt.sample_ambiguous(Instant::ZERO, ms(50_000), FLOOR, MAX);
         assert_eq!(rtt.smoothed(), Some(ms(100) * 7 / 8 + ms(600) / 8));
@@ -154,12 +163,12 @@ mod tests {
 
     #[test]
     fn backoff_doubles_up_to_the_maximum_and_ends_with_a_sample() {
-        let mut rtt = RttEstimator::new(ms(1000));
+        let mut rtt = RttEstimator::new(ms(1000), MAX);
         for expected in [2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
-            rtt.back_off();
-            assert_eq!(rtt.rto(MAX), ms(expected));
+            rtt.back_off(MAX);
+            assert_eq!(rtt.rto(), ms(expected));
         }
         rtt.sample(Instant::ZERO, MS, FLOOR, MAX);
-        assert_eq!(rtt.rto(MAX), ms(201));
+        assert_eq!(rtt.rto(), ms(201));
     }
 }

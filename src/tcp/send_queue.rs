@@ -19,6 +19,43 @@ pub(crate) struct Composition {
     pub pieces_max: usize,
 }
 
+/// How many slices of a list are shorter `than` so many bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Short {
+    pub than: u16,
+    pub slices: u32,
+}
+
+/// How many slices shorter `than` so many bytes follow each other, at most: of those that were queued since the queue was empty. A bound for
+/// the pieces of a packet that needs no look at the slices.
+#[derive(Clone, Copy, Debug, Default)]
+struct ShortRuns {
+    than: u16,
+    longest: u16,
+    /// Those at the end of the queue.
+    last: u16,
+}
+
+impl ShortRuns {
+    /// A list is queued behind what is there; `ends_short`: its last slice is one of the short.
+    fn add(&mut self, short: Short, ends_short: bool, was_empty: bool) {
+        if was_empty {
+            *self = ShortRuns { than: short.than, longest: 0, last: 0 };
+        } else if self.than != short.than {
+            // Of two kinds: nothing is known until the queue was empty.
+            (self.than, self.longest) = (0, u16::MAX);
+        }
+        let run = self.last.saturating_add(u16::try_from(short.slices).unwrap_or(u16::MAX));
+        self.longest = self.longest.max(run);
+        self.last = if ends_short { run } else { 0 };
+    }
+
+    /// No packet of `mss` bytes has more pieces than a run and a slice on both sides of it.
+    fn pieces_of_a_packet(&self, mss: usize) -> usize {
+        if mss <= usize::from(self.than) { usize::from(self.longest) + 2 } else { usize::MAX }
+    }
+}
+
 /// A slice by its number in the queue, and how far its first byte is from that of the first slice. Less than 4 Gi each: a list that is
 /// longer is refused (`LEN_MAX`).
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,12 +79,13 @@ pub(crate) struct SendQueue {
     /// both mostly go on where they ended.
     newest: Place,
     again: Place,
+    runs: ShortRuns,
 }
 
 impl SendQueue {
     pub fn new(start: u64) -> SendQueue {
         let (newest, again) = (Place::default(), Place::default());
-        SendQueue { slices: VecDeque::new(), start, end: start, front: start, newest, again }
+        SendQueue { slices: VecDeque::new(), start, end: start, front: start, newest, again, runs: ShortRuns::default() }
     }
 
     pub fn end(&self) -> u64 {
@@ -59,15 +97,22 @@ impl SendQueue {
         (self.end - self.start) as usize
     }
 
-    /// Takes all of `gather`, `len` bytes, and leaves it empty, its capacity with the caller. None of the slices is empty, and the queue
+    /// Takes all of `gather`, `len` bytes, and leaves it empty, with room for as many slices again. None of the slices is empty, and the queue
     /// will not be longer than `LEN_MAX`.
-    pub fn push(&mut self, gather: &mut Vec<Slice>, len: usize) {
+    pub fn push(&mut self, gather: &mut Vec<Slice>, len: usize, short: Short) {
         debug_assert!(self.len() + len <= LEN_MAX);
         debug_assert!(len == crate::buf::gather_len(gather) && gather.iter().all(|slice| !slice.is_empty()));
+        debug_assert!(short.slices as usize == gather.iter().filter(|slice| slice.len() < usize::from(short.than)).count());
+        let ends_short = gather.last().is_some_and(|last| last.len() < usize::from(short.than));
+        self.runs.add(short, ends_short, self.slices.is_empty());
         self.end += len as u64;
-        // Moved in one piece: a deque takes a vector's memory over, and gives it back.
+        // A deque takes a vector's memory over, and gives it back.
         let mut taken = VecDeque::from(std::mem::take(gather));
-        self.slices.append(&mut taken);
+        if self.slices.is_empty() && self.slices.capacity() >= taken.len() {
+            std::mem::swap(&mut self.slices, &mut taken);
+        } else {
+            self.slices.append(&mut taken);
+        }
         *gather = Vec::from(taken);
     }
 
@@ -141,12 +186,33 @@ impl SendQueue {
     ///
     /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last
     /// packet of a chain can be short. Less than a packet only if the pieces are too many: shorter, but never nothing.
+    #[inline]
     pub fn gather(&mut self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
         let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
         if len_max == 0 {
             return 0;
         }
         let from_front = (offset - self.front) as u32;
+        let left = self.slices.len() - self.newest.index as usize;
+        if from_front == self.newest.offset && offset + len_max as u64 == self.end && self.fits(left, composition) {
+            // Everything that was not sent yet.
+            self.clone_from(self.newest.index as usize, left, out);
+            self.newest = Place { index: self.slices.len() as u32, offset: (self.end - self.front) as u32 };
+            return len_max;
+        }
+        self.gather_from(from_front, len_max, composition, out)
+    }
+
+    /// `slices` up to the end of the queue are no more than a chain may have, nor those of any packet of it.
+    #[inline]
+    fn fits(&self, slices: usize, composition: &Composition) -> bool {
+        let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
+        slices <= pieces_max && (slices <= pieces_per_packet_max || self.runs.pieces_of_a_packet(mss) <= pieces_per_packet_max)
+    }
+
+    /// `gather` from anywhere, counted from the start of the first slice; `len_max` bytes are there.
+    #[inline(never)]
+    fn gather_from(&mut self, from_front: u32, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
         let (before, place) = (out.len(), self.place_of(from_front));
         let (first, skip) = (place.index as usize, (from_front - place.offset) as usize);
         if let Some(slice) = self.slices.get(first)
@@ -161,12 +227,7 @@ impl SendQueue {
             Some(plan) => plan,
             None => self.plan_within(first, skip, len_max, composition),
         };
-        let [near, far] = self.from(first);
-        let count = pieces.min(near.len());
-        clone_onto(&near[..count], out);
-        if count < pieces {
-            clone_onto(&far[..pieces - count], out);
-        }
+        self.clone_from(first, pieces, out);
         // The chain may end inside the last slice and start inside the first, which may be the same.
         let surplus = reached.of_slices - reached.planned;
         let last = &mut out[before + pieces - 1];
@@ -179,6 +240,17 @@ impl SendQueue {
         let next = Place { index: place.index + whole as u32, offset: place.offset + of_whole as u32 };
         self.remember(from_front, next);
         reached.planned - skip
+    }
+
+    /// Appends clones of `pieces` slices from `first` on, of which there are so many.
+    #[inline(always)]
+    fn clone_from(&self, first: usize, pieces: usize, out: &mut Vec<Slice>) {
+        let [near, far] = self.from(first);
+        let count = pieces.min(near.len());
+        clone_onto(&near[..count], out);
+        if count < pieces {
+            clone_onto(&far[..pieces - count], out);
+        }
     }
 
     /// What is gathered next begins at `next`, if it follows what was gathered from `offset` on.
@@ -274,9 +346,14 @@ mod tests {
             slice.truncate(*len);
             gather.push(slice);
         }
-        queue.push(&mut gather, lens.iter().sum());
+        push(&mut queue, &mut gather, 1000);
         assert!(gather.is_empty());
         (queue, pool)
+    }
+
+    fn push(queue: &mut SendQueue, gather: &mut Vec<Slice>, than: usize) {
+        let short = gather.iter().filter(|slice| slice.len() < than).count() as u32;
+        queue.push(gather, crate::buf::gather_len(gather), Short { than: than as u16, slices: short });
     }
 
     fn lens(out: &[Slice]) -> Vec<usize> {
@@ -349,7 +426,7 @@ mod tests {
                             total += take;
                             gather.push(slice);
                         }
-                        queue.push(&mut gather, total);
+                        push(&mut queue, &mut gather, 1 + len % 900);
                         pushed += total as u64;
                     }
                     1 => {

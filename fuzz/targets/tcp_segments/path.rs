@@ -94,7 +94,8 @@ pub fn joined(packets: &[Packet]) -> RxPacket {
 
 /// The packets that leave for one `Transmit`: what a device with segmentation offload makes of it, checksums out of the sum that
 /// TCP has left in the header.
-pub fn packets(transmit: &Transmit) -> Vec<Vec<u8>> {
+pub fn packets(transmit: &mut Transmit) -> Vec<Vec<u8>> {
+    transmit.fill_pseudo_header_sum();
     let payload: Vec<u8> = transmit.payload.iter().flat_map(|slice| slice.iter().copied()).collect();
     let (repr, _) = Repr::parse(transmit.header()).expect("our own header");
     let mss = transmit.tso_mss.map_or(payload.len().max(1), usize::from);

@@ -154,17 +154,18 @@ impl Interface {
         self.count_refusal(result)
     }
 
-    /// `send` of `packet` with all of `payload` instead of its own, which is empty. Taken, `payload` is left empty, and no reference
-    /// to a page was counted on the way; refused, it is untouched.
+    /// `send` of `packet` with all of `payload`, `payload_len` bytes, instead of its own, which is empty. Taken, `payload` is left empty, and
+    /// no reference to a page was counted on the way; refused, it is untouched.
     pub fn send_taking<D: Device + ?Sized>(
         &mut self,
         now: Instant,
         device: &mut D,
         packet: &OutgoingPacket<'_>,
         payload: &mut Vec<Slice>,
+        payload_len: usize,
     ) -> Result<(), SendRefused> {
-        debug_assert!(packet.payload.is_empty());
-        let result = self.try_send_taking(now, device, packet, payload);
+        debug_assert!(packet.payload.is_empty() && gather_len(payload) == payload_len);
+        let result = self.try_send_taking(now, device, packet, payload, payload_len);
         self.count_refusal(result)
     }
 
@@ -193,7 +194,8 @@ impl Interface {
             _ => return Err(SendRefused::NoRoute),
         };
         let mut headers = Headers::new();
-        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, &mut headers)? {
+        let octets = packet.transport_header.len() + gather_len(packet.payload);
+        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, octets, &mut headers)? {
             device.transmit(headers.bytes(), packet.payload, &headers.offload)?;
             self.counters.packets_out += 1;
         }
@@ -206,10 +208,12 @@ impl Interface {
         device: &mut D,
         packet: &OutgoingPacket<'_>,
         payload: &mut Vec<Slice>,
+        payload_len: usize,
     ) -> Result<(), SendRefused> {
         if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
             let mut headers = Headers::new();
-            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, &mut headers)? {
+            let octets = packet.transport_header.len() + payload_len;
+            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, octets, &mut headers)? {
                 device.transmit_taking(headers.bytes(), payload, &headers.offload)?;
                 self.counters.packets_out += 1;
             }
@@ -221,8 +225,9 @@ impl Interface {
     }
 
     /// The headers of a packet with `payload` over IPv4 into `headers`, which are new; `false`: it was kept until its neighbour has told its
-    /// MAC address.
+    /// MAC address. `octets`: transport header and payload.
     #[inline]
+    #[allow(clippy::too_many_arguments, reason = "a packet in its parts, two of them the caller's, and what is made of it")]
     fn prepare(
         &mut self,
         now: Instant,
@@ -230,9 +235,9 @@ impl Interface {
         (src, dst): (Ipv4Addr, Ipv4Addr),
         packet: &OutgoingPacket<'_>,
         payload: &[Slice],
+        octets: usize,
         headers: &mut Headers,
     ) -> Result<bool, SendRefused> {
-        let octets = packet.transport_header.len() + gather_len(payload);
         self.check_length(capabilities, packet, octets, ipv4::HEADER_LEN)?;
         match self.hop(now, src, dst)? {
             Hop::Known => {

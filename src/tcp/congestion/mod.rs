@@ -89,11 +89,90 @@ pub(crate) trait Congestion: Send {
     }
 }
 
-pub(crate) fn new(control: CongestionControl, mss: u64) -> Box<dyn Congestion> {
+fn new(control: CongestionControl, mss: u64) -> Box<dyn Congestion> {
     match control {
         CongestionControl::Cubic => Box::new(Cubic::new(mss)),
         CongestionControl::NewReno => Box::new(NewReno::new(mss)),
         CongestionControl::Dctcp => Box::new(Dctcp::new(mss)),
+    }
+}
+
+/// A controller, and what each transmission asks it.
+pub(crate) struct Controller {
+    chosen: Box<dyn Congestion>,
+    /// Less than 4 GiB: a send queue holds half of that.
+    window: u32,
+    slow_start: bool,
+}
+
+impl Controller {
+    pub fn new(control: CongestionControl, mss: u64) -> Controller {
+        let mut controller = Controller { chosen: new(control, mss), window: 0, slow_start: false };
+        controller.tell(|_| {});
+        controller
+    }
+
+    pub fn window(&self) -> u64 {
+        u64::from(self.window)
+    }
+
+    pub fn is_in_slow_start(&self) -> bool {
+        self.slow_start
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.chosen.name()
+    }
+
+    pub fn slow_start_threshold(&self) -> u64 {
+        self.chosen.slow_start_threshold()
+    }
+
+    pub fn set_mss(&mut self, mss: u64) {
+        self.tell(|chosen| chosen.set_mss(mss));
+    }
+
+    pub fn on_ack(&mut self, sample: &AckSample) {
+        self.tell(|chosen| chosen.on_ack(sample));
+    }
+
+    pub fn on_loss(&mut self, now: Instant, in_flight: u64) {
+        self.tell(|chosen| chosen.on_loss(now, in_flight));
+    }
+
+    pub fn on_congestion_experienced(&mut self, now: Instant, in_flight: u64) {
+        self.tell(|chosen| chosen.on_congestion_experienced(now, in_flight));
+    }
+
+    pub fn on_timeout(&mut self, now: Instant, in_flight: u64, first: bool) {
+        self.tell(|chosen| chosen.on_timeout(now, in_flight, first));
+    }
+
+    pub fn on_idle(&mut self) {
+        self.tell(|chosen| chosen.on_idle());
+    }
+
+    pub fn undo(&mut self) {
+        self.tell(|chosen| chosen.undo());
+    }
+
+    pub fn has_spare(&self) -> bool {
+        self.chosen.has_spare()
+    }
+
+    pub fn rest(&mut self) {
+        self.tell(|chosen| chosen.rest());
+    }
+
+    pub fn wants_exact_marks(&self) -> bool {
+        self.chosen.wants_exact_marks()
+    }
+
+    #[inline]
+    fn tell(&mut self, what: impl FnOnce(&mut dyn Congestion)) {
+        what(&mut *self.chosen);
+        self.window = u32::try_from(self.chosen.window()).unwrap_or(u32::MAX);
+        self.slow_start = self.chosen.is_in_slow_start();
     }
 }
 

@@ -36,7 +36,7 @@ impl Connection {
                 self.timers.cancel(Timer::Persist);
                 if before == 0 {
                     // The probes' backoff says nothing about the network.
-                    self.rtt.end_backoff();
+                    self.rtt.end_backoff(shared.options.rto_max);
                 }
                 self.wake = true;
             }
@@ -91,7 +91,7 @@ impl Connection {
         let counted = self.counted_for_growth(&delivery, repaired);
         self.adjust_window(now, repr, ack, &delivery, counted, advanced && newly_lost == 0);
         if advanced || delivery.sacked > 0 {
-            self.restart_retransmission_timers(now, shared, advanced);
+            self.restart_retransmission_timers(now, advanced);
         }
         if advanced {
             self.report_room(shared, queued_before);
@@ -269,7 +269,7 @@ impl Connection {
     }
 
     /// RFC 6298 sections 5.2 and 5.3; RFC 8985 section 7.2.
-    pub(super) fn restart_retransmission_timers(&mut self, now: Instant, shared: &Shared, advanced: bool) {
+    pub(super) fn restart_retransmission_timers(&mut self, now: Instant, advanced: bool) {
         if self.scoreboard.is_empty() {
             self.timers.cancel(Timer::Retransmit);
             self.timers.cancel(Timer::TailProbe);
@@ -277,7 +277,7 @@ impl Connection {
             return;
         }
         if advanced {
-            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         }
         self.arm_tail_probe(now);
     }

@@ -5,7 +5,7 @@
 use super::timers::{Timer, Timers};
 use super::*;
 use crate::buf::RxPacket;
-use crate::tcp::{congestion, syn_cookie};
+use crate::tcp::syn_cookie;
 use crate::wire::tcp::WINDOW_SCALE_MAX;
 
 /// RFC 9293 section 3.7.1, MUST-15: the MSS of a peer that does not tell.
@@ -40,6 +40,7 @@ impl Connection {
             path_mtu: u16::MAX,
             path: None,
             mss: MSS_DEFAULT,
+            mss_of: (0, 0),
             queue: SendQueue::new(SEQUENCE_ORIGIN + 1),
             fin: false,
             refused: 0,
@@ -109,8 +110,8 @@ impl Connection {
             send,
             receive,
             scoreboard: Scoreboard::new(),
-            rtt: RttEstimator::new(options.rto_initial),
-            congestion: congestion::new(options.congestion, u64::from(MSS_GUESS)),
+            rtt: RttEstimator::new(options.rto_initial, options.rto_max),
+            congestion: Controller::new(options.congestion, u64::from(MSS_GUESS)),
             timers: Timers::default(),
             statistics: Statistics::default(),
         }
@@ -243,7 +244,7 @@ impl Connection {
         self.set_state(shared, state);
         self.send.retries = 0;
         if retransmitted {
-            self.rtt.restart_after_syn_loss();
+            self.rtt.restart_after_syn_loss(shared.options.rto_max);
         }
         if repeatedly {
             // RFC 5681 section 3.1: one segment after a lost SYN; as Linux does, after two, since one may be chance.

@@ -32,7 +32,7 @@ mod train;
 
 use std::collections::VecDeque;
 
-use super::congestion::Congestion;
+use super::congestion::Controller;
 use super::counters::TcpCounters;
 use super::endpoint::{ConnectionId, FourTuple, Listener, Reply};
 use super::reassembly::Reassembly;
@@ -161,6 +161,8 @@ struct SendState {
     path: Option<Box<PathMtu>>,
     /// Payload bytes of a full segment as last sent.
     mss: u16,
+    /// The MTUs of the link and of the path that it follows from.
+    mss_of: (u16, u16),
     queue: SendQueue,
     /// Close was called: a FIN follows the queue.
     fin: bool,
@@ -290,7 +292,7 @@ pub(crate) struct Connection {
     receive: ReceiveState,
     scoreboard: Scoreboard,
     rtt: RttEstimator,
-    congestion: Box<dyn Congestion>,
+    congestion: Controller,
     timers: Timers,
     statistics: Statistics,
 }
@@ -384,7 +386,7 @@ impl Connection {
             smoothed_rtt: self.rtt.smoothed(),
             rtt_variance: self.rtt.variance(),
             min_rtt: self.rtt.min(),
-            rto: self.rtt.rto(options.rto_max),
+            rto: self.rtt.rto(),
             backoff: self.rtt.backoff(),
             timer: self.timers.next_of_repair(),
             congestion_control: self.congestion.name(),
@@ -427,6 +429,6 @@ mod tests {
         // Beyond this come a controller (at most 112 bytes), a table entry (45), a slot (16) and a timer (24), and what tables have in
         // reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 776, "{size} bytes");
+        assert!(size <= 792, "{size} bytes");
     }
 }

@@ -152,7 +152,7 @@ impl Connection {
             next: self.send.next,
             marked: false,
         });
-        self.restart_retransmission_timers(now, shared, true);
+        self.restart_retransmission_timers(now, true);
         self.report_room(shared, queued_before);
         self.wake |= self.has_something_to_send();
     }

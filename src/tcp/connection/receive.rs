@@ -147,7 +147,7 @@ impl Connection {
     /// RFC 9293 section 3.8.6.3: every second full segment at once (MUST-59, SHLD-19), others after a delay.
     fn schedule_ack(&mut self, now: Instant, shared: &Shared, len: u64, push: bool) {
         let options = &shared.options;
-        if now.nanos_since(self.receive.last_received_at) > self.rtt.rto_nanos(options.rto_max) {
+        if now.nanos_since(self.receive.last_received_at) > self.rtt.rto_nanos() {
             // After silence the peer starts over with a small window: it needs each ACK.
             self.receive.quick_acks = options.quick_acks;
         }

@@ -6,11 +6,11 @@
 use super::handshake::MSS_DEFAULT;
 use super::timers::Timer;
 use super::*;
-use crate::buf::Slice;
+use crate::buf::{Slice, survey};
 use crate::tcp::SendError;
 use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
-use crate::tcp::send_queue::{Composition, LEN_MAX};
+use crate::tcp::send_queue::{Composition, LEN_MAX, Short};
 use crate::time::Duration;
 use crate::wire::tcp::{PlainRepr, SackBlocks, TcpOptions, Timestamps};
 
@@ -39,11 +39,8 @@ impl Connection {
         if !takes || self.send.fin {
             return Err(SendError::Closed);
         }
-        let (mut len, mut empty) = (0, false);
-        for slice in gather.iter() {
-            len += slice.len();
-            empty |= slice.is_empty();
-        }
+        let mss = usize::from(self.send.mss);
+        let (len, mut short) = survey(gather, mss);
         let queued = self.send.queue.len();
         if (queued > 0 && queued + len > shared.options.send_queue_bytes_max.min(LEN_MAX)) || len > LEN_MAX {
             self.send.refused = len;
@@ -54,10 +51,13 @@ impl Connection {
             // A window that closed while there was nothing to send has stalled nothing yet.
             self.send.stalled_since = now;
         }
-        if empty {
+        // An empty slice is short, too. Mostly the head is, and what stands at the end.
+        let ends = [gather.first(), gather.last()];
+        if short > ends.into_iter().flatten().filter(|slice| !slice.is_empty() && slice.len() < mss).count() as u32 {
             gather.retain(|slice| !slice.is_empty());
+            short = survey(gather, mss).1;
         }
-        self.send.queue.push(gather, len);
+        self.send.queue.push(gather, len, Short { than: self.send.mss, slices: short });
         self.wake = true;
         Ok(())
     }
@@ -111,7 +111,17 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.7.1 (MUST-16), RFC 6691: the peer's MSS and the path's, less the options every segment carries.
+    #[inline]
     fn learn_mss(&mut self, limits: &TransmitLimits) {
+        let mtus = (limits.mtu, self.send.path_mtu);
+        if self.send.mss_of != mtus {
+            self.send.mss_of = mtus;
+            self.learn_mss_of(limits);
+        }
+    }
+
+    #[cold]
+    fn learn_mss_of(&mut self, limits: &TransmitLimits) {
         let path = limits.mtu.min(self.send.path_mtu).saturating_sub(self.tuple.headers_len());
         let options = if self.timestamps { 12 } else { 0 };
         self.receive.mss_max = limits.mtu.saturating_sub(self.tuple.headers_len() + options).max(MSS_DEFAULT);
@@ -146,7 +156,7 @@ impl Connection {
             self.send.stalled_since = now;
         }
         if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         }
         self.emit(now, shared, repr, 0, out);
         true
@@ -240,7 +250,7 @@ impl Connection {
         // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
         // ACK cannot be here before a round trip.
         if start == self.send.unacknowledged || !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         }
         true
     }
@@ -272,7 +282,7 @@ impl Connection {
         if (unsent == 0 && !fin) || self.scoreboard.is_full() {
             return false;
         }
-        if self.scoreboard.is_empty() && now.nanos_since(self.send.last_sent_at) > self.rtt.rto_nanos(shared.options.rto_max) {
+        if self.scoreboard.is_empty() && now.nanos_since(self.send.last_sent_at) > self.rtt.rto_nanos() {
             // RFC 5681 section 4.1: restart after idle.
             self.congestion.on_idle();
         }
@@ -290,7 +300,7 @@ impl Connection {
         let quantum = if pacing { self.pacing_quantum() } else { u64::MAX };
         let len = self.whole_packets(unsent, allowance.min(usable).min(quantum), limits);
         if !self.is_worth_sending(len as u64, unsent, fin) {
-            self.arm_persist(now, shared);
+            self.arm_persist(now);
             return false;
         }
         self.send.window_limited = len as u64 + mss > allowance || self.uses_most_of_window();
@@ -341,9 +351,9 @@ impl Connection {
     }
 
     /// Nothing is in flight whose ACK would open the window: look again later.
-    fn arm_persist(&mut self, now: Instant, shared: &Shared) {
+    fn arm_persist(&mut self, now: Instant) {
         if self.scoreboard.is_empty() && !self.timers.is_armed(Timer::Persist) {
-            let rto = self.rtt.rto(shared.options.rto_max);
+            let rto = self.rtt.rto();
             let delay = if self.send.window > 0 { rto.min(OVERRIDE_MAX) } else { rto };
             self.timers.arm(Timer::Persist, now + delay);
         }
@@ -362,7 +372,7 @@ impl Connection {
         self.send.last_sent_at = now;
         // RFC 6298 section 5.1.
         if !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         }
         self.arm_tail_probe(now);
     }
@@ -383,6 +393,7 @@ impl Connection {
     }
 
     /// Composes payload and header; tells how much sequence space went out.
+    #[inline(always)]
     fn emit_range(
         &mut self,
         now: Instant,
@@ -444,7 +455,7 @@ impl Connection {
         self.emit(now, shared, repr, 0, out);
         // The next probe, with backoff, unless the window opens.
         if self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent()) {
-            self.arm_persist(now, shared);
+            self.arm_persist(now);
         }
         true
     }

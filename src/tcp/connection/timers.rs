@@ -110,7 +110,7 @@ impl Connection {
             if self.state != State::Closed && self.timers.expired(timer, now) {
                 match timer {
                     Timer::Retransmit => self.on_retransmit_timeout(now, shared),
-                    Timer::TailProbe => self.on_tail_probe_timeout(now, shared),
+                    Timer::TailProbe => self.on_tail_probe_timeout(now),
                     Timer::Reorder => self.on_reorder_timeout(now, shared),
                     Timer::Persist => self.on_persist_timeout(now, shared),
                     Timer::Ack => self.on_ack_timeout(shared),
@@ -218,10 +218,10 @@ impl Connection {
         }
         self.observe_mtu_probe(now, shared);
         self.suspect_black_hole(now, shared);
-        self.rtt.back_off();
+        self.rtt.back_off(shared.options.rto_max);
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);
-        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         self.send.tail_probe_due = false;
         self.wake = true;
     }
@@ -244,14 +244,14 @@ impl Connection {
     }
 
     /// RFC 8985 section 7.3.
-    fn on_tail_probe_timeout(&mut self, now: Instant, shared: &mut Shared) {
+    fn on_tail_probe_timeout(&mut self, now: Instant) {
         if self.scoreboard.is_empty() || self.scoreboard.in_recovery() || !self.sack {
             return;
         }
         self.send.tail_probe_due = true;
         self.wake = true;
         // The probe takes the place of a timeout: that one starts over.
-        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now, shared.options.rto_max));
+        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
     }
 
     pub(super) fn arm_tail_probe(&mut self, now: Instant) {
@@ -291,7 +291,7 @@ impl Connection {
             shared.counters.win_probes += 1;
             self.send.probe_due = true;
             // Section 3.8.6.1, SHLD-30: each further probe later.
-            self.rtt.back_off();
+            self.rtt.back_off(shared.options.rto_max);
         }
         self.wake = true;
     }

@@ -38,6 +38,8 @@ pub struct Transmit {
     pub header_len: u8,
     /// The payload, by reference.
     pub payload: Vec<Slice>,
+    /// Bytes of the payload.
+    pub payload_len: u32,
     /// Cut the payload into packets of this many bytes each; `None`: it is one packet.
     pub tso_mss: Option<u16>,
     /// For the two ECN bits of the IP header.
@@ -53,6 +55,7 @@ impl Default for Transmit {
             header: [0; HEADER_LEN_MAX],
             header_len: 0,
             payload: Vec::new(),
+            payload_len: 0,
             tso_mss: None,
             ecn: 0,
         }
@@ -60,8 +63,7 @@ impl Default for Transmit {
 }
 
 impl Transmit {
-    /// The TCP header. Its checksum field holds the folded, not complemented sum over the pseudo-header: with the length for
-    /// one packet, without it for a chain, which is what devices ask for. Without such a device call `fill_checksum`.
+    /// The TCP header. Its checksum field is 0: call `fill_checksum`, or `fill_pseudo_header_sum` for a device that does the rest.
     pub fn header(&self) -> &[u8] {
         &self.header[..usize::from(self.header_len)]
     }
@@ -72,7 +74,7 @@ impl Transmit {
     }
 
     pub fn payload_len(&self) -> usize {
-        crate::buf::gather_len(&self.payload)
+        self.payload_len as usize
     }
 
     /// As how many packets a payload of `payload_len` bytes reaches the wire (Linux: tcp_skb_pcount).
@@ -96,6 +98,16 @@ impl Transmit {
         self.set_checksum(sum.finish());
     }
 
+    /// Puts the folded, not complemented sum over the pseudo-header in the checksum's place: with the length for one packet, without it
+    /// for a chain, which is what devices ask for.
+    pub fn fill_pseudo_header_sum(&mut self) {
+        let sum = match self.tso_mss {
+            Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
+            None => Sum::pseudo_header(self.src, self.dst, protocol::TCP, usize::from(self.header_len) + self.payload_len()),
+        };
+        self.set_checksum(sum.partial());
+    }
+
     fn set_checksum(&mut self, checksum: u16) {
         self.header[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&checksum.to_be_bytes());
     }
@@ -116,14 +128,8 @@ impl Transmit {
     #[inline]
     fn address(&mut self, tuple: &FourTuple, payload_len: usize) {
         (self.src, self.dst, self.ecn) = (tuple.local_ip, tuple.remote_ip, 0);
-        let sum = match self.tso_mss {
-            Some(_) => Sum::pseudo_header_without_length(self.src, self.dst, protocol::TCP),
-            None => {
-                let len = usize::from(self.header_len) + payload_len;
-                Sum::pseudo_header(self.src, self.dst, protocol::TCP, len)
-            }
-        };
-        self.set_checksum(sum.partial());
+        self.payload_len = payload_len as u32;
+        debug_assert_eq!(crate::buf::gather_len(&self.payload), payload_len);
     }
 
     pub(crate) fn clear(&mut self) {

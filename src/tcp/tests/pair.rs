@@ -321,7 +321,7 @@ impl Pair {
                         side.transmit.fill_checksum();
                         vec![[side.transmit.header(), &payload(&side.transmit)].concat()]
                     }
-                    _ => segments(&side.transmit),
+                    _ => segments(&mut side.transmit),
                 };
                 let ecn = side.transmit.ecn;
                 for bytes in packets {
@@ -498,8 +498,9 @@ fn payload(transmit: &Transmit) -> Vec<u8> {
     transmit.payload.iter().flat_map(|slice| slice.to_vec()).collect()
 }
 
-/// What a device makes of a transmission: packets, and their checksums out of the sum that the stack left in the header, as it is.
-pub fn segments(transmit: &Transmit) -> Vec<Vec<u8>> {
+/// What a device makes of a transmission: packets, and their checksums out of the pseudo-header's sum, as it is.
+pub fn segments(transmit: &mut Transmit) -> Vec<Vec<u8>> {
+    transmit.fill_pseudo_header_sum();
     let payload = payload(transmit);
     let mss = transmit.tso_mss.map_or(payload.len().max(1), usize::from);
     let count = payload.len().div_ceil(mss).max(1);

@@ -169,7 +169,7 @@ impl Runner {
         }
         let mut transmit = Transmit::default();
         while self.endpoint.poll_transmit(self.now, &self.limits, &mut transmit) {
-            for bytes in segments(&transmit) {
+            for bytes in segments(&mut transmit) {
                 let (repr, len) = Repr::parse(&bytes).unwrap();
                 for (at, byte) in bytes[len..].iter().enumerate() {
                     let position = repr.seq.distance(self.iss.unwrap() + 1) as usize + at;
