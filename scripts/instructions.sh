@@ -20,11 +20,15 @@ binary=$(executable instructions) segments=$(executable segments) micro=$(execut
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-# Runs a benchmark ($2 ..) and collects inside the functions that $1 names; prints the instructions.
+# Runs a benchmark ($2 ..) and collects inside the functions that $1 names, one a word, but not where one is inside another; prints the
+# instructions.
 collected() {
-  local functions=$1
+  local toggles=() function
+  set -f
+  for function in $1; do toggles+=(--toggle-collect="$function"); done
+  set +f
   shift
-  valgrind --tool=callgrind --collect-atstart=no --toggle-collect="$functions" --callgrind-out-file="$out/profile" \
+  valgrind --tool=callgrind --collect-atstart=no "${toggles[@]}" --callgrind-out-file="$out/profile" \
     "$@" >"$out/figures" 2>"$out/log" || { cat "$out/log" >&2; exit 1; }
   awk '/^(summary|totals):/ { print $2; exit }' "$out/profile"
 }
@@ -93,15 +97,15 @@ single() {
   row "READ 1 MiB" read 50 1048576 65536 single
 }
 
-# What $2 instances of an operation of benches/segments.rs cost, each; $3 what one of them is.
+# What $2 instances of an operation of benches/segments.rs cost, each, or each of its $4 parts; $3 what one of them is.
 segment_row() {
   local instructions
-  instructions=$(collected 'segments::measured*' "$segments" "$1" "$2")
-  echo "| $3 | $((instructions / $2)) |"
+  instructions=$(collected 'segments::measured* segments::driven*' "$segments" "$1" "$2")
+  echo "| $3 | $((instructions / $2 / ${4:-1})) |"
 }
 
 segments() {
-  echo "TCP/IP alone: interface and endpoint, without what is above and without the driver:"
+  echo "TCP/IP alone: interface and endpoint, without what is above and without the driver, but for received buffers given back:"
   echo
   echo "| what | instructions |"
   echo "|---|---:|"
@@ -110,7 +114,9 @@ segments() {
   segment_row ack-of-a-chain 100 "pure ACK of a chain of 17 segments"
   segment_row segment 320 "full segment in order, one in a turn"
   segment_row segment-burst 320 "full segment in order, 16 in a turn"
-  segment_row chain-of-17 100 "a chain of 17 segments (60 KiB) sent"
+  segment_row chain-of-17 100 "a chain of 17 segments (60 KiB) sent, one in a turn"
+  segment_row chain-of-17-burst 320 "a chain of 17 segments sent, 16 in a turn, each of another connection"
+  segment_row chain-of-a-large-reply 20 "a chain of 16 to 18 segments, one of the 17 of a reply of 1 MiB" 17
   segment_row send-64k 100 "64 KiB and a head in 17 slices sent, two chains"
   segment_row send-64k-packets 100 "64 KiB and a head in 17 slices sent, 46 packets"
   segment_row life 100 "a connection's life: 5 segments in, 4 out"
@@ -122,7 +128,6 @@ segments() {
   segment_row reset 320 "a connection reset by the peer, 16 in a turn"
   segment_row idle-turn 100 "a turn of an idle server, 16 connections"
   segment_row buffer 320 "of each segment: a received buffer given back"
-  segment_row references 100 "of a chain of 17: 16 references let go by the device"
 }
 
 # What one of $2 runs of a piece of benches/micro.rs costs.

@@ -543,7 +543,7 @@ pub fn clone_onto(slices: &[Slice], out: &mut Vec<Slice>) {
         // SAFETY: the slice owns a reference.
         counts |= unsafe { slice.page.references() }.fetch_add(1, Ordering::Relaxed);
     }
-    // As in `acquire`, once for all: a count at the limit or beyond shows its top bit, and none gets from there to its end in one list.
+    // As in `acquire`, once for all: a count beyond the limit shows its top bit, and none gets from there to its end in one list.
     if counts > PAGE_REFERENCES_MAX {
         std::process::abort();
     }

@@ -268,6 +268,18 @@ impl SendQueue {
     fn pieces_up_to(&self, first: usize, end: usize, composition: &Composition) -> Option<(usize, Reached)> {
         let Composition { mss, pieces_per_packet_max, pieces_max } = *composition;
         let (mut pieces, mut shorter, mut between, mut of_slices) = (0, 0, 0, 0);
+        if self.runs.pieces_of_a_packet(mss) <= pieces_per_packet_max {
+            for part in self.from(first) {
+                for slice in part {
+                    of_slices += slice.len();
+                    pieces += 1;
+                    if of_slices >= end {
+                        return (pieces <= pieces_max).then_some((pieces, Reached { of_slices, planned: end }));
+                    }
+                }
+            }
+            return None;
+        }
         for part in self.from(first) {
             for slice in part {
                 pieces += 1;

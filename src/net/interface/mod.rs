@@ -166,6 +166,8 @@ pub struct Interface {
     events: VecDeque<InterfaceEvent>,
     recognised: Recognised,
     routes: Routes,
+    /// Of the packet that is sent.
+    headers: send::Headers,
     counters: InterfaceCounters,
 }
 
@@ -194,6 +196,7 @@ impl Interface {
             events: VecDeque::new(),
             recognised: Recognised::default(),
             routes: Routes::default(),
+            headers: send::Headers::new(),
             counters: InterfaceCounters::default(),
             options,
         };

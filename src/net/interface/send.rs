@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::Interface;
 use super::routes::{Hop, fold};
+use super::{Interface, InterfaceCounters};
 use crate::buf::{Slice, gather_len};
 use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
 use crate::time::Instant;
@@ -125,14 +125,14 @@ pub(super) enum Control {
 }
 
 /// Headers as they go on the wire, and what the device shall do with them.
-struct Headers {
+pub(super) struct Headers {
     bytes: [u8; HEADERS_MAX],
     len: usize,
     offload: TxOffload,
 }
 
 impl Headers {
-    fn new() -> Headers {
+    pub(super) fn new() -> Headers {
         Headers { bytes: [0; HEADERS_MAX], len: 0, offload: TxOffload::default() }
     }
 
@@ -193,10 +193,9 @@ impl Interface {
             (IpAddr::V6(src), IpAddr::V6(dst)) => return self.try_send_v6(now, device, (src, dst), packet),
             _ => return Err(SendRefused::NoRoute),
         };
-        let mut headers = Headers::new();
         let octets = packet.transport_header.len() + gather_len(packet.payload);
-        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, octets, &mut headers)? {
-            device.transmit(headers.bytes(), packet.payload, &headers.offload)?;
+        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, octets)? {
+            device.transmit(self.headers.bytes(), packet.payload, &self.headers.offload)?;
             self.counters.packets_out += 1;
         }
         Ok(())
@@ -211,10 +210,9 @@ impl Interface {
         payload_len: usize,
     ) -> Result<(), SendRefused> {
         if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
-            let mut headers = Headers::new();
             let octets = packet.transport_header.len() + payload_len;
-            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, octets, &mut headers)? {
-                device.transmit_taking(headers.bytes(), payload, &headers.offload)?;
+            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, octets)? {
+                device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload)?;
                 self.counters.packets_out += 1;
             }
         } else {
@@ -224,10 +222,9 @@ impl Interface {
         Ok(())
     }
 
-    /// The headers of a packet with `payload` over IPv4 into `headers`, which are new; `false`: it was kept until its neighbour has told its
-    /// MAC address. `octets`: transport header and payload.
+    /// The headers of a packet with `payload` over IPv4 into `self.headers`; `false`: it was kept until its neighbour has told its MAC address.
+    /// `octets`: transport header and payload.
     #[inline]
-    #[allow(clippy::too_many_arguments, reason = "a packet in its parts, two of them the caller's, and what is made of it")]
     fn prepare(
         &mut self,
         now: Instant,
@@ -236,12 +233,11 @@ impl Interface {
         packet: &OutgoingPacket<'_>,
         payload: &[Slice],
         octets: usize,
-        headers: &mut Headers,
     ) -> Result<bool, SendRefused> {
         self.check_length(capabilities, packet, octets, ipv4::HEADER_LEN)?;
         match self.hop(now, src, dst)? {
             Hop::Known => {
-                self.put_headers(capabilities, dst, packet, payload, octets, headers);
+                self.put_headers(capabilities, dst, packet, payload, octets);
                 Ok(true)
             }
             Hop::Unresolved(next_hop) => {
@@ -298,12 +294,12 @@ impl Interface {
         packet: &OutgoingPacket<'_>,
         payload: &[Slice],
         octets: usize,
-        headers: &mut Headers,
     ) {
         // Also with TSO only where it is offered: virtio and vmxnet3 cut packets and take over the checksum of the whole one's header,
         // but refuse a packet that asks for it.
         let mut offload = TxOffload { tso_mss: packet.tso_mss, ip_checksum: capabilities.ip_checksum, ..TxOffload::default() };
-        let template = self.routes.template(dst);
+        let Interface { headers, routes, counters, .. } = self;
+        let template = routes.template(dst);
         // At most 65,535 by `check_length`.
         let total_len = (ipv4::HEADER_LEN + octets) as u16;
         let l2_len = template.put(&mut headers.bytes, packet.traffic_class, total_len, packet.protocol, !offload.ip_checksum);
@@ -326,7 +322,7 @@ impl Interface {
                 place.copy_from_slice(&field.to_be_bytes());
             }
         } else {
-            self.transport_checksum(capabilities, packet, payload, octets, transport, &mut offload);
+            transport_checksum(counters, capabilities, packet, payload, octets, transport, &mut offload);
         }
         if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
             (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv4::HEADER_LEN as u8, l4_len as u8);
@@ -350,40 +346,6 @@ impl Interface {
         }
     }
 
-    /// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
-    #[inline]
-    pub(super) fn transport_checksum(
-        &mut self,
-        capabilities: &DeviceCapabilities,
-        packet: &OutgoingPacket<'_>,
-        payload: &[Slice],
-        octets: usize,
-        header: &mut [u8],
-        offload: &mut TxOffload,
-    ) {
-        let Some(at) = transport_field_offset(packet.protocol) else { return };
-        offload.tcp_checksum = packet.protocol == protocol::TCP && (capabilities.tcp_checksum || offload.tso_mss.is_some());
-        offload.udp_checksum = packet.protocol == protocol::UDP && capabilities.udp_checksum;
-        let field = if offload.tso_mss.is_some() {
-            Sum::pseudo_header_without_length(packet.src, packet.dst, packet.protocol).partial()
-        } else if offload.tcp_checksum || offload.udp_checksum {
-            Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets).partial()
-        } else {
-            if let Some(field) = header.get_mut(at..at + 2) {
-                field.fill(0);
-            }
-            let mut sum = Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets);
-            sum.add(header);
-            sum.add_slices(payload);
-            self.counters.software_checksum_octets += octets as u64;
-            if packet.protocol == protocol::UDP { udp_field(&sum) } else { sum.finish() }
-        };
-        // `check_length` has refused headers in which the field is missing.
-        if let Some(bytes) = header.get_mut(at..at + 2) {
-            bytes.copy_from_slice(&field.to_be_bytes());
-        }
-    }
-
     pub(super) fn send_arp<D: Device + ?Sized>(
         &mut self,
         device: &mut D,
@@ -396,5 +358,39 @@ impl Interface {
         device.transmit(&frame[..link_len + arp::PACKET_LEN], &[], &TxOffload::default())?;
         self.counters.arp_out += 1;
         Ok(())
+    }
+}
+
+/// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
+#[inline]
+pub(super) fn transport_checksum(
+    counters: &mut InterfaceCounters,
+    capabilities: &DeviceCapabilities,
+    packet: &OutgoingPacket<'_>,
+    payload: &[Slice],
+    octets: usize,
+    header: &mut [u8],
+    offload: &mut TxOffload,
+) {
+    let Some(at) = transport_field_offset(packet.protocol) else { return };
+    offload.tcp_checksum = packet.protocol == protocol::TCP && (capabilities.tcp_checksum || offload.tso_mss.is_some());
+    offload.udp_checksum = packet.protocol == protocol::UDP && capabilities.udp_checksum;
+    let field = if offload.tso_mss.is_some() {
+        Sum::pseudo_header_without_length(packet.src, packet.dst, packet.protocol).partial()
+    } else if offload.tcp_checksum || offload.udp_checksum {
+        Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets).partial()
+    } else {
+        if let Some(field) = header.get_mut(at..at + 2) {
+            field.fill(0);
+        }
+        let mut sum = Sum::pseudo_header(packet.src, packet.dst, packet.protocol, octets);
+        sum.add(header);
+        sum.add_slices(payload);
+        counters.software_checksum_octets += octets as u64;
+        if packet.protocol == protocol::UDP { udp_field(&sum) } else { sum.finish() }
+    };
+    // `check_length` has refused headers in which the field is missing.
+    if let Some(bytes) = header.get_mut(at..at + 2) {
+        bytes.copy_from_slice(&field.to_be_bytes());
     }
 }

@@ -590,7 +590,7 @@ impl Connection {
     }
 
     /// `header` and `emit` of what carries ACK, no SACK blocks and no echoes of marks.
-    #[inline]
+    #[inline(always)]
     fn emit_plain(&mut self, now: Instant, shared: &mut Shared, position: u64, flags: Flags, len: usize, out: &mut Transmit) {
         let repr = PlainRepr {
             src_port: self.tuple.local_port,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::OwnPacket;
 use crate::buf::gather_len;
 use crate::net::device::{Device, TxOffload};
-use crate::net::interface::send::{HEADERS_MAX, ParkedPacket, TRANSPORT_HEADER_MAX};
+use crate::net::interface::send::{HEADERS_MAX, ParkedPacket, TRANSPORT_HEADER_MAX, transport_checksum};
 use crate::net::interface::{Interface, OutgoingPacket, SendRefused};
 use crate::net::neighbour::Lookup;
 use crate::time::Instant;
@@ -72,7 +72,7 @@ impl Interface {
         transport.copy_from_slice(&packet.transport_header[..transport_len]);
         let mut offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
         let capabilities = *device.capabilities();
-        self.transport_checksum(&capabilities, packet, packet.payload, octets, transport, &mut offload);
+        transport_checksum(&mut self.counters, &capabilities, packet, packet.payload, octets, transport, &mut offload);
         let mut bytes = [0; HEADERS_MAX];
         let l2_len = self.put_link_header(&mut bytes, mac, ethertype::IPV6);
         let l4_at = l2_len + ipv6::HEADER_LEN;
