@@ -17,15 +17,15 @@ pub use rx::{Checksum, RxChain, RxPacket, RxRest, View};
 #[inline]
 pub(crate) fn survey(gather: &[Slice], than: usize) -> (usize, u32) {
     let (mut len, mut short) = (0, 0);
-    let (fours, rest) = gather.as_chunks::<4>();
-    for [a, b, c, d] in fours {
-        len += a.len() + b.len() + c.len() + d.len();
-        short += u32::from(a.len() < than) + u32::from(b.len() < than) + u32::from(c.len() < than) + u32::from(d.len() < than);
-    }
-    for slice in rest {
+    let mut fours = gather.chunks_exact(4);
+    let mut add = |slice: &Slice| {
         len += slice.len();
         short += u32::from(slice.len() < than);
+    };
+    for four in &mut fours {
+        four.iter().for_each(&mut add);
     }
+    fours.remainder().iter().for_each(add);
     (len, short)
 }
 
