@@ -317,7 +317,7 @@ impl Connection {
 
     fn on_keepalive_timeout(&mut self, now: Instant, shared: &mut Shared) {
         let keepalive = shared.options.keepalive.unwrap_or_default();
-        if !self.scoreboard.is_empty() || self.timers.is_armed(Timer::Persist) {
+        if !self.scoreboard.is_empty() || self.has_something_to_send() {
             // Data is in flight, or waits for a window that is probed: those timers decide. Section 3.8.4: only on an idle connection.
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);
             return;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::pair::encode;
 use crate::buf::{Checksum, PagePool, RxPacket};
 use crate::tcp::syn_queue::PER_BUSY_TURN;
-use crate::tcp::{CongestionControl, ConnectError, Endpoint, Event, ListenError, Options, Transmit, TransmitLimits};
+use crate::tcp::{CongestionControl, ConnectError, Endpoint, Event, Keepalive, ListenError, Options, Transmit, TransmitLimits};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
 
@@ -108,6 +108,42 @@ fn local_ports_are_spread_and_not_used_twice() {
     };
     let firsts = HashSet::from([first(1, "10.0.0.1:2049"), first(2, "10.0.0.1:2049"), first(1, "10.0.0.3:2049")]);
     assert_eq!(firsts.len(), 3, "neither the secret nor the destination tells another's port");
+}
+
+/// RFC 9293 section 3.8.4: only on an idle connection, also when the timer of a closed window's probes is due at the same time and no
+/// answer can be newer than the last of them.
+#[test]
+fn a_connection_whose_closed_window_is_probed_is_not_given_up_by_keepalive() {
+    let keepalive = Keepalive { idle: Duration::from_secs(30), interval: Duration::from_secs(5), probes_max: 3 };
+    let mut tcp = endpoint(Options { keepalive: Some(keepalive), ..Options::default() });
+    tcp.listen(2049).unwrap();
+    let (peer, us): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    inject(&mut tcp, START, peer, us, &syn(700));
+    let answer = sent(&mut tcp, START)[0];
+    let ack = |window| Repr {
+        src_port: 700,
+        dst_port: 2049,
+        seq: SeqNumber(10),
+        ack: answer.seq + 1,
+        flags: Flags::ACK,
+        window,
+        options: TcpOptions { timestamps: Some(Timestamps { value: 2, echo_reply: 0 }), ..TcpOptions::default() },
+        ..Repr::default()
+    };
+    inject(&mut tcp, START, peer, us, &ack(0));
+    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("no connection") };
+    let page = PagePool::anonymous(1, 512).unwrap().allocate().unwrap();
+    tcp.send(START, id, &mut vec![page.freeze()]).unwrap();
+    assert!(sent(&mut tcp, START).is_empty());
+    let mut now = START;
+    for _ in 0..20 {
+        // Late enough for whatever may be armed.
+        now += Duration::from_secs(61);
+        tcp.handle_timeout(now);
+        assert_eq!(sent(&mut tcp, now).len(), 1, "a probe of the window");
+        inject(&mut tcp, now, peer, us, &ack(0));
+    }
+    assert_eq!((tcp.counters().keep_alives, tcp.counters().win_probes, tcp.poll_event()), (0, 20, None));
 }
 
 #[test]
