@@ -1,7 +1,8 @@
 //! All connections of one core: the tables, listening ports, stateless replies, timers and the fair order of sending.
 //!
 //! Read first: RFC 9293 section 3.10.7, RFC 6528, RFC 6056, RFC 5927. A segment finds its connection here; what it does to it
-//! is `connection`'s. Every call ends in `settle`, the one place that turns a connection's wishes into table changes.
+//! is `connection`'s. Every call ends in `settle`, the one place that turns a connection's wishes into table changes, or in those of its parts
+//! that sending may ask for, `queue` and `arm`.
 //! - `listen`: ports, half-open connections, SYN cookies, what a SYN may do to a TIME-WAIT.
 //! - `settings`: what can be told one connection.
 //! - `transmit`: a packet or chain that leaves, and what the layers below can carry.

@@ -103,12 +103,16 @@ impl SendQueue {
         debug_assert!(self.len() + len <= LEN_MAX);
         debug_assert!(len == crate::buf::gather_len(gather) && gather.iter().all(|slice| !slice.is_empty()));
         debug_assert!(short.slices as usize == gather.iter().filter(|slice| slice.len() < usize::from(short.than)).count());
-        let ends_short = gather.last().is_some_and(|last| last.len() < usize::from(short.than));
+        // Nothing: neither the end of a run of short slices, nor memory to keep.
+        let Some(last) = gather.last() else { return };
+        let ends_short = last.len() < usize::from(short.than);
         self.runs.add(short, ends_short, self.slices.is_empty());
         self.end += len as u64;
-        // A deque takes a vector's memory over, and gives it back.
+        // A deque takes a vector's memory over, and gives it back; another's if it is as large, for a vector that serves all connections
+        // should not leave its memory with those that need little.
         let mut taken = VecDeque::from(std::mem::take(gather));
-        if self.slices.is_empty() && self.slices.capacity() >= taken.len() {
+        let room = self.slices.capacity();
+        if self.slices.is_empty() && room >= taken.len() && 2 * room >= taken.capacity() {
             std::mem::swap(&mut self.slices, &mut taken);
         } else {
             self.slices.append(&mut taken);
@@ -344,6 +348,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn queue(lens: &[usize]) -> (SendQueue, PagePool) {
+        queue_of(lens, &[], 1000)
+    }
+
+    /// Slices of `lens` bytes in lists that end behind so many of them, more than one if something is cut twice; `than`: the MSS.
+    fn queue_of(lens: &[usize], cuts: &[usize], than: usize) -> (SendQueue, PagePool) {
         let pool = PagePool::anonymous(lens.len().max(1), 4096).unwrap();
         let mut queue = SendQueue::new(100);
         let mut gather = Vec::new();
@@ -358,7 +367,19 @@ mod tests {
             slice.truncate(*len);
             gather.push(slice);
         }
-        push(&mut queue, &mut gather, 1000);
+        let (mut cuts, mut total) = (cuts.to_vec(), gather.len());
+        cuts.sort_unstable();
+        let mut lists = Vec::new();
+        for cut in cuts.into_iter().rev() {
+            total = total.min(cut);
+            lists.push(gather.split_off(total));
+        }
+        lists.push(gather);
+        for mut gather in lists.into_iter().rev() {
+            push(&mut queue, &mut gather, than);
+            assert!(gather.is_empty());
+        }
+        let gather: Vec<Slice> = Vec::new();
         assert!(gather.is_empty());
         (queue, pool)
     }
@@ -415,6 +436,14 @@ mod tests {
         assert_eq!(queue.gather(100, 4540, &few, &mut out), 1000);
     }
 
+    #[test]
+    fn an_empty_list_ends_no_run_of_short_slices() {
+        let (mut queue, _pool) = queue_of(&[10, 10, 10, 10, 1500], &[2, 2], 1000);
+        let narrow = Composition { mss: 1000, pieces_per_packet_max: 4, pieces_max: 64 };
+        let mut out = Vec::new();
+        assert_eq!(queue.gather(100, 1540, &narrow, &mut out), 40);
+    }
+
     proptest! {
         /// Whatever was gathered before, first or again, and however much is acknowledged: the bytes at an offset are those that were put there.
         #[test]
@@ -466,10 +495,12 @@ mod tests {
 
         #[test]
         fn no_packet_of_any_chain_has_too_many_pieces(
-            sizes in proptest::collection::vec(1usize..3000, 1..20),
-            skip in 0usize..2000, mss in 1usize..2000, per_packet in 1usize..5, total in 1usize..12,
+            sizes in proptest::collection::vec(prop_oneof![1usize..20, 1usize..3000], 1..20),
+            cuts in proptest::collection::vec(0usize..20, 0..4),
+            than in 1usize..2000,
+            skip in 0usize..2000, mss in 1usize..2000, per_packet in 1usize..5, total in 1usize..20,
         ) {
-            let (mut queue, _pool) = queue(&sizes);
+            let (mut queue, _pool) = queue_of(&sizes, &cuts, than);
             let sum: usize = sizes.iter().sum();
             prop_assume!(skip < sum);
             let composition = Composition { mss, pieces_per_packet_max: per_packet, pieces_max: total };
