@@ -126,9 +126,9 @@ pub(super) enum Control {
 
 /// Headers as they go on the wire, and what the device shall do with them.
 pub(super) struct Headers {
-    bytes: [u8; HEADERS_MAX],
-    len: usize,
-    offload: TxOffload,
+    pub bytes: [u8; HEADERS_MAX],
+    pub len: usize,
+    pub offload: TxOffload,
 }
 
 impl Headers {
@@ -188,13 +188,8 @@ impl Interface {
         device: &mut D,
         packet: &OutgoingPacket<'_>,
     ) -> Result<(), SendRefused> {
-        let addresses = match (packet.src, packet.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => (src, dst),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => return self.try_send_v6(now, device, (src, dst), packet),
-            _ => return Err(SendRefused::NoRoute),
-        };
         let octets = packet.transport_header.len() + gather_len(packet.payload);
-        if self.prepare(now, device.capabilities(), addresses, packet, packet.payload, octets)? {
+        if self.prepare(now, device.capabilities(), packet, packet.payload, octets)? {
             device.transmit(self.headers.bytes(), packet.payload, &self.headers.offload)?;
             self.counters.packets_out += 1;
         }
@@ -209,23 +204,36 @@ impl Interface {
         payload: &mut Vec<Slice>,
         payload_len: usize,
     ) -> Result<(), SendRefused> {
-        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) {
-            let octets = packet.transport_header.len() + payload_len;
-            if self.prepare(now, device.capabilities(), (src, dst), packet, payload, octets)? {
-                device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload)?;
-                self.counters.packets_out += 1;
-            }
-        } else {
-            self.try_send(now, device, &OutgoingPacket { payload, ..*packet })?;
+        let octets = packet.transport_header.len() + payload_len;
+        if self.prepare(now, device.capabilities(), packet, payload, octets)? {
+            device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload)?;
+            self.counters.packets_out += 1;
         }
         payload.clear();
         Ok(())
     }
 
-    /// The headers of a packet with `payload` over IPv4 into `self.headers`; `false`: it was kept until its neighbour has told its MAC address.
+    /// The headers of a packet with `payload` into `self.headers`; `false`: it was kept until its neighbour has told its MAC address.
     /// `octets`: transport header and payload.
     #[inline]
     fn prepare(
+        &mut self,
+        now: Instant,
+        capabilities: &DeviceCapabilities,
+        packet: &OutgoingPacket<'_>,
+        payload: &[Slice],
+        octets: usize,
+    ) -> Result<bool, SendRefused> {
+        match (packet.src, packet.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => self.prepare_v4(now, capabilities, (src, dst), packet, payload, octets),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => self.prepare_v6(now, capabilities, (src, dst), packet, payload, octets),
+            _ => Err(SendRefused::NoRoute),
+        }
+    }
+
+    /// `prepare` for IPv4.
+    #[inline]
+    fn prepare_v4(
         &mut self,
         now: Instant,
         capabilities: &DeviceCapabilities,

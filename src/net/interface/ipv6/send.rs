@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::OwnPacket;
-use crate::buf::gather_len;
-use crate::net::device::{Device, TxOffload};
-use crate::net::interface::send::{HEADERS_MAX, ParkedPacket, TRANSPORT_HEADER_MAX, transport_checksum};
+use crate::buf::Slice;
+use crate::net::device::{Device, DeviceCapabilities, TxOffload};
+use crate::net::interface::send::{HEADERS_MAX, ParkedPacket, transport_checksum};
 use crate::net::interface::{Interface, OutgoingPacket, SendRefused};
 use crate::net::neighbour::Lookup;
 use crate::time::Instant;
@@ -16,15 +16,17 @@ use crate::wire::ethernet::{Address, ethertype};
 use crate::wire::ipv6;
 
 impl Interface {
-    pub(in crate::net::interface) fn try_send_v6<D: Device + ?Sized>(
+    /// `Interface::prepare` for IPv6.
+    pub(in crate::net::interface) fn prepare_v6(
         &mut self,
         now: Instant,
-        device: &mut D,
+        capabilities: &DeviceCapabilities,
         (src, dst): (Ipv6Addr, Ipv6Addr),
         packet: &OutgoingPacket<'_>,
-    ) -> Result<(), SendRefused> {
-        let octets = packet.transport_header.len() + gather_len(packet.payload);
-        self.check_length(device.capabilities(), packet, octets, ipv6::HEADER_LEN)?;
+        payload: &[Slice],
+        octets: usize,
+    ) -> Result<bool, SendRefused> {
+        self.check_length(capabilities, packet, octets, ipv6::HEADER_LEN)?;
         let ipv6 = self.ipv6.as_mut().ok_or(SendRefused::NoRoute)?;
         let longest = packet.tso_mss.map_or(octets, |mss| packet.transport_header.len() + usize::from(mss));
         if ipv6::HEADER_LEN + longest > usize::from(ipv6.link_mtu) {
@@ -38,8 +40,8 @@ impl Interface {
         let mac = match ipv6.neighbours.lookup(now, next_hop) {
             Lookup::Resolved(mac) => mac,
             Lookup::Unresolved => {
-                ipv6.neighbours.park(next_hop, ParkedPacket::of(packet));
-                return Ok(());
+                ipv6.neighbours.park(next_hop, ParkedPacket::of(&OutgoingPacket { payload, ..*packet }));
+                return Ok(false);
             }
             Lookup::Failed => return Err(SendRefused::NeighbourUnreachable),
         };
@@ -53,37 +55,35 @@ impl Interface {
             // At most 65,535 - 40 by `check_length`.
             payload_len: octets as u16,
         };
-        self.transmit_v6(device, mac, &header, packet, octets)?;
-        self.counters.packets_out += 1;
-        Ok(())
+        self.put_headers_v6(capabilities, mac, &header, packet, payload, octets);
+        Ok(true)
     }
 
-    fn transmit_v6<D: Device + ?Sized>(
+    fn put_headers_v6(
         &mut self,
-        device: &mut D,
+        capabilities: &DeviceCapabilities,
         mac: Address,
         header: &ipv6::Repr,
         packet: &OutgoingPacket<'_>,
+        payload: &[Slice],
         octets: usize,
-    ) -> Result<(), SendRefused> {
-        let mut transport = [0; TRANSPORT_HEADER_MAX];
-        let transport_len = packet.transport_header.len().min(TRANSPORT_HEADER_MAX);
-        let transport = &mut transport[..transport_len];
-        transport.copy_from_slice(&packet.transport_header[..transport_len]);
-        let mut offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
-        let capabilities = *device.capabilities();
-        transport_checksum(&mut self.counters, &capabilities, packet, packet.payload, octets, transport, &mut offload);
-        let mut bytes = [0; HEADERS_MAX];
-        let l2_len = self.put_link_header(&mut bytes, mac, ethertype::IPV6);
+    ) {
+        let mut link = [0; HEADERS_MAX];
+        let l2_len = self.put_link_header(&mut link, mac, ethertype::IPV6);
         let l4_at = l2_len + ipv6::HEADER_LEN;
-        bytes[l2_len..l4_at].copy_from_slice(&header.emit());
-        bytes[l4_at..l4_at + transport_len].copy_from_slice(transport);
+        // At most TRANSPORT_HEADER_MAX by `check_length`.
+        let l4_len = packet.transport_header.len();
+        let Interface { headers, counters, .. } = self;
+        headers.bytes[..l2_len].copy_from_slice(&link[..l2_len]);
+        headers.bytes[l2_len..l4_at].copy_from_slice(&header.emit());
+        let transport = &mut headers.bytes[l4_at..l4_at + l4_len];
+        transport.copy_from_slice(packet.transport_header);
+        let mut offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
+        transport_checksum(counters, capabilities, packet, payload, octets, transport, &mut offload);
         if offload.tcp_checksum || offload.udp_checksum {
-            offload.l2_len = l2_len as u8;
-            offload.l3_len = ipv6::HEADER_LEN as u8;
-            offload.l4_len = transport_len as u8;
+            (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv6::HEADER_LEN as u8, l4_len as u8);
         }
-        Ok(device.transmit(&bytes[..l4_at + transport_len], packet.payload, &offload)?)
+        (headers.len, headers.offload) = (l4_at + l4_len, offload);
     }
 
     /// Discovery, a listener report: a packet that is whole.

@@ -1,6 +1,7 @@
 //! Packets up and down: the checks of RFC 8200 and 4291, ICMP by RFC 4443, VLANs, what devices are asked to do.
 
 use super::*;
+use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
 use proptest::prelude::*;
 
 // ---- up ----
@@ -278,6 +279,48 @@ fn a_device_that_cuts_ipv6_gets_chains_and_one_that_does_not_refuses_them() {
     assert_eq!(bench.interface.send(bench.now, &mut bench.device, &too_long), Err(SendRefused::TooLong));
     bench.device.capabilities_mut().tso_ipv6 = false;
     assert_eq!(bench.interface.send(bench.now, &mut bench.device, &chain), Err(SendRefused::TooLong));
+}
+
+/// Takes what it is given, and nothing by reference.
+struct Taker {
+    capabilities: DeviceCapabilities,
+    taken: Vec<Slice>,
+}
+
+impl Device for Taker {
+    fn capabilities(&self) -> &DeviceCapabilities {
+        &self.capabilities
+    }
+
+    fn receive(&mut self, _: &mut Vec<RxFrame>) -> usize {
+        0
+    }
+
+    fn transmit(&mut self, _: &[u8], _: &[Slice], _: &TxOffload) -> Result<(), TxRefused> {
+        panic!("references were counted on the way");
+    }
+
+    fn transmit_taking(&mut self, _: &[u8], payload: &mut Vec<Slice>, _: &TxOffload) -> Result<(), TxRefused> {
+        self.taken.append(payload);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn what_a_device_takes_reaches_it_without_another_reference() {
+    let mut bench = bench_at(EndOptions::offloading(OUR_MAC.0, 1500), |_| {});
+    bench.introduce();
+    let mut device = Taker { capabilities: *bench.device.capabilities(), taken: Vec::new() };
+    let header = tcp_header();
+    let packet = outgoing(peer(), &header, &[]);
+    let mut payload = vec![slice(&[5; 700])];
+    bench.interface.send_taking(bench.now, &mut device, &packet, &mut payload, 700).unwrap();
+    assert!(payload.is_empty());
+    assert!(device.taken.len() == 1 && device.taken[0].is_unique());
 }
 
 #[test]
