@@ -232,7 +232,7 @@ impl Interface {
     }
 
     /// `prepare` for IPv4.
-    #[inline]
+    #[inline(always)]
     fn prepare_v4(
         &mut self,
         now: Instant,
@@ -316,9 +316,14 @@ impl Interface {
         // At most TRANSPORT_HEADER_MAX by `check_length`.
         let l4_len = packet.transport_header.len();
         let transport = &mut headers.bytes[l4_at..l4_at + l4_len];
-        match (transport.first_chunk_mut::<TCP_WITH_TIMESTAMPS>(), packet.transport_header.first_chunk()) {
-            // Nearly all: a copy of known length.
-            (Some(to), Some(from)) if l4_len == TCP_WITH_TIMESTAMPS => *to = *from,
+        // Nearly all are as long or longer: a copy of known length, and of what is left.
+        match (transport.split_first_chunk_mut::<TCP_WITH_TIMESTAMPS>(), packet.transport_header.split_first_chunk()) {
+            (Some((to, rest_to)), Some((from, rest))) => {
+                *to = *from;
+                if !rest.is_empty() {
+                    rest_to.copy_from_slice(rest);
+                }
+            }
             _ => transport.copy_from_slice(packet.transport_header),
         }
         if packet.protocol == protocol::TCP && (capabilities.tcp_checksum || packet.tso_mss.is_some()) {
