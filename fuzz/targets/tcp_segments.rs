@@ -25,7 +25,7 @@ use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber, Timestamps};
 
 use super::input::Input;
 use super::judge::{Judge, Terms};
-use connection::{Connection, End, pattern, segment_lifetime_max};
+use connection::{Connection, End, is_text, put_text, segment_lifetime_max};
 use path::{CONGESTION_EXPERIENCED, IPV4_HEADER, Packet, joinable, joined, packets, with_checksum};
 use setup::{NEVER, Setup};
 
@@ -522,9 +522,7 @@ impl Conversation {
         while offset < stop {
             let Some(mut page) = pool.allocate() else { return };
             let n = piece.clamp(1, BLOCK).min((stop - offset) as usize);
-            for (byte, offset) in page[..n].iter_mut().zip(offset..) {
-                *byte = pattern(at, side, offset);
-            }
+            put_text(at, side, offset, &mut page[..n]);
             let mut slice = page.freeze();
             slice.truncate(n);
             gather.push(slice);
@@ -553,7 +551,7 @@ impl Conversation {
         let n = len.min(chain.len());
         let bytes = chain.view(0, n).expect("they are there").to_vec();
         chain.consume(n);
-        let right = bytes.iter().zip(end.received..).all(|(byte, offset)| *byte == pattern(at, 1 - side, offset));
+        let right = is_text(at, 1 - side, end.received, &bytes);
         assert!(tampered || right, "side {side} got other bytes than were sent, from {} on", end.received);
         end.received += n as u64;
         endpoint.received(self.now, id);

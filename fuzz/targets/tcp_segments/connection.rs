@@ -1,5 +1,6 @@
 //! What is known of one connection from outside: what either application has done and been told, and the judge of its segments.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nfsplice::tcp::{ConnectionId, Reason};
@@ -8,9 +9,39 @@ use nfsplice::wire::tcp::{Flags, Repr};
 
 use super::super::judge::{Judge, Terms};
 
-/// The byte at `offset` of what a side sends in a conversation's connection `number`.
-pub fn pattern(number: usize, side: usize, offset: u64) -> u8 {
-    (offset ^ offset >> 8 ^ offset >> 16) as u8 ^ (side as u8).wrapping_mul(0x55) ^ (number as u8).wrapping_mul(0x1d)
+/// The text that a side sends in a conversation's connection `number`, from `offset` on, in pieces of which the whole is endless. Pieces, for of a
+/// loop over octets the fuzzer watches every step: the octets that only differ in the low eight bits of their offset stand in a table.
+pub fn text(number: usize, side: usize, offset: u64) -> impl Iterator<Item = &'static [u8]> {
+    static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| (0..=255u8).flat_map(|of| (0..=255u8).map(move |low| low ^ of)).collect());
+    let of_stream = (side as u8).wrapping_mul(0x55) ^ (number as u8).wrapping_mul(0x1d);
+    let (first, low) = (offset >> 8, (offset & 0xff) as usize);
+    (first..).map(move |high| {
+        let row = usize::from((high ^ high >> 8) as u8 ^ of_stream) * 256;
+        &TABLE[row + if high == first { low } else { 0 }..row + 256]
+    })
+}
+
+/// Writes the text from `offset` on.
+pub fn put_text(number: usize, side: usize, offset: u64, mut out: &mut [u8]) {
+    for piece in text(number, side, offset) {
+        let (front, rest) = out.split_at_mut(piece.len().min(out.len()));
+        front.copy_from_slice(&piece[..front.len()]);
+        out = rest;
+        if out.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Whether `bytes` are the text from `offset` on.
+pub fn is_text(number: usize, side: usize, offset: u64, mut bytes: &[u8]) -> bool {
+    text(number, side, offset)
+        .map_while(|piece| {
+            let (front, rest) = bytes.split_at(piece.len().min(bytes.len()));
+            bytes = rest;
+            (!front.is_empty()).then(|| *front == piece[..front.len()])
+        })
+        .all(|same| same)
 }
 
 #[derive(Default)]

@@ -96,7 +96,9 @@ pub fn joined(packets: &[Packet]) -> RxPacket {
 /// TCP has left in the header.
 pub fn packets(transmit: &mut Transmit) -> Vec<Vec<u8>> {
     transmit.fill_pseudo_header_sum();
-    let payload: Vec<u8> = transmit.payload.iter().flat_map(|slice| slice.iter().copied()).collect();
+    // In one piece each: of a loop over octets the fuzzer watches every step.
+    let mut payload = Vec::with_capacity(transmit.payload_len());
+    transmit.payload.iter().for_each(|slice| payload.extend_from_slice(slice));
     let (repr, _) = Repr::parse(transmit.header()).expect("our own header");
     let mss = transmit.tso_mss.map_or(payload.len().max(1), usize::from);
     let count = payload.len().div_ceil(mss).max(1);
