@@ -41,7 +41,8 @@ impl Connection {
                 self.wake = true;
             }
         }
-        if !self.receive.refuses_text && (window == 0 || self.scoreboard.is_empty()) {
+        let ended = self.receive.refuses_text || matches!(self.state, State::LastAck | State::Closing);
+        if !ended && (window == 0 || self.scoreboard.is_empty()) {
             // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37). Once both directions are
             // closed nobody here would ever end the connection instead: then only progress counts, or a peer could keep our memory.
             (self.send.stalled_since, self.send.retries) = (now, 0);

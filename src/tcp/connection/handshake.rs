@@ -78,7 +78,6 @@ impl Connection {
             duplicate_acks: 0,
             quick_acks: options.quick_acks,
             last_received_at: now,
-            last_sign_of_life: now,
             challenge_at: Instant::ZERO,
         };
         Connection {
@@ -104,6 +103,7 @@ impl Connection {
             scaling: options.window_scaling,
             nagle: options.nagle,
             keepalive: options.keepalive.is_some(),
+            keepalive_probes: 0,
             user_timeout: millis(options.user_timeout),
             ecn: Ecn::default(),
             timestamp_offset,
@@ -228,7 +228,10 @@ impl Connection {
             return;
         };
         self.agree_ecn_active(shared, repr);
+        let retries = self.send.retries;
         self.accept_ack(now, shared, ack, repr);
+        // Acknowledged, but what was lost before counts.
+        self.send.retries = retries;
         self.establish(now, shared);
         self.receive.ack = Ack::Now;
         let segment = self.segment(repr, &payload);

@@ -222,9 +222,8 @@ struct ReceiveState {
     /// ACKs owed beyond one: a peer without SACK counts duplicates.
     duplicate_acks: u8,
     quick_acks: u8,
-    /// Of text, and of any acceptable segment.
+    /// Of text.
     last_received_at: Instant,
-    last_sign_of_life: Instant,
     /// When a challenge ACK may go out again.
     challenge_at: Instant,
 }
@@ -284,6 +283,8 @@ pub(crate) struct Connection {
     scaling: bool,
     pub nagle: bool,
     keepalive: bool,
+    /// Since the last acceptable segment.
+    keepalive_probes: u8,
     /// Milliseconds.
     user_timeout: u32,
     ecn: Ecn,

@@ -110,7 +110,6 @@ impl Connection {
         if train.from.remembers {
             (receive.ts_recent, receive.ts_recent_at) = (train.from.ts_recent, now);
         }
-        receive.last_sign_of_life = now;
         (self.send.window_seq, self.send.window_ack) = (receive.next - train.last_len, ack);
         if ack > self.send.unacknowledged {
             self.accept_acks_in_order(now, shared, ack, train.acks);

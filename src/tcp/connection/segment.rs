@@ -52,7 +52,6 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
-            self.receive.last_sign_of_life = now;
             self.restart_keepalive(now, shared);
             if self.ecn.on {
                 self.process_marks(now, shared, &segment);
@@ -279,6 +278,7 @@ impl Connection {
 
     pub(super) fn restart_keepalive(&mut self, now: Instant, shared: &Shared) {
         if self.keepalive && self.timers.is_armed(Timer::Keepalive) {
+            self.keepalive_probes = 0;
             self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
         }
     }

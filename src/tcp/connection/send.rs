@@ -247,6 +247,7 @@ impl Connection {
         // Without the FIN, which travels with the last of them.
         self.count_retransmission(shared, out.packets(sent.min(range.len as u64) as usize));
         self.note_repair(now, sent);
+        self.send.last_sent_at = now;
         // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
         // ACK cannot be here before a round trip.
         if start == self.send.unacknowledged || !self.timers.is_armed(Timer::Retransmit) {
@@ -268,6 +269,8 @@ impl Connection {
             let range = Range { start: self.send.next, len: unsent.min(mss) as usize, fin: false };
             self.transmit_range(now, shared, limits, out, &range);
             self.scoreboard.on_probe_sent(self.send.next, false);
+            // RFC 8985 section 7.3: behind a probe only the timeout is armed; one probe is out at a time.
+            self.timers.cancel(Timer::TailProbe);
         } else if let Some((start, end)) = self.scoreboard.cut_last(mss) {
             self.transmit_again(now, shared, limits, out, start, end, mss);
             self.scoreboard.on_probe_sent(self.send.next, true);

@@ -195,7 +195,9 @@ impl Connection {
         if self.scoreboard.is_empty() {
             return;
         }
-        if self.has_given_up(now, shared) {
+        // A retransmission that meets a closed window is a probe of it.
+        let answered = self.send.retries == 0 && self.send.window == 0;
+        if !answered && self.has_given_up(now, shared) {
             shared.counters.abort_on_timeout += 1;
             return self.give_up(shared);
         }
@@ -205,7 +207,11 @@ impl Connection {
         let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. });
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
-        self.send.retries = self.send.retries.saturating_add(1);
+        if answered {
+            self.count_try(now);
+        } else {
+            self.send.retries = self.send.retries.saturating_add(1);
+        }
         self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
@@ -234,6 +240,14 @@ impl Connection {
             State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
             _ => now.since(self.send.stalled_since) >= Duration::from_millis(u64::from(self.user_timeout)),
         }
+    }
+
+    /// What leaves now asks a closed window to open. If what did so before was answered, nothing has stalled until now.
+    fn count_try(&mut self, now: Instant) {
+        if self.send.retries == 0 {
+            self.send.stalled_since = now;
+        }
+        self.send.retries = self.send.retries.saturating_add(1);
     }
 
     fn give_up(&mut self, shared: &mut Shared) {
@@ -281,10 +295,12 @@ impl Connection {
 
     /// RFC 9293 section 3.8.6.1: the window is closed, or too small to be worth a segment, and nothing is in flight.
     fn on_persist_timeout(&mut self, now: Instant, shared: &mut Shared) {
-        if self.has_given_up(now, shared) {
+        // Section 3.8.6.1, MUST-37: only probes that are not answered count, however late after the last answer the next is due.
+        if self.send.retries > 0 && self.has_given_up(now, shared) {
             shared.counters.abort_on_timeout += 1;
             return self.give_up(shared);
         }
+        self.count_try(now);
         if self.send.window > 0 {
             self.send.override_due = true;
         } else {
@@ -310,7 +326,7 @@ impl Connection {
         if !on {
             self.timers.cancel(Timer::Keepalive);
         } else if self.is_synchronized() && self.state != State::TimeWait {
-            self.receive.last_sign_of_life = now;
+            self.keepalive_probes = 0;
             self.timers.arm(Timer::Keepalive, now + shared.options.keepalive.unwrap_or_default().idle);
         }
     }
@@ -322,12 +338,12 @@ impl Connection {
             self.timers.arm(Timer::Keepalive, now + keepalive.idle);
             return;
         }
-        let silence = now.since(self.receive.last_sign_of_life);
-        let limit = keepalive.idle + keepalive.interval * u32::from(keepalive.probes_max);
-        if silence >= limit {
+        // Section 3.8.4 (MUST-29): a probe that is not answered does not mean a dead connection, and a timer that was late means nothing.
+        if self.keepalive_probes >= keepalive.probes_max {
             shared.counters.abort_on_timeout += 1;
             return self.give_up(shared);
         }
+        self.keepalive_probes += 1;
         shared.counters.keep_alives += 1;
         self.send.probe_due = true;
         self.wake = true;
