@@ -713,6 +713,13 @@ impl Scoreboard {
         self.disorder().probe = Some(TailProbe { end, retransmission });
     }
 
+    /// Bytes of a tail probe that sent something again, and of whose fate nothing is known.
+    pub fn probed(&self) -> u64 {
+        let probe = self.disorder.as_ref().and_then(|disorder| disorder.probe).filter(|probe| probe.retransmission);
+        let copy = probe.and_then(|probe| self.sent.iter().rev().find(|sent| sent.end == probe.end && sent.retransmitted));
+        copy.map_or(0, Sent::len)
+    }
+
     /// RFC 8985 section 7.4.2, on an ACK up to `una`; `true`: the probe repaired a loss, the window has to fall once.
     /// `plain_duplicate`: a duplicate ACK without SACK blocks, so both copies arrived (a D-SACK is `on_dsack`'s).
     pub fn on_probe_acknowledged(&mut self, una: u64, plain_duplicate: bool) -> bool {

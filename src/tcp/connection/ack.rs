@@ -73,7 +73,7 @@ impl Connection {
         }
         let repaired = self.scoreboard.in_recovery();
         let newly_lost = self.detect_losses(now, shared, ack.saturating_sub(una), &mut delivery, duplicate, flight);
-        if self.scoreboard.in_recovery() {
+        if self.send.repair.awaits_acks() {
             self.advance_frto(shared, advanced, duplicate, &delivery);
         }
         if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
@@ -90,7 +90,9 @@ impl Connection {
             self.on_echo(now, shared, flight);
         }
         let counted = self.counted_for_growth(&delivery, repaired);
-        self.adjust_window(now, repr, ack, &delivery, counted, advanced && newly_lost == 0);
+        if self.sack || advanced || duplicate || !matches!(self.scoreboard.phase(), Phase::Recovery { .. }) {
+            self.adjust_window(now, repr, ack, &delivery, counted, advanced && newly_lost == 0);
+        }
         if advanced || delivery.sacked > 0 {
             self.restart_retransmission_timers(now, advanced);
         }
@@ -221,8 +223,9 @@ impl Connection {
             } else {
                 shared.counters.reno_recoveries += 1;
             }
+            let probed = self.scoreboard.probed();
             self.scoreboard.enter_recovery(self.send.next, u64::from(self.send.mss));
-            self.begin_repair(false, true);
+            self.begin_repair(false, true, probed);
             self.note_reduction();
             self.congestion.on_loss(now, flight);
             self.timers.cancel(Timer::TailProbe);

@@ -25,12 +25,19 @@ pub(super) struct Ecn {
     pub answer_due: bool,
     /// SND.NXT at the last reduction: echoes of what was sent before say nothing new.
     reduced_at: u64,
+    /// Until that is acknowledged the window does not grow.
+    holds: bool,
 }
 
 impl Ecn {
     /// What was sent before the last reduction is not all acknowledged.
     pub fn is_reducing(&self, una: u64) -> bool {
-        self.on && una <= self.reduced_at
+        self.holds && self.on && una <= self.reduced_at
+    }
+
+    /// The window fell to one segment for a timeout: that answers what was marked before `next`, and slow start begins (RFC 5681 section 3.1).
+    pub fn note_timeout(&mut self, next: u64) {
+        (self.answer_due, self.reduced_at, self.holds) = (self.on, next, false);
     }
 }
 
@@ -107,6 +114,8 @@ impl Connection {
         // On a SYN-ACK the flag means something else.
         let said = !self.is_synchronized() || self.send.unacknowledged <= self.ecn.reduced_at;
         if said || self.scoreboard.phase() != Phase::Open {
+            // A repair's reduction stands for it, and stays, should the repair turn out to have been needless.
+            self.send.repair.keep_reduction();
             return;
         }
         shared.counters.ecn_reductions += 1;
@@ -116,7 +125,7 @@ impl Connection {
 
     /// The window fell, for whatever reason: the peer is told, and older echoes are answered with that.
     pub(super) fn note_reduction(&mut self) {
-        (self.ecn.answer_due, self.ecn.reduced_at) = (self.ecn.on, self.send.next);
+        (self.ecn.answer_due, self.ecn.reduced_at, self.ecn.holds) = (self.ecn.on, self.send.next, true);
     }
 
     /// The same of a reduction that no repair asked for: whether an earlier repair was needed says nothing about it any more.

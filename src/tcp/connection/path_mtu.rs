@@ -114,6 +114,7 @@ impl Connection {
         let Some(mtu) = self.mtu_candidate(path, limits) else {
             return self.end_mtu_search(now, shared, limits);
         };
+        self.restart_after_idle(now);
         let len = mtu - self.overhead();
         let needed = u64::from(len) + SEGMENTS_BEHIND_PROBE * u64::from(self.send.mss);
         let usable = (self.send.unacknowledged + self.send.window).saturating_sub(self.send.next);
@@ -161,7 +162,10 @@ impl Connection {
             }
             Fate::Lost => {
                 // Section 7.6.1: a lone lost probe is no sign of congestion. The recovery is this ACK's if nothing was sent in it.
-                let alone = self.scoreboard.lost() == probe.end - probe.start && !self.send.repair.has_sent_again();
+                let first = self.scoreboard.first_lost().is_some_and(|(start, _)| start == probe.start);
+                let alone = first && self.scoreboard.lost() <= probe.end - probe.start && !self.send.repair.has_sent_again();
+                // It was one packet. Without SACK only its first segment is known to be lost, and no later ACK would tell of the rest.
+                self.scoreboard.mark_lost(probe.start, probe.end);
                 if alone && self.scoreboard.phase() == (Phase::Recovery { point: self.send.next }) {
                     self.scoreboard.call_off_recovery();
                     self.congestion.undo();

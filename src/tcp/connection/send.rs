@@ -278,6 +278,14 @@ impl Connection {
         true
     }
 
+    /// RFC 5681 section 4.1.
+    #[inline]
+    pub(super) fn restart_after_idle(&mut self, now: Instant) {
+        if self.scoreboard.is_empty() && now.nanos_since(self.send.last_sent_at) > self.rtt.rto_nanos() {
+            self.congestion.on_idle();
+        }
+    }
+
     /// New data, and the FIN behind it.
     fn transmit_new(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let unsent = self.send.queue.end().saturating_sub(self.send.next);
@@ -285,10 +293,7 @@ impl Connection {
         if (unsent == 0 && !fin) || self.scoreboard.is_full() {
             return false;
         }
-        if self.scoreboard.is_empty() && now.nanos_since(self.send.last_sent_at) > self.rtt.rto_nanos() {
-            // RFC 5681 section 4.1: restart after idle.
-            self.congestion.on_idle();
-        }
+        self.restart_after_idle(now);
         let mss = u64::from(self.send.mss);
         let usable = (self.send.unacknowledged + self.send.window).saturating_sub(self.send.next);
         let allowance = self.allowance();

@@ -26,11 +26,13 @@ pub(super) struct Repair {
     /// Linux: undo_marker and undo_retrans. SND.UNA when it began, and the bytes sent again that no D-SACK reported yet.
     begun_at: u64,
     sent_again: u32,
+    /// The peer saw a mark meanwhile.
+    marked: bool,
 }
 
 impl Repair {
     pub fn new() -> Repair {
-        Repair { eifel: false, timestamp: None, frto: Frto::Off, begun_at: u64::MAX, sent_again: 0 }
+        Repair { eifel: false, timestamp: None, frto: Frto::Off, begun_at: u64::MAX, sent_again: 0, marked: false }
     }
 
     /// The next ACK of new data tells whether the repair was needed.
@@ -43,6 +45,16 @@ impl Repair {
         self.sent_again > 0
     }
 
+    /// RFC 3168 section 6.1.2: the window had to fall anyway (Linux: prior_ssthresh).
+    pub fn keep_reduction(&mut self) {
+        self.marked = true;
+    }
+
+    /// It is not known yet whether the timeout was spurious.
+    pub fn awaits_acks(&self) -> bool {
+        self.frto != Frto::Off
+    }
+
     /// Nothing but new data is to be sent (RFC 5682 section 2.1, step 2b).
     pub fn holds_retransmissions(&self) -> bool {
         self.frto == Frto::NewData
@@ -50,8 +62,9 @@ impl Repair {
 }
 
 impl Connection {
-    /// A loss was found, or the retransmission timer expired. `open`: nothing was being repaired before.
-    pub(super) fn begin_repair(&mut self, timeout: bool, open: bool) {
+    /// A loss was found, or the retransmission timer expired. `open`: nothing was being repaired before. `probed` bytes of a tail probe are on
+    /// their way: a D-SACK of them says nothing of this episode (Linux: tcp_init_undo).
+    pub(super) fn begin_repair(&mut self, timeout: bool, open: bool, probed: u64) {
         // Timestamps tell sooner. In an episode that had begun already the timeout was none of the originals'.
         let frto = timeout && open && !self.timestamps && self.is_synchronized();
         // The next ACK of new data is the first range's. If that was sent again in an episode before, the echo may be of that copy:
@@ -62,7 +75,8 @@ impl Connection {
             timestamp: None,
             frto: if frto { Frto::Retransmitted } else { Frto::Off },
             begun_at: self.send.unacknowledged,
-            sent_again: 0,
+            sent_again: probed as u32,
+            marked: false,
         };
     }
 
@@ -88,7 +102,9 @@ impl Connection {
         if self.scoreboard.in_recovery() {
             self.scoreboard.forget_losses();
         }
-        self.congestion.undo();
+        if !self.send.repair.marked {
+            self.congestion.undo();
+        }
         self.send.repair = Repair::new();
     }
 
@@ -122,17 +138,24 @@ impl Connection {
         if step == Frto::Off || !(advanced || duplicate || delivery.sacked > 0) {
             return;
         }
-        let Phase::Loss { point } = self.scoreboard.phase() else {
-            self.send.repair.frto = Frto::Off;
-            return;
-        };
         self.send.repair.frto = Frto::Off;
+        let point = match self.scoreboard.phase() {
+            Phase::Loss { point } => point,
+            // This ACK reaches the point.
+            Phase::Open => self.send.unacknowledged,
+            Phase::Recovery { .. } => return,
+        };
         if !advanced {
             // A duplicate: something is missing indeed.
             return;
         }
         match step {
-            Frto::Retransmitted if self.send.unacknowledged < point && self.has_new_data_to_send() => {
+            // Step 2a: unless something is left of what was sent again, whose ACK could be the copy's.
+            Frto::Retransmitted
+                if self.send.unacknowledged < point
+                    && !self.scoreboard.is_first_retransmitted()
+                    && self.has_new_data_to_send() =>
+            {
                 self.send.repair.frto = Frto::NewData;
             }
             Frto::NewData => {

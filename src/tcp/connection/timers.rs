@@ -212,13 +212,14 @@ impl Connection {
         } else {
             self.send.retries = self.send.retries.saturating_add(1);
         }
+        let probed = self.scoreboard.probed();
         self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
         if first {
-            self.begin_repair(true, open);
-            self.ecn.answer_due = self.ecn.on;
+            self.begin_repair(true, open, probed);
+            self.ecn.note_timeout(self.send.next);
         } else {
             self.continue_repair();
         }
@@ -286,6 +287,8 @@ impl Connection {
         let flight = self.send.next - self.send.unacknowledged;
         let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
         self.on_losses(now, shared, newly_lost, flight);
+        // Before it is sent again: its ACK would pass for the probe's.
+        self.observe_mtu_probe(now, shared);
         if let Phase::Recovery { .. } = self.scoreboard.phase() {
             // No ACK clocks this transmission: as if one segment had been delivered.
             let mss = u64::from(self.send.mss);

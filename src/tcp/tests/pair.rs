@@ -638,7 +638,8 @@ fn random_loss_is_repaired_without_timeouts() {
         for loss in [0, 1, 10, 30] {
             let (took, counters) = bulk(Faults { loss, delay, ..CLEAN }, Options::default(), 2_000_000);
             let told = format!("{:?} {loss} of 1000: {took:?} {counters:?}", delay * 2);
-            assert!(counters.rto_timeouts <= 1, "{told}");
+            // Of three in a hundred a tail and the one probe of it may both be among them.
+            assert!(counters.rto_timeouts <= 1 + u64::from(loss) / 30, "{told}");
             // NewReno's average window at this loss is 1.22 / sqrt(p) segments (RFC 5681's, by Mathis et al.); CUBIC must
             // not need more round trips than that for these 1,382 segments, one second for a lost SYN aside.
             let window = if loss == 0 { 150.0 } else { 1.22 / (f64::from(loss) / 1000.0).sqrt() };
