@@ -432,6 +432,10 @@ impl Endpoint {
             Some(index) => {
                 self.recent = index;
                 self.relieve();
+                let half_open = self.is_half_open(index);
+                if half_open && !self.may_establish(index, &repr) {
+                    return;
+                }
                 if let Some(connection) = &mut self.slots[index as usize].connection {
                     // The options are laid out unusually, or there are driver buffers again.
                     let header = Header::of(&repr, &packet);
@@ -451,12 +455,19 @@ impl Endpoint {
                     }
                     connection.handle_segment(now, &mut self.shared, &repr, packet);
                 }
+                if half_open {
+                    self.join_remote(index);
+                }
                 self.settle(index);
             }
             // RFC 9293 section 3.9.2.3, MUST-57: only between hosts. No connection is between others.
             None if src.is_unspecified() || is_group(src) || is_group(dst) => self.shared.counters.in_addr_errors += 1,
             None => self.handle_without_connection(now, tuple, &repr, packet, iss_min),
         }
+    }
+
+    fn is_half_open(&self, index: u32) -> bool {
+        self.slots[index as usize].connection.as_ref().is_some_and(|connection| connection.state == State::SynReceived)
     }
 
     fn index_of(&self, tuple: &FourTuple) -> Option<u32> {

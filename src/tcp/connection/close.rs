@@ -79,7 +79,7 @@ impl Connection {
                 flags: Flags::RST | Flags::ACK,
                 ..Repr::default()
             };
-            shared.reply(&self.tuple, repr);
+            shared.reply_for_connection(&self.tuple, repr);
         }
         self.finish(shared, Reason::Aborted);
     }

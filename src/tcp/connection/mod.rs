@@ -129,9 +129,13 @@ impl Shared {
     }
 
     pub fn reply(&mut self, tuple: &FourTuple, repr: Repr) {
-        if !self.has_reply_room() {
-            return;
+        if self.has_reply_room() {
+            self.reply_for_connection(tuple, repr);
         }
+    }
+
+    /// A connection's last word: there are no more than connections, and no peer can ask for it, so none is left out.
+    pub fn reply_for_connection(&mut self, tuple: &FourTuple, repr: Repr) {
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;
         }
@@ -329,6 +333,11 @@ impl Connection {
 
     fn fin_sent(&self) -> bool {
         self.send.next > self.send.queue.end()
+    }
+
+    /// A peer opened it, and the handshake is over.
+    pub fn is_accepted(&self) -> bool {
+        self.passive && self.is_synchronized() && self.state != State::TimeWait
     }
 
     fn is_synchronized(&self) -> bool {

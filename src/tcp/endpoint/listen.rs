@@ -121,12 +121,30 @@ impl Endpoint {
             listener.half_open += 1;
         }
         self.shared.counters.passive_opens += 1;
-        let index = self.insert(tuple, make);
-        self.remotes.add(tuple.remote_ip);
-        if let Some(connection) = &mut self.slots[index as usize].connection {
-            connection.counted_at_remote = true;
+        self.insert(tuple, make)
+    }
+
+    /// The last part of a handshake, unless its remote has as many connections as it may (as with a full accept queue: it may come again).
+    /// Half-open connections do not count, for anybody can make them in another's name, and so keep that one out.
+    pub(super) fn may_establish(&mut self, index: u32, repr: &Repr) -> bool {
+        let Some(connection) = &self.slots[index as usize].connection else { return false };
+        let refused = connection.state == State::SynReceived
+            && connection.listener.is_some()
+            && repr.flags.contains(Flags::ACK)
+            && !repr.flags.contains(Flags::RST)
+            && self.remotes.connections(connection.tuple.remote_ip) >= self.shared.options.connections_per_remote_max;
+        self.shared.counters.remote_drops += u64::from(refused);
+        !refused
+    }
+
+    /// A connection that a peer opened counts among its remote's from the end of its handshake on.
+    pub(super) fn join_remote(&mut self, index: u32) {
+        if let Some(connection) = &mut self.slots[index as usize].connection
+            && connection.is_accepted()
+            && !std::mem::replace(&mut connection.counted_at_remote, true)
+        {
+            self.remotes.add(connection.tuple.remote_ip);
         }
-        index
     }
 
     /// The connection counts no longer among its remote's.
@@ -207,6 +225,7 @@ impl Endpoint {
                 connection.give_up_half_open(&mut self.shared);
             }
         }
+        self.join_remote(index);
         self.settle(index);
     }
 

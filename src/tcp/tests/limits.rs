@@ -146,6 +146,31 @@ fn a_connection_whose_closed_window_is_probed_is_not_given_up_by_keepalive() {
     assert_eq!((tcp.counters().keep_alives, tcp.counters().win_probes, tcp.poll_event()), (0, 20, None));
 }
 
+/// RFC 9293 section 3.10.5: each peer hears of an abort, also where all are aborted at once.
+#[test]
+fn every_connection_that_is_aborted_is_reset() {
+    let mut tcp = endpoint(Options::default());
+    let connections = 2 * u16::try_from(tcp.options().replies_max).unwrap();
+    tcp.listen(2049).unwrap();
+    let us: IpAddr = "10.0.0.2".parse().unwrap();
+    let mut ids = Vec::new();
+    for port in 1..=connections {
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        inject(&mut tcp, START, peer, us, &syn(port));
+        let answer = sent(&mut tcp, START)[0];
+        let timestamps = Some(Timestamps { value: 2, echo_reply: 0 });
+        let options = TcpOptions { timestamps, ..TcpOptions::default() };
+        let (seq, ack, flags) = (SeqNumber(10), answer.seq + 1, Flags::ACK);
+        let repr = Repr { src_port: port, dst_port: 2049, seq, ack, flags, window: 1000, options, ..Repr::default() };
+        inject(&mut tcp, START, peer, us, &repr);
+        let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("no connection") };
+        ids.push(id);
+    }
+    ids.into_iter().for_each(|id| tcp.abort(START, id));
+    let resets = sent(&mut tcp, START).iter().filter(|repr| repr.flags.contains(Flags::RST)).count();
+    assert_eq!((resets, tcp.counters().replies_dropped), (usize::from(connections), 0));
+}
+
 #[test]
 fn the_timestamp_clock_ticks_in_milliseconds() {
     let mut tcp = endpoint(Options::default());
