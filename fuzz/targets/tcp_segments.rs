@@ -378,7 +378,8 @@ impl Conversation {
             assert_eq!(chain.len(), info.unread_bytes);
             assert!(chain.buffers() <= options.receive_buffers_max);
             if !opened.contains(&id) && info.state != State::TimeWait {
-                of_peer += usize::from(info.remote.ip() == self.setup.address(1 - side));
+                let counts = info.state != State::SynReceived && info.remote.ip() == self.setup.address(1 - side);
+                of_peer += usize::from(counts);
                 if info.state == State::SynReceived {
                     half_open[usize::from(info.local.port() == PORTS[1])] += 1;
                 }
