@@ -204,7 +204,8 @@ impl Connection {
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
         self.send.timed_out = true;
-        let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. });
+        // RFC 5681 section 3.1 (equation 4): each segment's first timeout is a loss of its own, also while an earlier one is repaired.
+        let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. }) || self.send.retries == 0;
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
         if answered {
