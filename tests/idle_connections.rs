@@ -19,7 +19,7 @@ use support::server::{NFS_PORT, SERVER_ADDRESS, Server, Setup};
 use support::{CLIENT_MAC, SERVER_MAC};
 
 const CONNECTIONS: usize = 100_000;
-/// Of the heap, per connection that is idle: 792 a `tcp` connection, 104 its congestion control, 119 its places in tables and on the timer
+/// Of the heap, per connection that is idle: 784 a `tcp` connection, 104 its congestion control, 119 its places in tables and on the timer
 /// wheel.
 const BYTES_MAX: isize = 1024;
 const MTU: u16 = 1500;
