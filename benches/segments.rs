@@ -1,5 +1,5 @@
 //! What TCP/IP costs in instructions, by segment, chain, connection and turn: run by `scripts/instructions.sh` under callgrind,
-//! which collects inside of [`measured`] only.
+//! which collects inside of [`measured`] only, and not inside of [`driven`].
 //!
 //! One end is the server's: an interface and an endpoint, driven as the shard drives them, with nothing above but a reader that
 //! takes what arrives. The other end is a hand that writes headers. The device hands over frames that are ready and takes

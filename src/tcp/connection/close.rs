@@ -57,10 +57,11 @@ impl Connection {
         }
     }
 
-    /// Once the peer has everything of ours: behind our FIN in FIN-WAIT-2, in its place where the peer has closed first.
+    /// Once the peer has everything of ours: behind our FIN in FIN-WAIT-2, in its place where the peer has closed first and nothing of ours is
+    /// on its way. (If something is, the FIN goes with it, and that peer does not hear of the loss.)
     fn reset_if_text_was_lost(&mut self, shared: &mut Shared) {
         let told_all = self.send.unacknowledged == self.send.queue.end() && !self.fin_sent();
-        let is_time = self.state == State::FinWait2 || (matches!(self.state, State::LastAck | State::Closing) && told_all);
+        let is_time = self.state == State::FinWait2 || (self.state == State::LastAck && told_all);
         if self.receive.text_lost && is_time {
             shared.counters.abort_on_data += 1;
             self.abort(shared);

@@ -134,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// A connection's last word: there are no more than connections, and no peer can ask for it, so none is left out.
+    /// A connection's last word: each has one, so there are no more than connections, and none is left out.
     pub fn reply_for_connection(&mut self, tuple: &FourTuple, repr: Repr) {
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;

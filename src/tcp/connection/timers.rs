@@ -195,8 +195,8 @@ impl Connection {
         if self.scoreboard.is_empty() {
             return;
         }
-        // A retransmission that meets a closed window is a probe of it.
-        let answered = self.send.retries == 0 && self.send.window == 0;
+        // A retransmission that meets a closed window is a probe of it. (A SYN's window is not known yet.)
+        let answered = self.is_synchronized() && self.send.retries == 0 && self.send.window == 0;
         if !answered && self.has_given_up(now, shared) {
             shared.counters.abort_on_timeout += 1;
             return self.give_up(shared);

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::pair::encode;
 use crate::buf::{Checksum, PagePool, RxPacket};
 use crate::tcp::syn_queue::PER_BUSY_TURN;
-use crate::tcp::{CongestionControl, ConnectError, Endpoint, Event, Keepalive, ListenError, Options, Transmit, TransmitLimits};
+use crate::tcp::{
+    CongestionControl, ConnectError, Endpoint, Event, Keepalive, ListenError, Options, Reason, Transmit, TransmitLimits,
+};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
 
@@ -144,6 +146,17 @@ fn a_connection_whose_closed_window_is_probed_is_not_given_up_by_keepalive() {
         inject(&mut tcp, now, peer, us, &ack(0));
     }
     assert_eq!((tcp.counters().keep_alives, tcp.counters().win_probes, tcp.poll_event()), (0, 20, None));
+}
+
+/// RFC 1122 section 4.2.3.5, also where no retry is allowed: that a SYN's peer has told no window yet is no answer of a closed one.
+#[test]
+fn a_syn_without_retries_is_sent_once() {
+    let mut tcp = endpoint(Options { syn_retries_max: 0, ..Options::default() });
+    let id = tcp.connect(START, address("10.0.0.2:700"), address("10.0.0.1:2049")).unwrap();
+    assert_eq!(sent(&mut tcp, START).len(), 1);
+    let now = START + Duration::from_secs(2);
+    tcp.handle_timeout(now);
+    assert_eq!((sent(&mut tcp, now).len(), tcp.poll_event()), (0, Some(Event::Closed(id, Reason::TimedOut))));
 }
 
 /// RFC 9293 section 3.10.5: each peer hears of an abort, also where all are aborted at once.
