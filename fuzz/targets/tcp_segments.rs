@@ -335,12 +335,16 @@ impl Conversation {
         let Some(connection) = self.latest(ports).map(|at| &mut self.connections[at]) else { return };
         let end = &mut connection.ends[side];
         if end.id.is_some() || end.opened || !end.is_known() {
-            // A handshake that was over is repeated: a cookie is good for two minutes (RFC 4987 section 3.6).
-            for connection in self.connections.iter_mut().filter(|connection| connection.ports == ports) {
-                (connection.judge, connection.strayed, connection.tampered) = (None, true, true);
-            }
+            self.mix_handshakes(ports);
         } else {
             (end.id, end.established) = (Some(id), true);
+        }
+    }
+
+    /// A handshake that was over is repeated: a cookie is good for two minutes (RFC 4987 section 3.6).
+    fn mix_handshakes(&mut self, ports: [u16; 2]) {
+        for connection in self.connections.iter_mut().filter(|connection| connection.ports == ports) {
+            (connection.judge, connection.strayed, connection.tampered) = (None, true, true);
         }
     }
 
@@ -395,6 +399,18 @@ impl Conversation {
         let endpoint = &self.sides[side].endpoint;
         let is =
             |id| endpoint.info(id).is_some_and(|info| (info.local.port(), info.remote.port()) == (ports[side], ports[1 - side]));
+        endpoint.connections().any(is)
+    }
+
+    /// Whether an endpoint has a connection between these ports whose handshake is over, and of which nobody has been told.
+    fn awaits_acceptance(&self, side: usize, ports: [u16; 2]) -> bool {
+        let endpoint = &self.sides[side].endpoint;
+        let is = |id| {
+            let Some(info) = endpoint.info(id) else { return false };
+            let told = self.connections.iter().any(|connection| connection.ends[side].id == Some(id));
+            let over = !matches!(info.state, State::SynSent | State::SynReceived | State::TimeWait);
+            (info.local.port(), info.remote.port()) == (ports[side], ports[1 - side]) && over && !told
+        };
         endpoint.connections().any(is)
     }
 
@@ -477,6 +493,10 @@ impl Conversation {
         let of = packet.connection.unwrap_or(latest);
         let earlier = self.connections[..of].iter_mut().filter(|connection| connection.ports == ports);
         earlier.filter_map(|connection| connection.judge.as_mut()).for_each(|judge| judge.is_succeeded(to));
+        if of != latest && !self.connections[latest].ends[to].opened && self.awaits_acceptance(to, ports) {
+            self.mix_handshakes(ports);
+            return;
+        }
         let connection = &mut self.connections[latest];
         let end = &connection.ends[to];
         if packet.connection != Some(latest) {
