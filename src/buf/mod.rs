@@ -16,17 +16,18 @@ pub use rx::{Checksum, RxChain, RxPacket, RxRest, View};
 /// Total bytes of a gather list, and how many of its slices are shorter `than` so many.
 #[inline]
 pub(crate) fn survey(gather: &[Slice], than: usize) -> (usize, u32) {
-    let (mut len, mut short) = (0, 0);
-    let mut fours = gather.chunks_exact(4);
+    // The long ones are counted: an instruction less each.
+    let (mut len, mut long) = (0, 0);
     let mut add = |slice: &Slice| {
         len += slice.len();
-        short += u32::from(slice.len() < than);
+        long += usize::from(slice.len() >= than);
     };
+    let mut fours = gather.chunks_exact(4);
     for four in &mut fours {
         four.iter().for_each(&mut add);
     }
     fours.remainder().iter().for_each(add);
-    (len, short)
+    (len, (gather.len() - long) as u32)
 }
 
 /// Total bytes of a gather list.

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam::utils::CachePadded;
 
-/// References a single page may have. Reaching it aborts the process: with 16-byte slices that many live references need
-/// more memory than any machine this runs on has, so it can only be a leak, and wrapping would be silent corruption.
+/// References a single page may have. One more aborts the process: with 16-byte slices that many live references need
+/// more memory than any machine this runs on has, so it can only be a leak, and wrapping would be silent corruption. Half the
+/// range: an addition leaves in the flags whether a count was beyond it.
 const PAGE_REFERENCES_MAX: u32 = u32::MAX / 2;
 
 /// Alignment of anonymous page memory, bytes: what O_DIRECT and DMA engines are content with.
@@ -355,7 +356,7 @@ impl fmt::Debug for PagePool {
 fn acquire(page: Page) {
     // SAFETY: the caller owns a reference.
     let before = unsafe { page.references() }.fetch_add(1, Ordering::Relaxed);
-    if before >= PAGE_REFERENCES_MAX {
+    if before > PAGE_REFERENCES_MAX {
         std::process::abort();
     }
 }
@@ -535,22 +536,27 @@ impl Clone for Slice {
     }
 }
 
-/// Appends clones of `slices` to `out`: the references one by one, the views in one piece.
+/// Appends clones of `slices` to `out`.
+#[inline(always)]
 pub fn clone_onto(slices: &[Slice], out: &mut Vec<Slice>) {
     out.reserve(slices.len());
-    let mut counts = 0;
-    for slice in slices {
-        // SAFETY: the slice owns a reference.
-        counts |= unsafe { slice.page.references() }.fetch_add(1, Ordering::Relaxed);
-    }
-    // As in `acquire`, once for all: a count beyond the limit shows its top bit, and none gets from there to its end in one list.
-    if counts > PAGE_REFERENCES_MAX {
-        std::process::abort();
-    }
-    // SAFETY: there is room for them behind what is there, in memory that `slices` is no part of, and each has a reference of its own.
+    let mut from = slices.as_ptr_range();
+    // SAFETY: `slices.len()` slices are read, each once, and as many places are written behind those in use, for which there is room, in memory
+    // that `slices` is no part of. Each copy has a reference of its own, taken before.
     unsafe {
-        let end = out.as_mut_ptr().add(out.len());
-        std::ptr::copy_nonoverlapping(slices.as_ptr(), end, slices.len());
+        let mut to = out.as_mut_ptr().add(out.len());
+        for _ in 0..slices.len() / 4 {
+            for nth in 0..4 {
+                acquire((*from.start.add(nth)).page);
+                from.start.add(nth).copy_to_nonoverlapping(to.add(nth), 1);
+            }
+            (from.start, to) = (from.start.add(4), to.add(4));
+        }
+        while from.start < from.end {
+            acquire((*from.start).page);
+            from.start.copy_to_nonoverlapping(to, 1);
+            (from.start, to) = (from.start.add(1), to.add(1));
+        }
         out.set_len(out.len() + slices.len());
     }
 }

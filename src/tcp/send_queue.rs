@@ -19,11 +19,12 @@ pub(crate) struct Composition {
     pub pieces_max: usize,
 }
 
-/// How many slices of a list are shorter `than` so many bytes.
+/// How many slices of a list are shorter `than` so many bytes; `last`: the last one is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Short {
     pub than: u16,
     pub slices: u32,
+    pub last: bool,
 }
 
 /// How many slices shorter `than` so many bytes follow each other, at most: of those that were queued since the queue was empty. A bound for
@@ -37,17 +38,22 @@ struct ShortRuns {
 }
 
 impl ShortRuns {
-    /// A list is queued behind what is there; `ends_short`: its last slice is one of the short.
-    fn add(&mut self, short: Short, ends_short: bool, was_empty: bool) {
-        if was_empty {
-            *self = ShortRuns { than: short.than, longest: 0, last: 0 };
-        } else if self.than != short.than {
+    /// Those of a list that is queued where there is nothing.
+    #[inline]
+    fn of(short: Short) -> ShortRuns {
+        let longest = short.slices.min(u32::from(u16::MAX)) as u16;
+        ShortRuns { than: short.than, longest, last: if short.last { longest } else { 0 } }
+    }
+
+    /// A list is queued behind what is there.
+    fn add(&mut self, short: Short) {
+        if self.than != short.than {
             // Of two kinds: nothing is known until the queue was empty.
             (self.than, self.longest) = (0, u16::MAX);
         }
         let run = self.last.saturating_add(u16::try_from(short.slices).unwrap_or(u16::MAX));
         self.longest = self.longest.max(run);
-        self.last = if ends_short { run } else { 0 };
+        self.last = if short.last { run } else { 0 };
     }
 
     /// No packet of `mss` bytes has more pieces than a run and a slice on both sides of it.
@@ -99,24 +105,39 @@ impl SendQueue {
 
     /// Takes all of `gather`, `len` bytes, and leaves it empty, with room for as many slices again. None of the slices is empty, and the queue
     /// will not be longer than `LEN_MAX`.
+    #[inline]
     pub fn push(&mut self, gather: &mut Vec<Slice>, len: usize, short: Short) {
         debug_assert!(self.len() + len <= LEN_MAX);
         debug_assert!(len == crate::buf::gather_len(gather) && gather.iter().all(|slice| !slice.is_empty()));
-        debug_assert!(short.slices as usize == gather.iter().filter(|slice| slice.len() < usize::from(short.than)).count());
-        // Nothing: neither the end of a run of short slices, nor memory to keep.
-        let Some(last) = gather.last() else { return };
-        let ends_short = last.len() < usize::from(short.than);
-        self.runs.add(short, ends_short, self.slices.is_empty());
+        let is_short = |slice: &Slice| slice.len() < usize::from(short.than);
+        debug_assert!(short.slices as usize == gather.iter().filter(|slice| is_short(slice)).count());
+        debug_assert!(short.last == gather.last().is_some_and(is_short));
+        if gather.is_empty() {
+            // Neither the end of a run of short slices, nor memory to keep.
+            return;
+        }
         self.end += len as u64;
         // A deque takes a vector's memory over, and gives it back; another's if it is as large, for a vector that serves all connections
         // should not leave its memory with those that need little.
-        let mut taken = VecDeque::from(std::mem::take(gather));
         let room = self.slices.capacity();
-        if self.slices.is_empty() && room >= taken.len() && 2 * room >= taken.capacity() {
-            std::mem::swap(&mut self.slices, &mut taken);
+        if self.slices.is_empty() && room >= gather.len() && 2 * room >= gather.capacity() {
+            self.runs = ShortRuns::of(short);
+            let taken = VecDeque::from(std::mem::take(gather));
+            *gather = Vec::from(std::mem::replace(&mut self.slices, taken));
         } else {
-            self.slices.append(&mut taken);
+            self.append(gather, short);
         }
+    }
+
+    #[inline(never)]
+    fn append(&mut self, gather: &mut Vec<Slice>, short: Short) {
+        if self.slices.is_empty() {
+            self.runs = ShortRuns::of(short);
+        } else {
+            self.runs.add(short);
+        }
+        let mut taken = VecDeque::from(std::mem::take(gather));
+        self.slices.append(&mut taken);
         *gather = Vec::from(taken);
     }
 
@@ -190,21 +211,22 @@ impl SendQueue {
     ///
     /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last
     /// packet of a chain can be short. Less than a packet only if the pieces are too many: shorter, but never nothing.
-    #[inline]
+    #[inline(always)]
     pub fn gather(&mut self, offset: u64, len_max: usize, composition: &Composition, out: &mut Vec<Slice>) -> usize {
-        let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
-        if len_max == 0 {
-            return 0;
-        }
         let from_front = (offset - self.front) as u32;
         let left = self.slices.len() - self.newest.index as usize;
-        if from_front == self.newest.offset && offset + len_max as u64 == self.end && self.fits(left, composition) {
+        if offset.wrapping_add(len_max as u64) == self.end && from_front == self.newest.offset && self.fits(left, composition) {
             // Everything that was not sent yet.
-            self.clone_from(self.newest.index as usize, left, out);
+            let (near, far) = self.slices.as_slices();
+            match near.get(self.newest.index as usize..) {
+                Some(near) if far.is_empty() => clone_onto(near, out),
+                _ => self.clone_from(self.newest.index as usize, left, out),
+            }
             self.newest = Place { index: self.slices.len() as u32, offset: (self.end - self.front) as u32 };
             return len_max;
         }
-        self.gather_from(from_front, len_max, composition, out)
+        let len_max = len_max.min(self.end.saturating_sub(offset) as usize);
+        if len_max == 0 { 0 } else { self.gather_from(from_front, len_max, composition, out) }
     }
 
     /// `slices` up to the end of the queue are no more than a chain may have, nor those of any packet of it.
@@ -247,7 +269,7 @@ impl SendQueue {
     }
 
     /// Appends clones of `pieces` slices from `first` on, of which there are so many.
-    #[inline(always)]
+    #[inline(never)]
     fn clone_from(&self, first: usize, pieces: usize, out: &mut Vec<Slice>) {
         let [near, far] = self.from(first);
         let count = pieces.min(near.len());
@@ -385,8 +407,9 @@ mod tests {
     }
 
     fn push(queue: &mut SendQueue, gather: &mut Vec<Slice>, than: usize) {
-        let short = gather.iter().filter(|slice| slice.len() < than).count() as u32;
-        queue.push(gather, crate::buf::gather_len(gather), Short { than: than as u16, slices: short });
+        let slices = gather.iter().filter(|slice| slice.len() < than).count() as u32;
+        let last = gather.last().is_some_and(|slice| slice.len() < than);
+        queue.push(gather, crate::buf::gather_len(gather), Short { than: than as u16, slices, last });
     }
 
     fn lens(out: &[Slice]) -> Vec<usize> {

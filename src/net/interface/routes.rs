@@ -113,7 +113,7 @@ impl Routes {
     }
 
     #[inline]
-    fn knows(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+    pub(super) fn knows(&self, now: Instant, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
         let route = &self.0[Routes::place(dst)];
         route.dst == dst && route.src == src && now < route.until
     }

@@ -156,6 +156,7 @@ impl Interface {
 
     /// `send` of `packet` with all of `payload`, `payload_len` bytes, instead of its own, which is empty. Taken, `payload` is left empty, and
     /// no reference to a page was counted on the way; refused, it is untouched.
+    #[inline(always)]
     pub fn send_taking<D: Device + ?Sized>(
         &mut self,
         now: Instant,
@@ -165,10 +166,27 @@ impl Interface {
         payload_len: usize,
     ) -> Result<(), SendRefused> {
         debug_assert!(packet.payload.is_empty() && gather_len(payload) == payload_len);
-        let result = self.try_send_taking(now, device, packet, payload, payload_len);
-        self.count_refusal(result)
+        let octets = packet.transport_header.len() + payload_len;
+        // Nearly all: what follows is then one piece of code.
+        let known = match (packet.src, packet.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) if self.routes.knows(now, src, dst) => {
+                self.check_length(device.capabilities(), packet, octets, ipv4::HEADER_LEN).is_ok().then_some(dst)
+            }
+            _ => None,
+        };
+        let Some(dst) = known else { return self.try_send_taking(now, device, *packet, payload, octets) };
+        self.put_headers(device.capabilities(), dst, packet, payload, octets);
+        match device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload) {
+            Ok(()) => {
+                self.counters.packets_out += 1;
+                debug_assert!(payload.is_empty());
+                Ok(())
+            }
+            Err(refused) => self.count_refusal(Err(refused.into())),
+        }
     }
 
+    #[inline(never)]
     fn count_refusal(&mut self, result: Result<(), SendRefused>) -> Result<(), SendRefused> {
         match result {
             // IPv6 counts its own.
@@ -196,21 +214,25 @@ impl Interface {
         Ok(())
     }
 
+    /// `send_taking`, whatever is known.
+    #[inline(never)]
     fn try_send_taking<D: Device + ?Sized>(
         &mut self,
         now: Instant,
         device: &mut D,
-        packet: &OutgoingPacket<'_>,
+        packet: OutgoingPacket<'_>,
         payload: &mut Vec<Slice>,
-        payload_len: usize,
+        octets: usize,
     ) -> Result<(), SendRefused> {
-        let octets = packet.transport_header.len() + payload_len;
-        if self.prepare(now, device.capabilities(), packet, payload, octets)? {
-            device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload)?;
-            self.counters.packets_out += 1;
-        }
-        payload.clear();
-        Ok(())
+        let result = self.prepare(now, device.capabilities(), &packet, payload, octets).and_then(|ready| {
+            if ready {
+                device.transmit_taking(self.headers.bytes(), payload, &self.headers.offload)?;
+                self.counters.packets_out += 1;
+            }
+            payload.clear();
+            Ok(())
+        });
+        self.count_refusal(result)
     }
 
     /// The headers of a packet with `payload` into `self.headers`; `false`: it was kept until its neighbour has told its MAC address.
@@ -294,7 +316,7 @@ impl Interface {
     }
 
     /// `octets`: transport header and payload. The route to `dst` is known.
-    #[inline]
+    #[inline(always)]
     fn put_headers(
         &mut self,
         capabilities: &DeviceCapabilities,
@@ -335,7 +357,7 @@ impl Interface {
                 place.copy_from_slice(&field.to_be_bytes());
             }
         } else {
-            transport_checksum(counters, capabilities, packet, payload, octets, transport, &mut offload);
+            offload = transport_checksum(counters, capabilities, *packet, payload, octets, transport, offload);
         }
         if offload.ip_checksum || offload.tcp_checksum || offload.udp_checksum {
             (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv4::HEADER_LEN as u8, l4_len as u8);
@@ -374,18 +396,18 @@ impl Interface {
     }
 }
 
-/// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it.
-#[inline]
+/// Fills in the checksum field of a TCP or UDP header: completely, or as far as the device wants it, which `offload` tells.
+#[inline(never)]
 pub(super) fn transport_checksum(
     counters: &mut InterfaceCounters,
     capabilities: &DeviceCapabilities,
-    packet: &OutgoingPacket<'_>,
+    packet: OutgoingPacket<'_>,
     payload: &[Slice],
     octets: usize,
     header: &mut [u8],
-    offload: &mut TxOffload,
-) {
-    let Some(at) = transport_field_offset(packet.protocol) else { return };
+    mut offload: TxOffload,
+) -> TxOffload {
+    let Some(at) = transport_field_offset(packet.protocol) else { return offload };
     offload.tcp_checksum = packet.protocol == protocol::TCP && (capabilities.tcp_checksum || offload.tso_mss.is_some());
     offload.udp_checksum = packet.protocol == protocol::UDP && capabilities.udp_checksum;
     let field = if offload.tso_mss.is_some() {
@@ -406,4 +428,5 @@ pub(super) fn transport_checksum(
     if let Some(bytes) = header.get_mut(at..at + 2) {
         bytes.copy_from_slice(&field.to_be_bytes());
     }
+    offload
 }

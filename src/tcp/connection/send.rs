@@ -32,6 +32,13 @@ struct Range {
     fin: bool,
 }
 
+/// Leaves out slices of nothing; how many of the others are shorter `than` so many bytes.
+#[inline(never)]
+fn without_empty(gather: &mut Vec<Slice>, than: usize) -> u32 {
+    gather.retain(|slice| !slice.is_empty());
+    survey(gather, than).1
+}
+
 impl Connection {
     /// RFC 9293 section 3.10.2.
     pub fn send(&mut self, now: Instant, shared: &mut Shared, gather: &mut Vec<Slice>) -> Result<(), SendError> {
@@ -43,23 +50,29 @@ impl Connection {
         let (len, mut short) = survey(gather, mss);
         let queued = self.send.queue.len();
         if (queued > 0 && queued + len > shared.options.send_queue_bytes_max.min(LEN_MAX)) || len > LEN_MAX {
-            self.send.refused = len;
-            shared.counters.send_queue_full += 1;
-            return Err(SendError::Full);
+            return self.refuse(shared, len);
         }
         if queued == 0 {
             // A window that closed while there was nothing to send has stalled nothing yet.
             self.send.stalled_since = now;
         }
-        // An empty slice is short, too. Mostly the head is, and what stands at the end.
-        let ends = [gather.first(), gather.last()];
-        if short > ends.into_iter().flatten().filter(|slice| !slice.is_empty() && slice.len() < mss).count() as u32 {
-            gather.retain(|slice| !slice.is_empty());
-            short = survey(gather, mss).1;
+        // An empty slice is short, too. Mostly the head is, and what stands at the end: empty, they wrap around and count for long.
+        let is_short = |slice: Option<&Slice>| slice.is_some_and(|slice| slice.len().wrapping_sub(1) < mss - 1);
+        let mut last = is_short(gather.last());
+        if short > u32::from(is_short(gather.first())) + u32::from(last) {
+            short = without_empty(gather, mss);
+            last = is_short(gather.last());
         }
-        self.send.queue.push(gather, len, Short { than: self.send.mss, slices: short });
+        self.send.queue.push(gather, len, Short { than: self.send.mss, slices: short, last });
         self.wake = true;
         Ok(())
+    }
+
+    #[cold]
+    fn refuse(&mut self, shared: &mut Shared, len: usize) -> Result<(), SendError> {
+        self.send.refused = len;
+        shared.counters.send_queue_full += 1;
+        Err(SendError::Full)
     }
 
     pub fn send_room(&self, options: &Options) -> usize {
@@ -367,6 +380,7 @@ impl Connection {
         }
     }
 
+    #[inline(always)]
     fn transmit_range(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit, range: &Range) {
         if self.scoreboard.is_empty() {
             self.send.stalled_since = now;

@@ -78,8 +78,8 @@ impl Interface {
         headers.bytes[l2_len..l4_at].copy_from_slice(&header.emit());
         let transport = &mut headers.bytes[l4_at..l4_at + l4_len];
         transport.copy_from_slice(packet.transport_header);
-        let mut offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
-        transport_checksum(counters, capabilities, packet, payload, octets, transport, &mut offload);
+        let offload = TxOffload { tso_mss: packet.tso_mss, ipv6: true, ..TxOffload::default() };
+        let mut offload = transport_checksum(counters, capabilities, *packet, payload, octets, transport, offload);
         if offload.tcp_checksum || offload.udp_checksum {
             (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv6::HEADER_LEN as u8, l4_len as u8);
         }
