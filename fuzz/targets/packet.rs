@@ -300,7 +300,8 @@ impl Core {
 
     fn check_bounds(&self) {
         let (tcp, rpc) = (tcp_options(), rpc_options());
-        assert!(self.shard.tcp().connections().count() <= tcp.connections_max + tcp.time_wait_max);
+        let half_open_max = tcp.listeners_max * tcp.syn_received_max;
+        assert!(self.shard.tcp().connections().count() <= tcp.connections_max + tcp.time_wait_max + half_open_max);
         assert!(self.shard.tcp().counters().driver_buffers_held <= tcp.driver_buffers_max as u64);
         assert!(self.shard.rpc().counters().calls_in_flight <= u64::from(rpc.calls_in_flight_total_max));
         assert!(self.shard.rpc().counters().connections <= u64::from(rpc.connections_max));

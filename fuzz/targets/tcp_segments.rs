@@ -361,7 +361,7 @@ impl Conversation {
         let endpoint = &mut self.sides[side].endpoint;
         let options = &self.setup.options[side];
         let ids: Vec<ConnectionId> = endpoint.connections().collect();
-        assert!(ids.len() <= options.connections_max + options.time_wait_max);
+        assert!(ids.len() <= options.connections_max + options.time_wait_max + PORTS.len() * options.syn_received_max);
         assert!(endpoint.counters().driver_buffers_held <= options.driver_buffers_max as u64);
         let opened: Vec<ConnectionId> = self
             .connections

@@ -29,7 +29,7 @@ crate::counters! {
         passive_opens,
         /// Handshakes that failed.
         attempt_fails,
-        /// SYNs dropped because the endpoint's connections were at their maximum.
+        /// SYNs, and last ACKs of handshakes, dropped because the endpoint's connections were at their maximum.
         listen_drops,
         /// Half-open connections given up because a newer SYN needed the place.
         half_open_evicted,
@@ -41,7 +41,7 @@ crate::counters! {
         syncookies_recv,
         /// ACKs, while cookies were out, that answered none.
         syncookies_failed,
-        /// SYNs dropped because their remote had its maximum of connections.
+        /// SYNs, and last ACKs of handshakes, dropped because their remote had its maximum of connections.
         remote_drops,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,

@@ -237,7 +237,7 @@ impl Endpoint {
         if !host(local.ip()) || !host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
             return Err(ConnectError::InvalidAddress);
         }
-        if self.table.len() >= self.shared.options.connections_max {
+        if self.places_taken() >= self.shared.options.connections_max {
             return Err(ConnectError::TooMany);
         }
         let mut tuple =

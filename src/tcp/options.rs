@@ -50,9 +50,12 @@ pub struct Options {
     pub copy_out_below_bytes: usize,
     /// Bytes queued to send. A longer list is taken only by an empty queue.
     pub send_queue_bytes_max: usize,
+    /// Connections in any state, but for those that peers have half opened: of these the tables hold `syn_received_max` more for each
+    /// listener. Beyond, TIME-WAITs give way; then SYNs, and last ACKs of handshakes, are dropped.
     pub connections_max: usize,
     pub listeners_max: usize,
-    /// Connections that one remote (an IPv4 address, an IPv6 /64) may have opened, TIME-WAIT aside; beyond, its SYNs are dropped.
+    /// Connections that one remote (an IPv4 address, an IPv6 /64) may have opened, TIME-WAIT aside; beyond, its SYNs, and last ACKs
+    /// of its handshakes, are dropped.
     pub connections_per_remote_max: usize,
     /// Half-open connections of one listener; beyond, a SYN cookie is sent, or without them the oldest gives way.
     pub syn_received_max: usize,

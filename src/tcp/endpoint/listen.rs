@@ -2,7 +2,7 @@
 //!
 //! Read first: RFC 9293 sections 3.10.7.1 and 3.10.7.2, RFC 4987, RFC 6191. Bounds, each with its answer: half-open connections of a
 //! listener (a SYN cookie, or the oldest gives way), accepted ones that nobody polled (the last ACK is dropped), those of one remote
-//! and of the endpoint (the SYN is dropped).
+//! and of the endpoint (the SYN or the last ACK is dropped).
 
 use super::*;
 use crate::tcp::ListenError;
@@ -100,19 +100,25 @@ impl Endpoint {
         self.settle(index);
     }
 
-    /// The limits that no cookie gets around: connections of the endpoint, and of one remote.
+    /// The limits that no cookie gets around: connections of one remote, and of the endpoint.
     fn has_place_for(&mut self, tuple: &FourTuple) -> bool {
-        let options = &self.shared.options;
-        if self.table.len() >= options.connections_max && !self.evict_time_wait() {
-            self.shared.counters.listen_drops += 1;
-            return false;
-        }
         let Shared { options, counters, .. } = &mut self.shared;
         if self.remotes.connections(tuple.remote_ip) >= options.connections_per_remote_max {
             counters.remote_drops += 1;
             return false;
         }
+        if self.places_taken() >= self.shared.options.connections_max && !self.evict_time_wait() {
+            self.shared.counters.listen_drops += 1;
+            return false;
+        }
         true
+    }
+
+    /// Half-open connections take none: anybody can make them in another's name, and each listener has its maximum of them (RFC 4987
+    /// section 3).
+    pub(super) fn places_taken(&self) -> usize {
+        let half_open: usize = self.shared.listeners.iter().map(|listener| listener.half_open).sum();
+        self.table.len() - half_open
     }
 
     /// A half-open connection into the tables.
@@ -124,17 +130,16 @@ impl Endpoint {
         self.insert(tuple, make)
     }
 
-    /// The last part of a handshake, unless its remote has as many connections as it may (as with a full accept queue: it may come again).
-    /// Half-open connections do not count, for anybody can make them in another's name, and so keep that one out.
+    /// The last part of a handshake, unless its remote or the endpoint has as many connections as it may (as with a full accept queue: it
+    /// may come again). Half-open connections do not count, for anybody can make them in another's name, and so keep that one out.
     pub(super) fn may_establish(&mut self, index: u32, repr: &Repr) -> bool {
         let Some(connection) = &self.slots[index as usize].connection else { return false };
-        let refused = connection.state == State::SynReceived
+        let completes = connection.state == State::SynReceived
             && connection.listener.is_some()
             && repr.flags.contains(Flags::ACK)
-            && !repr.flags.contains(Flags::RST)
-            && self.remotes.connections(connection.tuple.remote_ip) >= self.shared.options.connections_per_remote_max;
-        self.shared.counters.remote_drops += u64::from(refused);
-        !refused
+            && !repr.flags.contains(Flags::RST);
+        let tuple = connection.tuple;
+        !completes || self.has_place_for(&tuple)
     }
 
     /// A connection that a peer opened counts among its remote's from the end of its handshake on.
