@@ -24,7 +24,7 @@ use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Trai
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
-use super::syn_queue::SynQueue;
+use super::syn_queue::{PER_BUSY_TURN, SynQueue};
 use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
@@ -151,11 +151,14 @@ pub struct Endpoint {
     time_wait: VecDeque<ConnectionId>,
     cookies: SynCookies,
     syns: SynQueue,
-    /// SYNs of no connection since the turn began, and all segments before it.
-    syns_in_turn: u64,
+    /// Segments of no connection since the turn began, and all segments before it.
+    strays_in_turn: u64,
     segs_before_turn: u64,
     /// Segments of this turn were for connections.
     busy: bool,
+    /// How many more strays are reset in this turn, if it is a busy one; some have waited since the one before.
+    resets_left: usize,
+    resets_late: bool,
     /// Of connections that peers opened, TIME-WAIT aside.
     remotes: Remotes<TupleHash>,
     secret: [u8; 16],
@@ -178,9 +181,11 @@ impl Endpoint {
             time_wait: VecDeque::new(),
             cookies: SynCookies::new(secret),
             syns: SynQueue::new(TupleHash::new(secret)),
-            syns_in_turn: 0,
+            strays_in_turn: 0,
             segs_before_turn: 0,
             busy: false,
+            resets_left: PER_BUSY_TURN,
+            resets_late: false,
             remotes: Remotes::new(TupleHash::new(secret)),
             secret,
             ephemeral: 0,
@@ -525,7 +530,7 @@ impl Endpoint {
         // What a train arms is not known yet, but it is armed from then on, and for more than a tick.
         let train = self.train.as_ref().map_or(Instant::FAR_FUTURE, |train| train.now() + TICK);
         let timer = self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)));
-        timer.into_iter().chain(self.syns.latest()).min()
+        timer.into_iter().chain(self.syns.latest()).chain(self.resets_late.then_some(Instant::ZERO)).min()
     }
 
     /// What happened, in order.
@@ -563,16 +568,11 @@ impl Endpoint {
     }
 
     /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. While connections
-    /// have work, few of the SYNs that ask for a cookie are answered until `poll_event` or this has nothing more to tell.
+    /// have work, few of the SYNs that ask for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         self.end_train();
         out.clear();
-        if let Some(reply) = self.shared.replies.pop_front() {
-            out.seal(&reply.tuple, &reply.repr, 0);
-            self.shared.counters.out_segs += 1;
-            return true;
-        }
-        if self.transmit_cookie(now, limits, out) {
+        if self.shared.waiting_apart > 0 && self.transmit_apart(now, limits, out) {
             return true;
         }
         while let Some(index) = self.ready.pop_front() {

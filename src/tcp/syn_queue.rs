@@ -15,7 +15,7 @@ use super::tuple_hash::TupleHash;
 use crate::time::Instant;
 use crate::wire::tcp::Repr;
 
-/// SYNs answered in a turn in which connections have something to do: a sixteenth of what a turn may send.
+/// SYNs answered in a turn in which connections have something to do, and strays reset: each a sixteenth of what a turn may send.
 pub(crate) const PER_BUSY_TURN: usize = 4;
 
 /// Marks, a byte each, by a keyed hash of the SYN: a power of two. A first repetition comes after a second (RFC 6298): of as many SYNs

@@ -57,6 +57,10 @@ pub(crate) struct Shared {
     pub counters: TcpCounters,
     pub events: VecDeque<Event>,
     pub replies: VecDeque<Reply>,
+    /// Resets to segments that no connection has sent: few of them leave beside the work of connections.
+    pub resets: VecDeque<Reply>,
+    /// Replies, resets, and SYNs that ask for a cookie: what leaves before the packets of connections that wait.
+    pub waiting_apart: usize,
     pub listeners: Vec<Listener>,
     pub copy_out: Option<FragmentArena>,
     /// Driver buffers held by all connections: an upper bound.
@@ -80,6 +84,8 @@ impl Shared {
             counters: TcpCounters::default(),
             events: VecDeque::new(),
             replies: VecDeque::new(),
+            resets: VecDeque::new(),
+            waiting_apart: 0,
             listeners: Vec::new(),
             copy_out: None,
             driver_buffers: 0,
@@ -118,7 +124,13 @@ impl Shared {
             let flags = u32::from(to.flags.contains(Flags::SYN)) + u32::from(to.flags.contains(Flags::FIN));
             (repr.ack, repr.flags) = (to.seq + payload_len as u32 + flags, Flags::RST | Flags::ACK);
         }
-        self.reply(tuple, repr);
+        let room = self.resets.len() < self.options.replies_max;
+        self.counters.replies_dropped += u64::from(!room);
+        if room {
+            self.counters.out_rsts += 1;
+            self.waiting_apart += 1;
+            self.resets.push_back(Reply { tuple: *tuple, repr });
+        }
     }
 
     /// `false`: too many replies wait already, and another is not to be made.
@@ -139,6 +151,7 @@ impl Shared {
         if repr.flags.contains(Flags::RST) {
             self.counters.out_rsts += 1;
         }
+        self.waiting_apart += 1;
         self.replies.push_back(Reply { tuple: *tuple, repr });
     }
 }

@@ -67,6 +67,7 @@ impl Endpoint {
         packet: RxPacket,
         iss_min: Option<SeqNumber>,
     ) {
+        self.strays_in_turn += 1;
         let listening = self.shared.listener(tuple.local_port).is_some();
         if repr.flags.contains(Flags::RST) {
             return;
@@ -82,7 +83,6 @@ impl Endpoint {
         if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
             return;
         }
-        self.syns_in_turn += 1;
         if !self.has_place_for(&tuple) {
             return;
         }
@@ -168,23 +168,50 @@ impl Endpoint {
 
     /// The SYN waits for its turn.
     fn ask_for_cookie(&mut self, now: Instant, tuple: &FourTuple, syn: &Repr) {
-        if !self.syns.push(now, tuple, syn, self.shared.options.syns_waiting_max) {
-            self.shared.counters.syn_queue_drops += 1;
-        }
+        let taken = self.syns.push(now, tuple, syn, self.shared.options.syns_waiting_max);
+        self.shared.waiting_apart += usize::from(taken);
+        self.shared.counters.syn_queue_drops += u64::from(!taken);
     }
 
     /// Everything of this turn was received, or sent.
     pub(super) fn begin_to_send(&mut self) {
         let in_segs = self.shared.counters.in_segs;
-        self.busy = in_segs - self.segs_before_turn > self.syns_in_turn;
-        (self.segs_before_turn, self.syns_in_turn) = (in_segs, 0);
+        self.busy = in_segs - self.segs_before_turn > self.strays_in_turn;
+        (self.segs_before_turn, self.strays_in_turn) = (in_segs, 0);
         self.syns.begin_turn();
+        (self.resets_left, self.resets_late) = (PER_BUSY_TURN, !self.shared.resets.is_empty());
     }
 
-    /// The SYN-ACK of the next one that waits. `false`: there is none, or connections have work and enough were answered beside it.
-    #[inline]
-    pub(super) fn transmit_cookie(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+    /// What needs no connection's turn: first what connections had to say at once, then what strangers asked for. `false`: there is none,
+    /// or connections have work and enough of those were answered beside it.
+    #[inline(never)]
+    pub(super) fn transmit_apart(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let busy = self.busy || !self.ready.is_empty();
+        let sent = self.transmit_reply(out) || self.transmit_cookie(now, busy, limits, out) || self.transmit_reset(busy, out);
+        self.shared.waiting_apart -= usize::from(sent);
+        sent
+    }
+
+    fn transmit_reply(&mut self, out: &mut Transmit) -> bool {
+        let Some(reply) = self.shared.replies.pop_front() else { return false };
+        out.seal(&reply.tuple, &reply.repr, 0);
+        self.shared.counters.out_segs += 1;
+        true
+    }
+
+    fn transmit_reset(&mut self, busy: bool, out: &mut Transmit) -> bool {
+        if busy && self.resets_left == 0 {
+            return false;
+        }
+        let Some(reset) = self.shared.resets.pop_front() else { return false };
+        self.resets_left = self.resets_left.saturating_sub(1);
+        out.seal(&reset.tuple, &reset.repr, 0);
+        self.shared.counters.out_segs += 1;
+        true
+    }
+
+    /// The SYN-ACK of the next one that waits.
+    fn transmit_cookie(&mut self, now: Instant, busy: bool, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         let Some(waiting) = self.syns.pop(busy) else { return false };
         let (_, timestamp_offset) = self.initial_sequence(now, &waiting.tuple);
         let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
@@ -219,6 +246,7 @@ impl Endpoint {
             self.shared.counters.listen_overflows += 1;
             return;
         }
+        self.strays_in_turn -= 1;
         self.shared.counters.syncookies_recv += 1;
         let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = repr.ack - 1;

@@ -319,6 +319,64 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
     assert_eq!(counters.syncookies_sent + counters.syn_queue_drops, u64::from(200 * FLOOD) + 3);
 }
 
+/// RFC 9293 section 3.5.2 has a segment of no connection reset. Beside work few are, so that a flood of such segments does not take all that a
+/// turn may send; and a connection's own reset stands behind none.
+#[test]
+fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
+    const STRAYS: u32 = 70;
+    const PACKETS_PER_TURN: usize = 64;
+    let mut tcp = endpoint(Options::default());
+    tcp.listen(2049).unwrap();
+    let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    inject(&mut tcp, START, peer, to, &syn(700));
+    let syn_ack = sent(&mut tcp, START)[0];
+    let timestamps = |value| {
+        let echo_reply = syn_ack.options.timestamps.unwrap().value;
+        TcpOptions { timestamps: Some(Timestamps { value, echo_reply }), ..TcpOptions::default() }
+    };
+    let mut ack = Repr { seq: SeqNumber(10), ack: syn_ack.seq + 1, flags: Flags::ACK, options: timestamps(2), ..syn(700) };
+    inject(&mut tcp, START, peer, to, &ack);
+    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("not accepted") };
+    let page = PagePool::anonymous(1, 4096).unwrap().allocate().unwrap().freeze();
+    sent(&mut tcp, START);
+
+    let stray = Repr { flags: Flags::ACK, options: TcpOptions::default(), ..syn(1_000) };
+    let flood = |tcp: &mut Endpoint, now| {
+        for n in 0..STRAYS {
+            inject(tcp, now, IpAddr::from((0x0b00_0000 + n).to_be_bytes()), to, &stray);
+        }
+        while tcp.poll_event().is_some() {}
+    };
+    for turn in 0..20 {
+        let now = START + Duration::from_millis(u64::from(turn) * 10);
+        inject(&mut tcp, now, peer, to, &ack);
+        flood(&mut tcp, now);
+        tcp.send(now, id, &mut vec![page.slice(0..100)]).unwrap();
+        let mut transmit = Transmit::default();
+        let mut out = Vec::new();
+        while out.len() < PACKETS_PER_TURN && tcp.poll_transmit(now, &TransmitLimits::default(), &mut transmit) {
+            out.push(Repr::parse(transmit.header()).unwrap().0);
+        }
+        let resets = out.iter().filter(|repr| repr.flags == Flags::RST).count();
+        assert_eq!((out.len(), resets), (1 + PER_BUSY_TURN, PER_BUSY_TURN), "turn {turn}: the connection's text is among it");
+        assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
+        (ack.ack, ack.options) = (ack.ack + 100, timestamps(3 + turn));
+    }
+    let replies_max = tcp.options().replies_max;
+    let now = START + Duration::from_millis(200);
+    inject(&mut tcp, now, peer, to, &ack);
+    flood(&mut tcp, now);
+    tcp.abort(now, id);
+    let out = sent(&mut tcp, now);
+    assert_eq!(out[0].dst_port, 700, "before all of those that wait");
+    assert_eq!(out.len() + sent(&mut tcp, now).len(), 1 + replies_max, "with nothing else to do all that wait are answered");
+    let counters = tcp.counters();
+    assert_eq!(counters.out_rsts + counters.replies_dropped, u64::from(21 * STRAYS) + 1);
+    // Nor does a turn that has received nothing else keep any back.
+    flood(&mut tcp, now);
+    assert_eq!(sent(&mut tcp, now).len(), STRAYS as usize);
+}
+
 /// RFC 2883 section 4; RFC 8257 section 3.2. What could not be said is said later, and counted then.
 #[test]
 fn a_duplicate_that_an_ack_could_not_report_is_reported_by_the_next() {
