@@ -113,6 +113,8 @@ crate::counters! {
         abort_on_timeout,
         /// Connections reset because data came that nobody would read.
         abort_on_data,
+        /// Connections that nobody here held any more reset because a new one needed the place.
+        abort_on_memory,
         /// Connections closed here whose peer did not close its side in time.
         fin_wait_2_timeouts,
         /// Connections that entered TIME-WAIT.

@@ -149,6 +149,8 @@ pub struct Endpoint {
     wheel: TimerWheel,
     ready: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
+    /// What was closed for good, oldest first, among some that has ended.
+    orphans: VecDeque<ConnectionId>,
     cookies: SynCookies,
     syns: SynQueue,
     /// Segments of no connection since the turn began, and all segments before it.
@@ -179,6 +181,7 @@ impl Endpoint {
             wheel: TimerWheel::new(),
             ready: VecDeque::new(),
             time_wait: VecDeque::new(),
+            orphans: VecDeque::new(),
             cookies: SynCookies::new(secret),
             syns: SynQueue::new(TupleHash::new(secret)),
             strays_in_turn: 0,
@@ -647,8 +650,13 @@ impl Endpoint {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
+            let was_orphan = connection.is_orphan();
             connection.close_both(now, shared);
+            let is_orphan = connection.is_orphan();
             self.settle(id.index);
+            if is_orphan && !was_orphan {
+                self.note_orphan(id);
+            }
         }
     }
 
@@ -763,6 +771,34 @@ impl Endpoint {
         true
     }
 
+    fn note_orphan(&mut self, id: ConnectionId) {
+        while self.orphans.front().is_some_and(|oldest| !is_orphan(&self.slots, *oldest)) {
+            self.orphans.pop_front();
+        }
+        if self.orphans.len() >= 2 * self.shared.options.connections_max {
+            // At most half of them are still there, so this comes once in that many ends.
+            self.orphans.retain(|id| is_orphan(&self.slots, *id));
+        }
+        self.orphans.push_back(id);
+    }
+
+    /// Aborts the connection that was closed for good longest ago, as if by the application (RFC 9293 section 3.10.5): what is left of it
+    /// lasts as long as its peer likes, up to the user timeout, and must not keep out others. Tells whether there was one.
+    fn evict_orphan(&mut self) -> bool {
+        while let Some(oldest) = self.orphans.pop_front() {
+            if !is_orphan(&self.slots, oldest) {
+                continue;
+            }
+            if let Some(connection) = find(&mut self.slots, oldest) {
+                self.shared.counters.abort_on_memory += 1;
+                connection.abort(&mut self.shared);
+                self.settle(oldest.index);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Takes a closed connection out of the tables, and out of memory once the application knows.
     fn remove(&mut self, index: u32) {
         self.leave_remote(index);
@@ -805,6 +841,11 @@ fn arm(connection: &mut Connection, wheel: &mut TimerWheel, index: u32) {
 fn find(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
     let slot = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
     slot.connection.as_deref_mut().filter(|connection| !connection.released)
+}
+
+fn is_orphan(slots: &[Slot], id: ConnectionId) -> bool {
+    let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
+    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.is_orphan())
 }
 
 /// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.

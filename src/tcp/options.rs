@@ -51,7 +51,7 @@ pub struct Options {
     /// Bytes queued to send. A longer list is taken only by an empty queue.
     pub send_queue_bytes_max: usize,
     /// Connections in any state, but for those that peers have half opened: of these the tables hold `syn_received_max` more for each
-    /// listener. Beyond, TIME-WAITs give way; then SYNs, and last ACKs of handshakes, are dropped.
+    /// listener. Beyond, TIME-WAITs give way, then what was closed for good; then SYNs, and last ACKs of handshakes, are dropped.
     pub connections_max: usize,
     pub listeners_max: usize,
     /// Connections that one remote (an IPv4 address, an IPv6 /64) may have opened, TIME-WAIT aside; beyond, its SYNs, and last ACKs

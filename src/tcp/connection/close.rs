@@ -45,6 +45,12 @@ impl Connection {
         }
     }
 
+    /// Nobody here waits for anything but its end, which is up to the peer (Linux: an orphaned socket).
+    pub fn is_orphan(&self) -> bool {
+        let open = !matches!(self.state, State::TimeWait | State::Closed);
+        self.receive.refuses_text && open
+    }
+
     /// Text for an application that reads no more (RFC 9293 section 3.6.1, SHLD-3). It is not taken, so never acknowledged; the
     /// reset waits until the peer has everything of ours, which it would throw away.
     pub(super) fn refuse_text(&mut self, shared: &mut Shared, segment: &Segment) {

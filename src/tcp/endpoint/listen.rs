@@ -107,7 +107,7 @@ impl Endpoint {
             counters.remote_drops += 1;
             return false;
         }
-        if self.places_taken() >= self.shared.options.connections_max && !self.evict_time_wait() {
+        if self.places_taken() >= self.shared.options.connections_max && !self.evict_time_wait() && !self.evict_orphan() {
             self.shared.counters.listen_drops += 1;
             return false;
         }
