@@ -39,16 +39,13 @@ impl Endpoint {
 
     /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
     ///
-    /// Gives the least initial sequence number of what takes its place. A cookie could not keep that: then TIME-WAIT stays.
+    /// Gives the least initial sequence number of what takes its place.
     pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> Option<SeqNumber> {
         let connection = self.slots[index as usize].connection.as_mut()?;
         if !connection.may_be_replaced_by(now, repr) {
             return None;
         }
         self.shared.listener(repr.dst_port)?;
-        if self.is_half_open_full(repr.dst_port) && self.shared.options.syn_cookies {
-            return None;
-        }
         let connection = self.slots[index as usize].connection.as_mut()?;
         let iss_min = connection.successor_iss();
         self.shared.counters.time_wait_recycled += 1;
@@ -86,7 +83,8 @@ impl Endpoint {
         if !self.has_place_for(&tuple) {
             return;
         }
-        if self.is_half_open_full(tuple.local_port) && self.shared.options.syn_cookies {
+        // A cookie could not keep the number (Linux: none where tcp_tw_isn is set).
+        if iss_min.is_none() && self.is_half_open_full(tuple.local_port) && self.shared.options.syn_cookies {
             return self.ask_for_cookie(now, &tuple, repr);
         }
         if !self.make_half_open_room(tuple.local_port) {
