@@ -141,11 +141,11 @@ impl SynCookies {
         Some(syn)
     }
 
-    /// Whether an empty ACK that answers none may lie behind text of a cookie's connection that was lost on the way. The proof needs the
+    /// Whether a segment that answers none may lie behind text of a cookie's connection that was lost on the way. The proof needs the
     /// peer's first number, which is not known then; of the cookie only the slow counter can be made out: 3 of 256 strangers have it, too.
     pub fn may_be_followed(&self, now: Instant, tuple: &FourTuple, ack: &Repr) -> bool {
         let rest = (ack.ack - 1).0.wrapping_sub(self.base(tuple, ack.seq - 1));
-        // The text takes its length from the proof below the counter, which may have to borrow one.
+        // The text, no more than the unscaled window of a SYN-ACK, takes its length from the proof below the counter, which may have to borrow one.
         SynCookies::period(now).wrapping_sub(rest >> HASH_BITS) & (u32::MAX >> HASH_BITS) <= PERIODS_VALID
     }
 

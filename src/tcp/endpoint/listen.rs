@@ -228,9 +228,7 @@ impl Endpoint {
             self.shared.counters.syncookies_failed += 1;
             // Text, a FIN or an ACK of a SYN-ACK that came twice may follow first text that was lost with the handshake's ACK: when the peer
             // repeats that, it gets in. A reset would end what it takes for established (RFC 9293 section 3.10.7.2 asks for one).
-            let may_follow =
-                !packet.is_empty() || repr.flags.contains(Flags::FIN) || self.cookies.may_be_followed(now, &tuple, repr);
-            if !may_follow {
+            if !self.cookies.may_be_followed(now, &tuple, repr) {
                 self.shared.reset(&tuple, repr, packet.len());
             }
             return;
