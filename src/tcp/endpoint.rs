@@ -433,7 +433,7 @@ impl Endpoint {
         let mut known = self.index_of(&tuple);
         let mut iss_min = None;
         if let Some(index) = known {
-            iss_min = self.time_wait_gives_way(now, index, &repr);
+            iss_min = self.time_wait_gives_way(index, &repr);
             known = known.filter(|_| iss_min.is_none());
         }
         match known {

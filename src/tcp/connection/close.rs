@@ -174,9 +174,11 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.10.7.4 (fourth step, TIME-WAIT) and RFC 6191 section 2: a SYN that cannot be an old duplicate.
-    pub fn may_be_replaced_by(&self, _now: Instant, syn: &Repr) -> bool {
-        let opens = syn.flags.contains(Flags::SYN) && !syn.flags.contains(Flags::ACK | Flags::RST);
-        if self.state != State::TimeWait || !opens || syn.flags.contains(Flags::ACK) || syn.flags.contains(Flags::RST) {
+    pub fn may_be_replaced_by(&self, syn: &Repr) -> bool {
+        let has = |flag| syn.flags.contains(flag);
+        // A SYN with a FIN opens nothing.
+        let opens = has(Flags::SYN) && !has(Flags::ACK) && !has(Flags::RST) && !has(Flags::FIN);
+        if self.state != State::TimeWait || !opens {
             return false;
         }
         match syn.options.timestamps {

@@ -39,13 +39,18 @@ impl Endpoint {
 
     /// RFC 9293 section 3.10.7.4, RFC 6191: a SYN that is clearly newer ends a TIME-WAIT.
     ///
-    /// Gives the least initial sequence number of what takes its place.
-    pub(super) fn time_wait_gives_way(&mut self, now: Instant, index: u32, repr: &Repr) -> Option<SeqNumber> {
+    /// Gives the least initial sequence number of what takes its place. Where there is none for the SYN, TIME-WAIT stays.
+    pub(super) fn time_wait_gives_way(&mut self, index: u32, repr: &Repr) -> Option<SeqNumber> {
         let connection = self.slots[index as usize].connection.as_mut()?;
-        if !connection.may_be_replaced_by(now, repr) {
+        if !connection.may_be_replaced_by(repr) {
             return None;
         }
+        let remote_ip = connection.tuple.remote_ip;
         self.shared.listener(repr.dst_port)?;
+        // Its own place in the table is one.
+        if !self.remote_has_place(remote_ip) || !self.make_half_open_room(repr.dst_port) {
+            return None;
+        }
         let connection = self.slots[index as usize].connection.as_mut()?;
         let iss_min = connection.successor_iss();
         self.shared.counters.time_wait_recycled += 1;
@@ -88,7 +93,6 @@ impl Endpoint {
             return self.ask_for_cookie(now, &tuple, repr);
         }
         if !self.make_half_open_room(tuple.local_port) {
-            self.shared.counters.listen_drops += 1;
             return;
         }
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
@@ -100,9 +104,7 @@ impl Endpoint {
 
     /// The limits that no cookie gets around: connections of one remote, and of the endpoint.
     fn has_place_for(&mut self, tuple: &FourTuple) -> bool {
-        let Shared { options, counters, .. } = &mut self.shared;
-        if self.remotes.connections(tuple.remote_ip) >= options.connections_per_remote_max {
-            counters.remote_drops += 1;
+        if !self.remote_has_place(tuple.remote_ip) {
             return false;
         }
         if self.places_taken() >= self.shared.options.connections_max && !self.evict_time_wait() && !self.evict_orphan() {
@@ -110,6 +112,12 @@ impl Endpoint {
             return false;
         }
         true
+    }
+
+    fn remote_has_place(&mut self, ip: IpAddr) -> bool {
+        let room = self.remotes.connections(ip) < self.shared.options.connections_per_remote_max;
+        self.shared.counters.remote_drops += u64::from(!room);
+        room
     }
 
     /// Half-open connections take none: anybody can make them in another's name, and each listener has its maximum of them (RFC 4987
@@ -279,6 +287,7 @@ impl Endpoint {
                 return true;
             }
         }
+        self.shared.counters.listen_drops += 1;
         false
     }
 
