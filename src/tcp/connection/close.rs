@@ -174,14 +174,15 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.10.7.4 (fourth step, TIME-WAIT) and RFC 6191 section 2: a SYN that cannot be an old duplicate.
-    pub fn may_be_replaced_by(&self, syn: &Repr) -> bool {
+    /// `timestamps`: they would be agreed on with the SYN's peer.
+    pub fn may_be_replaced_by(&self, syn: &Repr, timestamps: bool) -> bool {
         let has = |flag| syn.flags.contains(flag);
         // A SYN with a FIN opens nothing.
         let opens = has(Flags::SYN) && !has(Flags::ACK) && !has(Flags::RST) && !has(Flags::FIN);
         if self.state != State::TimeWait || !opens {
             return false;
         }
-        match syn.options.timestamps {
+        match syn.options.timestamps.filter(|_| timestamps) {
             // RFC 6191 section 2: the numbers of a connection without timestamps are told apart by having them.
             Some(_) if !self.timestamps => true,
             Some(timestamps) if timestamps.value != self.receive.ts_recent => is_before(self.receive.ts_recent, timestamps.value),

@@ -42,7 +42,7 @@ impl Endpoint {
     /// Gives the least initial sequence number of what takes its place. Where there is none for the SYN, TIME-WAIT stays.
     pub(super) fn time_wait_gives_way(&mut self, index: u32, repr: &Repr) -> Option<SeqNumber> {
         let connection = self.slots[index as usize].connection.as_mut()?;
-        if !connection.may_be_replaced_by(repr) {
+        if !connection.may_be_replaced_by(repr, self.shared.options.timestamps) {
             return None;
         }
         let remote_ip = connection.tuple.remote_ip;
