@@ -240,7 +240,10 @@ impl Connection {
         match self.state {
             State::SynSent => self.send.retries >= options.syn_retries_max,
             State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
-            _ => now.since(self.send.stalled_since) >= Duration::from_millis(u64::from(self.user_timeout)),
+            // Retransmissions, not only time: a timer that is as late as that has asked the peer nothing yet (Linux: retransmits_timed_out).
+            _ => {
+                self.send.retries > 0 && now.since(self.send.stalled_since) >= Duration::from_millis(u64::from(self.user_timeout))
+            }
         }
     }
 
