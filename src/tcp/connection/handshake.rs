@@ -172,6 +172,12 @@ impl Connection {
         self.user_timeout = millis(timeout);
     }
 
+    /// Half-open: whether a segment is the first behind the SYN and answers something else than our SYN-ACK.
+    pub fn is_answered_elsewhere(&self, repr: &Repr) -> bool {
+        let ack = self.ack_position(repr.ack);
+        repr.seq == self.receive.irs + 1 && (ack <= self.send.unacknowledged || ack > self.send.next)
+    }
+
     /// Takes over what the peer's SYN says.
     fn agree(&mut self, now: Instant, syn: &Repr) {
         self.receive.irs = syn.seq;

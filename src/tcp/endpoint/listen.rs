@@ -148,6 +148,20 @@ impl Endpoint {
         !completes || self.has_place_for(&tuple)
     }
 
+    /// A SYN that came twice may have a half-open connection besides the cookie that its peer has taken and answers now: that one gives way.
+    pub(super) fn cookie_takes_over(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
+        let Endpoint { slots, shared, cookies, .. } = self;
+        let Some(connection) = slots[index as usize].connection.as_mut().filter(|c| c.listener.is_some()) else { return false };
+        let is_ack = repr.flags.contains(Flags::ACK) && !repr.flags.contains(Flags::SYN) && !repr.flags.contains(Flags::RST);
+        let may_be = is_ack && cookies.may_be_answered(now) && connection.is_answered_elsewhere(repr);
+        if !may_be || cookies.syn_of(now, &connection.tuple, repr, &shared.options).is_none() {
+            return false;
+        }
+        connection.give_up_half_open(shared);
+        self.settle(index);
+        true
+    }
+
     /// A connection that a peer opened counts among its remote's from the end of its handshake on.
     pub(super) fn join_remote(&mut self, index: u32) {
         if let Some(connection) = &mut self.slots[index as usize].connection

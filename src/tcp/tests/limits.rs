@@ -267,6 +267,38 @@ fn honest_peers_get_in_during_a_flood() {
     assert!(counters.syncookies_sent > 3_000 && counters.syncookies_recv > 190, "{counters:?}");
 }
 
+/// RFC 4987 section 3.6: a SYN that came twice may have been answered by a cookie and then, when there was a place, by a half-open connection.
+/// The peer has taken the first answer.
+#[test]
+fn the_answer_to_a_cookie_counts_also_while_its_syn_has_a_half_open_connection() {
+    let mut tcp = endpoint(Options { syn_received_max: 1, ..Options::default() });
+    tcp.listen(2049).unwrap();
+    let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let plain = |port| Repr { options: TcpOptions { mss: Some(1000), ..TcpOptions::default() }, ..syn(port) };
+    let answered = |tcp: &mut Endpoint, repr| {
+        inject(tcp, START, peer, to, &repr);
+        while tcp.poll_event().is_some_and(|event| !matches!(event, Event::Accepted { .. })) {}
+        sent(tcp, START)
+    };
+    // Another has the only place, and gives it back.
+    answered(&mut tcp, plain(700));
+    let cookie = answered(&mut tcp, plain(701))[0];
+    answered(&mut tcp, Repr { seq: SeqNumber(10), flags: Flags::RST, ..plain(700) });
+    let syn_ack = answered(&mut tcp, plain(701))[0];
+    assert!(tcp.counters().syncookies_sent == 1 && cookie.seq != syn_ack.seq);
+    let ack = |seq, ack| Repr { seq: SeqNumber(seq), ack, flags: Flags::ACK, options: TcpOptions::default(), ..plain(701) };
+    // Not even a SYN-ACK of another SYN's, or a guess, is taken for it.
+    for (seq, number) in [(11, cookie.seq + 1), (10, cookie.seq + 2)] {
+        assert_eq!(answered(&mut tcp, ack(seq, number)).iter().filter(|repr| repr.flags == Flags::RST).count(), 1);
+    }
+    assert_eq!(tcp.counters().curr_estab, 0);
+    assert_eq!(answered(&mut tcp, ack(10, cookie.seq + 1)), []);
+    let counters = tcp.counters();
+    assert_eq!((counters.curr_estab, counters.curr_connections, counters.syncookies_recv), (1, 1, 1));
+    let text = answered(&mut tcp, Repr { flags: Flags::ACK | Flags::FIN, ..ack(10, cookie.seq + 1) })[0];
+    assert_eq!((text.seq, text.ack), (cookie.seq + 1, SeqNumber(11)));
+}
+
 /// While a connection has something to send in each turn, few of a flood are answered; a new peer gets in at its second SYN.
 #[test]
 fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
