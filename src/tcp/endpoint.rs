@@ -742,17 +742,20 @@ impl Endpoint {
         self.shared.counters.time_wait_entered += 1;
         self.leave_remote(id.index);
         self.time_wait.push_back(id);
-        while self.forget_ended_time_waits() && self.time_wait.len() > self.shared.options.time_wait_max {
+        let time_wait_max = self.shared.options.time_wait_max;
+        while self.forget_ended_time_waits() && self.shared.counters.curr_time_wait > time_wait_max as u64 {
             self.evict_time_wait();
+        }
+        if self.time_wait.len() >= 2 * time_wait_max {
+            // At most half of them are in TIME-WAIT still, so this comes once in that many ends.
+            self.time_wait.retain(|id| is_in_time_wait(&self.slots, *id));
         }
     }
 
     /// Takes what is in TIME-WAIT no more off the front of its queue; tells whether there is one left.
     fn forget_ended_time_waits(&mut self) -> bool {
         while let Some(oldest) = self.time_wait.front() {
-            let slot = &self.slots[oldest.index as usize];
-            let live = slot.connection.as_ref().is_some_and(|connection| connection.state == State::TimeWait);
-            if live && slot.generation == oldest.generation {
+            if is_in_time_wait(&self.slots, *oldest) {
                 return true;
             }
             self.time_wait.pop_front();
@@ -849,6 +852,11 @@ fn find(slots: &mut [Slot], id: ConnectionId) -> Option<&mut Connection> {
 fn is_orphan(slots: &[Slot], id: ConnectionId) -> bool {
     let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
     slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.is_orphan())
+}
+
+fn is_in_time_wait(slots: &[Slot], id: ConnectionId) -> bool {
+    let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
+    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.state == State::TimeWait)
 }
 
 /// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.
