@@ -244,7 +244,7 @@ fn log(event: InterfaceEvent) {
     }
 }
 
-pub fn arena(fragments: &PagePool) -> anyhow::Result<FragmentArena> {
+fn arena(fragments: &PagePool) -> anyhow::Result<FragmentArena> {
     FragmentArena::new(fragments.clone()).ok_or_else(|| anyhow!("memory.eal_mib is too small for reply heads"))
 }
 

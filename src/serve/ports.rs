@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use dpdk::{Eal, Port, PortOptions, RssSpread, Wanted};
 
 use super::assemble;
-use super::core::{ServingDevice, arena};
-use crate::buf::{PagePool, Slice};
+use super::core::ServingDevice;
+use crate::buf::{FragmentArena, PagePool, Slice};
 use crate::control::config::{Config, Lro, Port as PortConfig, Transmit, Tso};
 use crate::net::Interface;
 use crate::net::dpdk_device::{DpdkDevice, TransmitMode};
@@ -104,7 +104,10 @@ pub fn open(
             options.announcements = 0;
             options.ipv6.follows = true;
         }
-        let interface = Interface::new(options, arena(fragments)?, now).with_context(|| format!("port {name}"))?;
+        // Answers to anybody who asks must not take the room that everybody's replies need.
+        let answers = FragmentArena::leaving(fragments.clone(), fragments.blocks() / 2);
+        let answers = answers.context("memory.eal_mib is too small for answers of the port itself")?;
+        let interface = Interface::new(options, answers, now).with_context(|| format!("port {name}"))?;
         lanes.push(Lane { device: ServingDevice::new(device), interface });
     }
     let by_device = capabilities.spread.as_ref().and_then(|spread| spread_of(spread, port.queues));

@@ -30,6 +30,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::device::{Checksum, Device};
 use super::neighbour::{NeighbourCounters, NeighbourTable};
@@ -160,6 +161,8 @@ pub struct Interface {
     control: VecDeque<Control>,
     /// Where the payload of our own ICMP messages lies.
     arena: FragmentArena,
+    /// Each answer that waits for a neighbour has a reference to it, too.
+    answers: Arc<()>,
     icmp_errors: TokenBucket,
     /// When the next announcement is due and how many are left (RFC 5227 section 2.3).
     announcements: Option<(Instant, u32)>,
@@ -191,6 +194,7 @@ impl Interface {
             neighbours: NeighbourTable::new(options.neighbours.clone()),
             control: VecDeque::new(),
             arena,
+            answers: Arc::new(()),
             icmp_errors: TokenBucket::new(options.icmp_errors_per_second, options.icmp_errors_burst, now),
             announcements: (options.announcements > 0).then_some((now, options.announcements)),
             events: VecDeque::new(),

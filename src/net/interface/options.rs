@@ -278,6 +278,8 @@ crate::counters! {
         device_full,
         /// Checksummed in software, bytes: the device does not offer it.
         software_checksum_octets,
+        /// Own ICMP messages and datagrams dropped because their next hop was being asked for, and too many waited already.
+        answers_not_parked,
         /// Own packets (ARP, ICMP) dropped because too many were waiting.
         control_overflow,
         /// Own or waiting packets dropped because they were refused when their turn came.

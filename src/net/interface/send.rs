@@ -4,6 +4,7 @@
 //! `device::TxOffload` (who fills in what).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use super::routes::{Hop, fold};
 use super::{Interface, InterfaceCounters};
@@ -19,6 +20,10 @@ pub(super) const TRANSPORT_HEADER_MAX: usize = 60;
 
 /// Octets of the longest header in front of a payload.
 pub(super) const HEADERS_MAX: usize = ethernet::TAGGED_HEADER_LEN + ipv6::HEADER_LEN + TRANSPORT_HEADER_MAX;
+
+/// Answers, which are all but TCP's packets, that may wait for neighbours. Anybody can have one made, to an address that nobody has, and each
+/// may be the last that holds a page of the pool that all replies come from; one would satisfy RFC 1122 section 2.3.2.2.
+const ANSWERS_PARKED_MAX: usize = 4;
 
 /// Where a TCP header has its checksum.
 const TCP_CHECKSUM_AT: usize = crate::wire::tcp::CHECKSUM_OFFSET;
@@ -86,6 +91,9 @@ pub(super) struct ParkedPacket {
     header_len: u8,
     payload: Vec<Slice>,
     tso_mss: Option<u16>,
+    /// Its share of `Interface::answers`, while it waits for a neighbour.
+    #[allow(dead_code, reason = "what counts is that it is there")]
+    answer: Option<Arc<()>>,
 }
 
 impl ParkedPacket {
@@ -94,13 +102,24 @@ impl ParkedPacket {
         let header_len = header.len().min(TRANSPORT_HEADER_MAX);
         let mut bytes = [0; TRANSPORT_HEADER_MAX];
         bytes[..header_len].copy_from_slice(&header[..header_len]);
-        ParkedPacket { src, dst, protocol, traffic_class: 0, header: bytes, header_len: header_len as u8, payload, tso_mss: None }
+        ParkedPacket {
+            src,
+            dst,
+            protocol,
+            traffic_class: 0,
+            header: bytes,
+            header_len: header_len as u8,
+            payload,
+            tso_mss: None,
+            answer: None,
+        }
     }
 
-    pub(super) fn of(packet: &OutgoingPacket<'_>) -> ParkedPacket {
+    fn of(packet: &OutgoingPacket<'_>, answer: Option<Arc<()>>) -> ParkedPacket {
         ParkedPacket {
             traffic_class: packet.traffic_class,
             tso_mss: packet.tso_mss,
+            answer,
             ..ParkedPacket::new(packet.src, packet.dst, packet.protocol, packet.transport_header, packet.payload.to_vec())
         }
     }
@@ -271,9 +290,25 @@ impl Interface {
                 Ok(true)
             }
             Hop::Unresolved(next_hop) => {
-                self.neighbours.park(IpAddr::V4(next_hop), ParkedPacket::of(&OutgoingPacket { payload, ..*packet }));
+                self.park(IpAddr::V4(next_hop), &OutgoingPacket { payload, ..*packet });
                 Ok(false)
             }
+        }
+    }
+
+    /// Keeps a packet until `next_hop`, just found unresolved, has told its MAC address.
+    #[cold]
+    pub(super) fn park(&mut self, next_hop: IpAddr, packet: &OutgoingPacket<'_>) {
+        let answer = (packet.protocol != protocol::TCP).then(|| Arc::clone(&self.answers));
+        if answer.as_ref().is_some_and(|answers| Arc::strong_count(answers) > 1 + ANSWERS_PARKED_MAX) {
+            self.counters.answers_not_parked += 1;
+            return;
+        }
+        let parked = ParkedPacket::of(packet, answer);
+        match (next_hop, &mut self.ipv6) {
+            (IpAddr::V4(_), _) => self.neighbours.park(next_hop, parked),
+            (IpAddr::V6(_), Some(ipv6)) => ipv6.neighbours.park(next_hop, parked),
+            (IpAddr::V6(_), None) => {}
         }
     }
 

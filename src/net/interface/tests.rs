@@ -512,6 +512,41 @@ fn without_a_page_an_echo_is_not_answered() {
     assert_eq!((bench.out().len(), bench.interface.counters().icmp_no_buffer), (0, 1));
 }
 
+#[test]
+fn answers_to_strangers_who_are_silent_hold_few_pages() {
+    let mut bench = bench();
+    let pool = PagePool::anonymous(8, 16_384).unwrap();
+    bench.interface.arena = FragmentArena::new(pool.clone()).unwrap();
+    bench.introduce();
+    for stranger in 0..40u8 {
+        let echo = icmpv4::Repr::EchoRequest { identifier: 1, sequence: stranger.into() };
+        // One that waits, then as many to somebody who is known as fill its page.
+        let data = [0; 1];
+        let message = [&echo.emit([&data[..]])[..], &data].concat();
+        let src = Ipv4Addr::new(10, 0, 0, 100 + stranger);
+        bench.receive(ip_frame(ipv4::Repr { src, ..ip_header(protocol::ICMPV4, message.len()) }, &message));
+        for _ in 0..12 {
+            bench.receive(icmp_frame(echo, &[0; 1400]));
+            bench.out();
+        }
+    }
+    let (waiting, counters) = (bench.interface.neighbour_counters().parked_now, bench.interface.counters());
+    assert_eq!((waiting, counters.answers_not_parked), (4, 36));
+    assert_eq!((pool.outstanding(), counters.icmp_no_buffer), (6, 0), "two of the arena's own, and one for each that waits");
+    // A reply over UDP counts with them; a segment does not, and as soon as one has left there is room for another.
+    let udp = |bench: &mut Bench, host| {
+        let dst = (Ipv4Addr::new(10, 0, 0, host), 700).into();
+        bench.interface.send_udp(bench.now, &mut bench.device, (OURS, 111).into(), dst, &slices(&[b"reply"])).unwrap();
+        bench.interface.neighbour_counters().parked_now
+    };
+    assert_eq!(udp(&mut bench, 50), 4);
+    bench.send(Ipv4Addr::new(10, 0, 0, 51), &slices(&[b"segment"])).unwrap();
+    bench.receive(arp_frame(Operation::Reply, TWIN_MAC, Ipv4Addr::new(10, 0, 0, 100), OURS));
+    bench.out();
+    assert_eq!(udp(&mut bench, 52), 5);
+    assert_eq!(bench.interface.counters().answers_not_parked, 37);
+}
+
 // ---- ARP ------------------------------------------------------------------------------------------------------------
 
 #[test]

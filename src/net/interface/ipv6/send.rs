@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::OwnPacket;
 use crate::buf::Slice;
 use crate::net::device::{Device, DeviceCapabilities, TxOffload};
-use crate::net::interface::send::{HEADERS_MAX, ParkedPacket, transport_checksum};
+use crate::net::interface::send::{HEADERS_MAX, transport_checksum};
 use crate::net::interface::{Interface, OutgoingPacket, SendRefused};
 use crate::net::neighbour::Lookup;
 use crate::time::Instant;
@@ -40,7 +40,7 @@ impl Interface {
         let mac = match ipv6.neighbours.lookup(now, next_hop) {
             Lookup::Resolved(mac) => mac,
             Lookup::Unresolved => {
-                ipv6.neighbours.park(next_hop, ParkedPacket::of(&OutgoingPacket { payload, ..*packet }));
+                self.park(next_hop, &OutgoingPacket { payload, ..*packet });
                 return Ok(false);
             }
             Lookup::Failed => return Err(SendRefused::NeighbourUnreachable),
