@@ -55,7 +55,7 @@ impl Interface {
                     target_hardware: mac,
                     target_protocol: sender,
                 };
-                self.queue_control(Control::Arp { dst: mac, packet: reply });
+                self.queue_answer(Control::Arp { dst: mac, packet: reply });
             }
             Operation::Reply if for_us => self.counters.arp_replies_in += 1,
             Operation::Request | Operation::Reply => self.counters.arp_other_in += 1,
@@ -96,7 +96,7 @@ impl Interface {
             target_hardware: Address::default(),
             target_protocol: address,
         };
-        self.queue_control(Control::Arp { dst: Address::BROADCAST, packet });
+        self.queue_own(Control::Arp { dst: Address::BROADCAST, packet });
     }
 
     pub(super) fn queue_solicitation(&mut self, solicitation: Solicitation) {
@@ -111,6 +111,6 @@ impl Interface {
             target_hardware: solicitation.unicast.unwrap_or_default(),
             target_protocol: target,
         };
-        self.queue_control(Control::Arp { dst: solicitation.unicast.unwrap_or(Address::BROADCAST), packet });
+        self.queue_own(Control::Arp { dst: solicitation.unicast.unwrap_or(Address::BROADCAST), packet });
     }
 }

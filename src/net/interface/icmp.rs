@@ -101,13 +101,7 @@ impl Interface {
         };
         let header = repr.emit([&data[..]]);
         let payload = if data.is_empty() { Vec::new() } else { vec![data] };
-        self.queue_control(Control::Ip(ParkedPacket::new(
-            facts.dst.into(),
-            facts.src.into(),
-            protocol::ICMPV4,
-            &header,
-            payload,
-        )));
+        self.queue_answer(Control::Ip(ParkedPacket::new(facts.dst.into(), facts.src.into(), protocol::ICMPV4, &header, payload)));
     }
 
     pub(super) fn copy_to_page(&mut self, front: &[u8], packet: &RxPacket, len: usize) -> Option<Slice> {

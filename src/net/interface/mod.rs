@@ -58,6 +58,10 @@ const QUOTED_HEADERS_MAX: usize = 60 + 8;
 /// Events that wait for `poll_event`; more are counted and lost.
 const EVENTS_MAX: usize = 16;
 
+/// Places of a queue of own packets, beyond those for answers, where only what we ask, announce and report goes: anybody can have as many
+/// answers made as there are places, and a probe that is lost would make an address of ours that nobody was asked about.
+const OWN_PLACES: usize = 64;
+
 /// What a frame turned out to be.
 pub enum Ingress {
     /// A TCP segment, from its TCP header to the end of its payload. Its checksum is verified by `tcp` if `Unknown`.
@@ -241,10 +245,14 @@ impl Interface {
         if !self.transmit_ready(now, device, &mut sent) || !self.transmit_ipv6(now, device, &mut sent) {
             return sent;
         }
-        while let Some(solicitation) = self.neighbours.poll_solicitation() {
-            self.queue_solicitation(solicitation);
-        }
-        while let Some(control) = self.control.pop_front() {
+        loop {
+            // What strangers make us ask takes no more room than their answers.
+            while self.control.len() < self.options.control_packets_max
+                && let Some(solicitation) = self.neighbours.poll_solicitation()
+            {
+                self.queue_solicitation(solicitation);
+            }
+            let Some(control) = self.control.pop_front() else { return sent };
             let result = match &control {
                 Control::Arp { dst, packet } => self.send_arp(device, *dst, packet),
                 Control::Ip(packet) => self.send(now, device, &packet.as_outgoing()),
@@ -258,7 +266,6 @@ impl Interface {
                 Err(_) => self.counters.own_packets_refused += 1,
             }
         }
-        sent
     }
 
     /// Packets whose neighbour has been found; false: the device is full.
@@ -391,8 +398,18 @@ impl Interface {
         self.counters.udp_too_long += 1;
     }
 
-    fn queue_control(&mut self, control: Control) {
-        if self.control.len() >= self.options.control_packets_max {
+    /// What was made because of a packet received.
+    fn queue_answer(&mut self, answer: Control) {
+        self.queue_below(self.options.control_packets_max, answer);
+    }
+
+    /// What we ask or announce ourselves.
+    fn queue_own(&mut self, control: Control) {
+        self.queue_below(self.options.control_packets_max + OWN_PLACES, control);
+    }
+
+    fn queue_below(&mut self, places: usize, control: Control) {
+        if self.control.len() >= places {
             self.counters.control_overflow += 1;
             return;
         }

@@ -41,7 +41,8 @@ pub struct InterfaceOptions {
     pub icmp_errors_per_second: u32,
     /// ICMP errors sent at once after a quiet time.
     pub icmp_errors_burst: u32,
-    /// Own packets (ARP, ICMP; as many again of IPv6's discovery) that wait for `poll_transmit`; more are dropped.
+    /// Answers (ARP, ICMP; as many again of IPv6's discovery) that wait for `poll_transmit`; more are dropped. What is asked or announced
+    /// has places of its own.
     pub control_packets_max: usize,
 }
 

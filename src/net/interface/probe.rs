@@ -174,7 +174,7 @@ impl Interface {
             target_hardware: Address::default(),
             target_protocol: address,
         };
-        self.queue_control(Control::Arp { dst: Address::BROADCAST, packet });
+        self.queue_own(Control::Arp { dst: Address::BROADCAST, packet });
         true
     }
 

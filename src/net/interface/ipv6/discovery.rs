@@ -124,7 +124,7 @@ impl Ipv6 {
         // Straight to who asked: a flood of forged questions must not start questions of our own. One without its MAC
         // address comes from a station that knows ours and checks it; its frame's source is where it listens.
         let to = if nobody { multicast_mac(dst) } else { source.unwrap_or(mac) };
-        self.queue_discovery_to(to, target, dst, &message);
+        self.queue_discovery_to(to, target, dst, &message, true);
         Ok(())
     }
 
@@ -273,17 +273,17 @@ impl Ipv6 {
         let message = Repr::NeighbourSolicitation { target, source: Some(self.mac) };
         self.counters.nd_solicitations_out += 1;
         match solicitation.unicast {
-            Some(mac) => self.queue_discovery_to(mac, src, target, &message),
+            Some(mac) => self.queue_discovery_to(mac, src, target, &message, false),
             None => self.queue_discovery(src, solicited_node(target), &message),
         }
     }
 
     /// To a group.
     pub(super) fn queue_discovery(&mut self, src: Ipv6Addr, group: Ipv6Addr, message: &Repr) {
-        self.queue_discovery_to(multicast_mac(group), src, group, message);
+        self.queue_discovery_to(multicast_mac(group), src, group, message, false);
     }
 
-    fn queue_discovery_to(&mut self, mac: Address, src: Ipv6Addr, dst: Ipv6Addr, message: &Repr) {
+    fn queue_discovery_to(&mut self, mac: Address, src: Ipv6Addr, dst: Ipv6Addr, message: &Repr, answer: bool) {
         let message = message.emit(src, dst);
         let header = ipv6::Repr {
             src,
@@ -294,7 +294,7 @@ impl Ipv6 {
             hop_limit: HOP_LIMIT,
             payload_len: message.len() as u16,
         };
-        self.queue_own(mac, &[&header.emit(), &message]);
+        self.queue_own(mac, &[&header.emit(), &message], answer);
     }
 }
 

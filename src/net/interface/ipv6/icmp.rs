@@ -163,7 +163,7 @@ impl Interface {
         let header = repr.emit(src, facts.src, &[&data[..]]);
         let payload = if data.is_empty() { Vec::new() } else { vec![data] };
         let parked = ParkedPacket::new(src.into(), facts.src.into(), protocol::ICMPV6, &header, payload);
-        self.queue_control(Control::Ip(parked));
+        self.queue_answer(Control::Ip(parked));
     }
 }
 

@@ -138,6 +138,6 @@ impl Ipv6 {
             payload_len: (options.len() + message.len()) as u16,
         };
         self.counters.mld_reports_out += 1;
-        self.queue_own(multicast_mac(dst), &[&header.emit(), &options, message]);
+        self.queue_own(multicast_mac(dst), &[&header.emit(), &options, message], false);
     }
 }

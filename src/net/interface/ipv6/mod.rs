@@ -30,7 +30,7 @@ use siphasher::sip::SipHasher24;
 use smallvec::SmallVec;
 
 use super::send::ParkedPacket;
-use super::{EVENTS_MAX, InterfaceEvent};
+use super::{EVENTS_MAX, InterfaceEvent, OWN_PLACES};
 use crate::net::neighbour::NeighbourTable;
 use crate::time::{Duration, Instant};
 use crate::wire::ethernet::Address;
@@ -202,7 +202,10 @@ impl Ipv6 {
 
     /// The next packet of its own, the neighbour cache's questions included.
     pub(super) fn poll_own(&mut self, now: Instant) -> Option<OwnPacket> {
-        while let Some(solicitation) = self.neighbours.poll_solicitation() {
+        // What strangers make us ask takes no more room than their answers.
+        while self.own.len() < self.own_max
+            && let Some(solicitation) = self.neighbours.poll_solicitation()
+        {
             self.queue_solicitation(now, solicitation);
         }
         self.own.pop_front()
@@ -213,8 +216,10 @@ impl Ipv6 {
         self.own.push_front(packet);
     }
 
-    fn queue_own(&mut self, mac: Address, pieces: &[&[u8]]) {
-        if self.own.len() >= self.own_max {
+    /// `answer`: because of a packet received.
+    fn queue_own(&mut self, mac: Address, pieces: &[&[u8]], answer: bool) {
+        let places = if answer { self.own_max } else { self.own_max + OWN_PLACES };
+        if self.own.len() >= places {
             self.counters.control_overflow += 1;
             return;
         }

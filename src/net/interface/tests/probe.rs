@@ -96,6 +96,29 @@ fn an_address_of_another_is_told_and_tried_again_after_a_minute() {
 }
 
 #[test]
+fn a_flood_of_questions_does_not_crowd_out_our_own() {
+    let second = Ipv4Addr::new(10, 1, 0, 1);
+    let mut bench = probing(ProbeOptions::quick(), |options| options.addresses.push((second.into(), 24)));
+    bench.run(at(100));
+    bench.receive(arp_frame(Operation::Reply, TWIN_MAC, second, second));
+    bench.run(at(30_000));
+    let (mut asked, mut answers) = (Vec::new(), Vec::new());
+    while let Some(due) = bench.interface.poll_timeout().filter(|due| *due < at(80_000)) {
+        bench.now = due.max(bench.now);
+        for _ in 0..100 {
+            bench.receive(arp_frame(Operation::Request, PEER_MAC, PEER, OURS));
+        }
+        bench.interface.handle_timeout(bench.now);
+        let said: Vec<_> = bench.out().iter().map(|frame| parse_arp(frame).1).collect();
+        answers.push(said.iter().filter(|repr| repr.operation == Operation::Reply).count());
+        asked.extend(said.iter().filter(|repr| repr.operation == Operation::Request).map(|repr| repr.target_protocol));
+    }
+    // Three probes, then the first announcement of both addresses, and the second.
+    assert_eq!(asked, [second, second, second, OURS, second, OURS, second]);
+    assert!(answers.iter().all(|count| *count == 64), "{answers:?}");
+}
+
+#[test]
 fn what_is_no_claim_of_ours_is_none() {
     let mut bench = probing(ProbeOptions::quick(), |_| {});
     bench.run(at(100));

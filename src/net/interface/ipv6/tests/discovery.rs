@@ -91,6 +91,26 @@ fn another_station_with_our_address_is_told_and_talked_down() {
     assert!(bench.interface.is_own(ours().into()));
 }
 
+#[test]
+fn a_flood_of_questions_does_not_crowd_out_our_own() {
+    let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), slaac);
+    bench.run(10_000);
+    bench.receive(router_says(|said| said.prefixes.push(prefix("2001:db8:1::", 86_400, 14_400))));
+    let (mut said, mut answered) = (Vec::new(), 0);
+    while let Some(at) = bench.interface.poll_timeout().filter(|at| at.millis() <= 15_000) {
+        bench.now = at.max(bench.now);
+        for _ in 0..100 {
+            bench.receive(solicitation(peer(), ipv6::solicited_node(ours()), ours(), Some(PEER_MAC)));
+        }
+        bench.interface.handle_timeout(bench.now);
+        said.extend(bench.said());
+        answered += 64;
+    }
+    let times = |text: &str| said.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((times("who has 2001:db8:1:"), times("is here, 2001:db8:1:")), (1, 2), "looked for, then announced twice");
+    assert_eq!(times("(solicited)"), answered, "and as many answers as may wait");
+}
+
 // ---- RFC 4861 section 7: neighbours ----
 
 #[test]
