@@ -1,8 +1,8 @@
 //! How large a packet the path takes: ICMP that tells, black holes that do not, and trying larger ones again.
 //!
 //! Read first: RFC 1191, RFC 8201, RFC 4821 (sections 7.3 to 7.7), RFC 5927 section 7. A path that never was in doubt has no state here. Once it
-//! was, and `Options::path_mtu_raise` has passed, one segment of the size hoped for is sent among ordinary ones; its loss says nothing
-//! of congestion. Not here: the peer's MSS and the link's MTU (`send::learn_mss`).
+//! was, and `Options::path_mtu_raise` has passed since a router said so, or a round trip since a black hole was suspected, one segment of the
+//! size hoped for is sent among ordinary ones; its loss says nothing of congestion. Not here: the peer's MSS and the link's MTU (`send::learn_mss`).
 //!
 //! A router's claim is believed at once, as in Linux, if it quotes what is in flight (RFC 5927 section 4). Section 7.2 would hold it back, once as
 //! large a packet was acknowledged, until the quoted segment has timed out: every path that really narrows would cost each of its connections a
@@ -87,6 +87,8 @@ impl Connection {
         let lower = [MTU_BASE, self.mtu_min()].into_iter().find(|mtu| *mtu < self.send.path_mtu && u64::from(*mtu) < size);
         if let Some(mtu) = lower {
             self.lower_path_mtu(now, shared, mtu);
+            // Section 7.7 gives up what had been proven, not what is hoped for: it may have been an outage. A lost probe tells more.
+            self.try_larger_after(now + self.round_trip(shared));
             shared.counters.pmtu_black_holes += 1;
         }
     }
@@ -180,8 +182,18 @@ impl Connection {
         if let Some(path) = &mut self.send.path {
             path.probe = None;
             path.too_big = probe.mtu;
-            // Section 7.6.2: the next after a round trip at least.
-            path.raise_at = now + self.rtt.smoothed().unwrap_or(shared.options.rto_initial);
         }
+        // Section 7.6.2: the next after a round trip at least.
+        self.try_larger_after(now + self.round_trip(shared));
+    }
+
+    fn try_larger_after(&mut self, at: Instant) {
+        if let Some(path) = &mut self.send.path {
+            path.raise_at = at;
+        }
+    }
+
+    fn round_trip(&self, shared: &Shared) -> Duration {
+        self.rtt.smoothed().unwrap_or(shared.options.rto_initial)
     }
 }
