@@ -74,6 +74,8 @@ impl Connection {
             self.lower_path_mtu(now, shared, mtu);
             shared.counters.pmtu_reductions += 1;
             self.scoreboard.mark_all_lost();
+            // What a router dropped is lost, whatever comes to light about a repair that had begun before.
+            self.send.repair = Repair::new();
             self.wake = true;
         }
     }
