@@ -7,7 +7,8 @@
 //! (`P`) that wait for an answer. The two protocols differ in `NeighbourOptions` and in how they tell the table what they
 //! heard: `learned` for ARP, `hinted` and `advertised` for neighbour discovery. RFC 4861's STALE is `Reachable` whose time
 //! is over. Entries live in a `BTreeMap`: the order of its walk, and so the whole run, is the same
-//! every time, and no peer can choose keys that collide.
+//! every time, and no peer can choose keys that collide. What to evict from a full table is found without walking it, and a lookup
+//! pays nothing for that (`Line`).
 //!
 //! Deliberately not here: learning from IP traffic. A peer that opens a connection to us has had to ask for our address
 //! before, and that request is where its own was learned (RFC 826); if the entry was evicted meanwhile, one exchange
@@ -22,7 +23,7 @@ use crate::wire::ethernet::Address;
 
 #[derive(Clone, Debug)]
 pub struct NeighbourOptions {
-    /// Entries in any state; beyond it the least recently used one is evicted.
+    /// Entries in any state; beyond it one is evicted that has not been used for long.
     pub neighbours_max: usize,
     /// Entries that wait for an answer; beyond it the oldest of them gives up.
     pub incomplete_max: usize,
@@ -100,6 +101,8 @@ crate::counters! {
         evicted_unused,
         /// Entries evicted because the table was full and all its entries had been in use.
         evicted,
+        /// Places looked at to find what to evict.
+        eviction_steps,
         /// Addresses given up because too many were being asked for.
         incomplete_evicted,
         /// Packets that had to wait for an answer.
@@ -144,7 +147,38 @@ struct Neighbour<P> {
     used: Instant,
     /// Somebody had a packet for it. What only spoke to us may be a forgery, and goes first when the table is full.
     wanted: bool,
+    /// Its place in the `Line` where it stands: other places with its address are left over.
+    place: u64,
 }
+
+/// What may be evicted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unwanted,
+    Wanted,
+    /// Being asked for.
+    Asked,
+}
+
+impl<P> Neighbour<P> {
+    fn kind(&self) -> Kind {
+        match self.state {
+            State::Incomplete { .. } => Kind::Asked,
+            _ if self.wanted => Kind::Wanted,
+            _ => Kind::Unwanted,
+        }
+    }
+}
+
+struct Place {
+    address: IpAddr,
+    number: u64,
+    /// When the entry had been used last as it came here.
+    used: Instant,
+}
+
+/// Entries in the order in which they are evicted, unless used meanwhile: a use changes nothing here.
+type Line = VecDeque<Place>;
 
 /// The answer to "where do I send this".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +208,12 @@ pub struct NeighbourTable<P> {
     ready: VecDeque<P>,
     /// Not later than the earliest thing to do.
     timeout: Option<Instant>,
+    /// Each entry stands in one, by its kind: but for those that became wanted since they came.
+    lines: [Line; 3],
+    /// Places given so far.
+    places: u64,
+    /// Entries that are being asked for.
+    incomplete: usize,
     counters: NeighbourCounters,
 }
 
@@ -186,6 +226,9 @@ impl<P> NeighbourTable<P> {
             asked_until: Instant::ZERO,
             ready: VecDeque::new(),
             timeout: None,
+            lines: [Line::new(), Line::new(), Line::new()],
+            places: 0,
+            incomplete: 0,
             counters: NeighbourCounters::default(),
         }
     }
@@ -244,7 +287,10 @@ impl<P> NeighbourTable<P> {
             Some(entry) => {
                 let old = std::mem::replace(&mut entry.state, State::Reachable { mac, until });
                 match old {
-                    State::Incomplete { parked, .. } => self.ready.extend(parked),
+                    State::Incomplete { parked, .. } => {
+                        self.ready.extend(parked);
+                        self.found(address);
+                    }
                     State::Reachable { mac: old, .. } | State::Delay { mac: old, .. } | State::Probing { mac: old, .. }
                         if old != mac =>
                     {
@@ -316,6 +362,7 @@ impl<P> NeighbourTable<P> {
         let known = entry.state.mac();
         if let State::Incomplete { parked, .. } = std::mem::replace(&mut entry.state, State::Reachable { mac, until }) {
             self.ready.extend(parked);
+            self.found(address);
             // RFC 4861 section 7.3.3: packets go out to a STALE entry: it has to be confirmed.
             if until <= now {
                 self.confirm_later(now, address, mac);
@@ -327,9 +374,39 @@ impl<P> NeighbourTable<P> {
     }
 
     fn add(&mut self, now: Instant, address: IpAddr, mac: Address, until: Instant) {
+        self.insert(now, address, State::Reachable { mac, until }, false);
+    }
+
+    fn insert(&mut self, now: Instant, address: IpAddr, state: State<P>, wanted: bool) {
         self.make_room();
-        self.entries.insert(address, Neighbour { state: State::Reachable { mac, until }, used: now, wanted: false });
+        self.incomplete += usize::from(matches!(state, State::Incomplete { .. }));
+        self.entries.insert(address, Neighbour { state, used: now, wanted, place: 0 });
         self.counters.entries = self.entries.len() as u64;
+        self.line_up(address);
+    }
+
+    /// An entry that was asked for is so no longer.
+    fn found(&mut self, address: IpAddr) {
+        self.incomplete -= 1;
+        self.line_up(address);
+    }
+
+    /// Puts an entry at the end of the line that is its kind's.
+    fn line_up(&mut self, address: IpAddr) {
+        let Some(entry) = self.entries.get_mut(&address) else { return };
+        self.places += 1;
+        entry.place = self.places;
+        let (kind, place) = (entry.kind(), Place { address, number: entry.place, used: entry.used });
+        self.append(kind, place);
+    }
+
+    fn append(&mut self, kind: Kind, place: Place) {
+        let line = &mut self.lines[kind as usize];
+        line.push_back(place);
+        if line.len() > 2 * self.options.neighbours_max {
+            // Half of them at least are left over.
+            line.retain(|place| self.entries.get(&place.address).is_some_and(|entry| entry.place == place.number));
+        }
     }
 
     /// An entry no longer believed is being used.
@@ -397,8 +474,19 @@ impl<P> NeighbourTable<P> {
         }
         self.timeout = None;
         let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|address, entry| self.age(now, *address, entry));
+        let mut failed = Vec::new();
+        entries.retain(|address, entry| {
+            let was_asked = entry.kind() == Kind::Asked;
+            let stays = self.age(now, *address, entry);
+            if was_asked && entry.kind() != Kind::Asked {
+                failed.push(*address);
+            }
+            stays
+        });
         self.entries = entries;
+        for address in failed {
+            self.found(address);
+        }
         self.counters.entries = self.entries.len() as u64;
     }
 
@@ -481,16 +569,12 @@ impl<P> NeighbourTable<P> {
             return;
         }
         self.asked_until = asked_until;
-        let incomplete = |entry: &Neighbour<P>| matches!(entry.state, State::Incomplete { .. });
-        if self.entries.values().filter(|entry| incomplete(entry)).count() >= self.options.incomplete_max {
+        if self.incomplete >= self.options.incomplete_max {
             self.counters.incomplete_evicted += 1;
-            self.evict(incomplete);
+            self.evict(Kind::Asked);
         }
-        self.make_room();
         let next = now + self.options.retry_first;
-        let state = State::Incomplete { attempts: 1, next, parked: VecDeque::new() };
-        self.entries.insert(address, Neighbour { state, used: now, wanted: true });
-        self.counters.entries = self.entries.len() as u64;
+        self.insert(now, address, State::Incomplete { attempts: 1, next, parked: VecDeque::new() }, true);
         self.counters.solicitations += 1;
         self.solicit(Solicitation { address, unicast: None });
         self.wake_at(next);
@@ -501,27 +585,50 @@ impl<P> NeighbourTable<P> {
             return;
         }
         // RFC 6583 section 7.1: what strangers can add as fast as they like must not push out what is in use.
-        if self.evict(|entry| !entry.wanted) {
+        if self.evict(Kind::Unwanted) {
             self.counters.evicted_unused += 1;
             return;
         }
         self.counters.evicted += 1;
         // Entries being asked for are few (`incomplete_max`) and somebody waits for them: they go last.
-        if !self.evict(|entry| !matches!(entry.state, State::Incomplete { .. })) {
-            self.evict(|_| true);
+        if !self.evict(Kind::Wanted) {
+            self.evict(Kind::Asked);
         }
     }
 
-    /// Removes the least recently used of the entries that qualify.
-    fn evict(&mut self, qualifies: impl Fn(&Neighbour<P>) -> bool) -> bool {
-        let victim = self.entries.iter().filter(|(_, entry)| qualifies(entry)).min_by_key(|(_, entry)| entry.used);
-        let Some(address) = victim.map(|(address, _)| *address) else { return false };
+    /// Removes the entry of a kind that has not been used for long: the first in its line, but those that were used since they came go to the
+    /// end. Each that this looks at was added or used since it was looked at last, so a flood costs no more than its own packets.
+    fn evict(&mut self, kind: Kind) -> bool {
+        let mut unseen = self.lines[kind as usize].len();
+        while let Some(place) = self.lines[kind as usize].pop_front() {
+            self.counters.eviction_steps += 1;
+            unseen = unseen.saturating_sub(1);
+            if let Some(entry) = self.entries.get(&place.address).filter(|entry| entry.place == place.number) {
+                match (entry.kind(), entry.used) {
+                    // It has become wanted: its uses count there.
+                    (other, _) if other != kind => self.append(other, place),
+                    (_, used) if used > place.used => self.append(kind, Place { used, ..place }),
+                    _ => {
+                        self.remove(place.address);
+                        return true;
+                    }
+                }
+            }
+            if unseen == 0 {
+                // All were used: the least recent goes.
+                self.lines[kind as usize].make_contiguous().sort_by_key(|place| (place.used, place.number));
+            }
+        }
+        false
+    }
+
+    fn remove(&mut self, address: IpAddr) {
         if let Some(Neighbour { state: State::Incomplete { parked, .. }, .. }) = self.entries.remove(&address) {
+            self.incomplete -= 1;
             let lost = parked.len() as u64;
             self.counters.parked_overflow += lost;
             self.counters.parked_now -= lost.min(self.counters.parked_now);
         }
-        true
     }
 
     fn solicit(&mut self, solicitation: Solicitation) {
@@ -694,6 +801,80 @@ mod tests {
         }
         assert_eq!(table.get(ip(1)), Some(MAC));
         assert_eq!((table.counters().evicted, table.counters().evicted_unused, table.counters().entries), (0, 187, 4));
+    }
+
+    /// RFC 6583 section 7.1: what a flood of forged questions costs.
+    #[test]
+    fn finding_what_to_evict_costs_a_few_steps_for_each_packet() {
+        let max = 1024;
+        let options =
+            NeighbourOptions { asks_burst: u32::MAX, ask_interval: Duration::from_nanos(1), ..NeighbourOptions::default() };
+        let host = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        let steps = |table: &NeighbourTable<u32>| table.counters().eviction_steps;
+        let mut table = NeighbourTable::new(options);
+        for number in 0..max {
+            table.learned(at(0), host(number), MAC, true);
+            table.lookup(at(1), host(number));
+        }
+        // Strangers take one place of those in use, and then each other's.
+        let mut next = max;
+        for _ in 0..10_000 {
+            table.hinted(at(2), host(next), OTHER);
+            next += 1;
+        }
+        assert_eq!((table.counters().evicted, table.counters().evicted_unused), (1, 9_999));
+        assert!(steps(&table) <= 10_000 + 2 * u64::from(max), "{}", steps(&table));
+        // Each of them is answered, too, while all others are busy: as many steps more as there were uses.
+        let before = steps(&table);
+        for round in 0..100 {
+            for number in 1..max {
+                table.lookup(at(3 + round), host(number));
+            }
+            table.hinted(at(3 + round), host(next), OTHER);
+            table.lookup(at(3 + round), host(next));
+            next += 1;
+        }
+        let busy = (1..max).filter(|number| table.get(host(*number)) == Some(MAC)).count();
+        assert!(busy >= 1020, "{busy} of those in use are left");
+        assert!(steps(&table) - before <= 2 * 101 * u64::from(max), "{}", steps(&table) - before);
+        // What nobody has is asked for.
+        let before = steps(&table);
+        for _ in 0..10_000 {
+            table.lookup(at(200), host(next));
+            next += 1;
+        }
+        assert_eq!((table.counters().entries, table.incomplete), (u64::from(max), 64));
+        assert!(steps(&table) - before <= 2 * 10_000 + 2 * u64::from(max), "{}", steps(&table) - before);
+    }
+
+    /// The lines do not grow with what was forgotten, and none of what is there is missing from them.
+    #[test]
+    fn every_entry_stands_in_line_once() {
+        let mut table = table();
+        let mut random = 1u32;
+        for round in 0..20_000u64 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (address, now) = (ip((random >> 24) as u8 % 9), at(round * 100));
+            match random >> 20 & 7 {
+                0 => table.learned(now, address, MAC, true),
+                1 => table.hinted(now, address, OTHER),
+                2 => {
+                    table.advertised(now, address, Some(MAC), true, true);
+                }
+                3 => table.handle_timeout(now),
+                _ => {
+                    table.lookup(now, address);
+                }
+            }
+            let stands = |address: &IpAddr, entry: &Neighbour<u32>| {
+                let here = |line: &Line| line.iter().filter(|p| p.address == *address && p.number == entry.place).count();
+                table.lines.iter().map(here).sum::<usize>() == 1
+            };
+            assert!(table.entries.iter().all(|(address, entry)| stands(address, entry)), "round {round}");
+            let asked = table.entries.values().filter(|entry| entry.kind() == Kind::Asked).count();
+            assert_eq!(asked, table.incomplete, "round {round}");
+            assert!(asked <= 2 && table.entries.len() <= 4 && table.lines.iter().all(|line| line.len() <= 9), "round {round}");
+        }
     }
 
     fn discovery() -> NeighbourTable<u32> {
