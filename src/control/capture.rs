@@ -79,7 +79,14 @@ impl Drop for Running {
 }
 
 /// The server's side: asks the cores and writes what they see to `out`, until the time is over, `stop` is set or nobody reads.
-pub fn serve(out: &mut dyn Write, wanted: &Wanted, inquiries: &Inquiries, stop: &AtomicBool) -> io::Result<()> {
+/// `gone`: whoever asked has hung up, which a write would not tell as long as there is nothing to write.
+pub fn serve(
+    out: &mut dyn Write,
+    gone: &dyn Fn() -> bool,
+    wanted: &Wanted,
+    inquiries: &Inquiries,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let by_name = inquiries.ports.iter().position(|name| *name == wanted.port);
     let by_number = wanted.port.parse().ok().filter(|number| *number < inquiries.ports.len());
     let Some(port) = by_name.or(by_number) else {
@@ -104,6 +111,9 @@ pub fn serve(out: &mut dyn Write, wanted: &Wanted, inquiries: &Inquiries, stop: 
     let end = Instant::now() + Duration::from_secs(wanted.seconds.into());
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         write_frames(out, &running.0.frames)?;
+        if gone() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         std::thread::sleep(POLL);
     }
     running.0.over.store(true, Ordering::Relaxed);
@@ -356,14 +366,14 @@ mod tests {
             }
         });
         let mut out = Vec::new();
-        serve(&mut out, &wanted, &inquiries, &AtomicBool::new(false)).unwrap();
+        serve(&mut out, &|| false, &wanted, &inquiries, &AtomicBool::new(false)).unwrap();
         core.join().unwrap();
         let file = temporary("full");
         let captured = save(&mut out.as_slice(), &file).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert_eq!(captured.frames + captured.dropped, 256);
         let mut out = Vec::new();
-        serve(&mut out, &Wanted { port: "7".into(), ..wanted }, &inquiries, &AtomicBool::new(false)).unwrap();
+        serve(&mut out, &|| false, &Wanted { port: "7".into(), ..wanted }, &inquiries, &AtomicBool::new(false)).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "no port 7; there are net_tap0\n");
     }
 }

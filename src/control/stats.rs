@@ -163,6 +163,12 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Whether the other end is closed, with or without something left to read from it.
+fn has_hung_up(peer: &UnixStream) -> bool {
+    let mut watched = [PollFd::new(peer, PollFlags::empty())];
+    poll(&mut watched, Some(&Timespec::default())).is_ok() && watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
 /// What the stats thread owns.
 struct Answering {
     listener: UnixListener,
@@ -250,10 +256,11 @@ impl Answering {
             return peer.write_all(b"another capture runs\n");
         }
         let (inquiries, stop) = (self.inquiries.clone(), Arc::clone(&self.stop));
+        let watched = peer.try_clone()?;
         *running = Some(threads::spawn("capture", self.placement.clone(), move || {
             let mut out = io::BufWriter::new(peer);
             // Whoever asked has gone: there is nobody to tell.
-            let _ = capture::serve(&mut out, &wanted, &inquiries, &stop);
+            let _ = capture::serve(&mut out, &|| has_hung_up(&watched), &wanted, &inquiries, &stop);
         })?);
         Ok(())
     }
@@ -391,10 +398,14 @@ mod tests {
     }
 
     fn start(path: &Path) -> io::Result<StatsServer> {
+        start_with(path, Inquiries::new(0, Vec::new()).0)
+    }
+
+    fn start_with(path: &Path, inquiries: Inquiries) -> io::Result<StatsServer> {
         let board = LayoutBuilder::new().per_core("tcp", &Tcp::default()).build(1);
         board.publisher(0).unwrap().publish(&[&Tcp { segments_in: 7, connections_open: 2 }]);
         let cpus = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
-        StatsServer::start(path, "tap.toml", board, Inquiries::new(0, Vec::new()).0, Placement::Any(cpus))
+        StatsServer::start(path, "tap.toml", board, inquiries, Placement::Any(cpus))
     }
 
     #[test]
@@ -472,6 +483,29 @@ mod tests {
         let mut cut = Vec::new();
         let _ = deaf.read_to_end(&mut cut);
         assert!(!cut.is_empty() && serde_json::from_slice::<Report>(&cut).is_err(), "{} bytes", cut.len());
+    }
+
+    #[test]
+    fn a_capture_ends_when_its_client_has_gone_though_no_frame_came() {
+        let directory = Directory::new("capture");
+        let (inquiries, mailboxes) = Inquiries::new(1, vec!["net_tap0".into()]);
+        let _server = start_with(&directory.socket(), inquiries).unwrap();
+        let request = b"capture 0 60 128 0\n";
+        let mut first = ask(&directory.socket(), request, Duration::ZERO).unwrap();
+        let Ok(Inquiry::Capture(capture)) = mailboxes[0].recv() else { panic!("no capture") };
+        let mut block = [0; 4];
+        first.read_exact(&mut block).unwrap();
+        assert_eq!(block, [0x0a, 0x0d, 0x0d, 0x0a]);
+        // Nothing more to say is not gone.
+        first.shutdown(std::net::Shutdown::Write).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!capture.over.load(Ordering::Relaxed));
+        drop(first);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !capture.over.load(Ordering::Relaxed) {
+            assert!(Instant::now() < deadline, "the capture goes on for nobody");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]
