@@ -150,7 +150,7 @@ impl Core {
     /// What need not happen in every turn: counters, questions, changed export rules, events for the log.
     fn housekeeping(&mut self) {
         self.publish();
-        self.inquiries.look(&mut self.shard, &self.lane_of_port);
+        self.inquiries.look(self.shard.lanes_mut(), &self.lane_of_port);
         if let Some(exports) = self.common.seed.rules.changed(&mut self.rules_seen) {
             match stores::export_table(&exports) {
                 Ok(table) => self.shard.programs_mut().volumes_mut().set_exports(table),

@@ -8,7 +8,8 @@ use super::clock::Clock;
 use super::core::ServingShard;
 use crate::control::connections::Connection;
 use crate::control::inquiry::{Capture, CapturedFrame, Inquiry};
-use crate::net::capture::{Direction, Sink};
+use crate::net::capture::{Captured, Direction, Sink};
+use crate::shard::Lane;
 use crate::tcp::{State, TcpInfo};
 use crate::time::Instant;
 
@@ -37,14 +38,16 @@ impl Inquiries {
     }
 
     /// Looks into the mailbox; ten times a second. `lane_of_port`: the core's lane of each port.
-    pub fn look(&mut self, shard: &mut ServingShard, lane_of_port: &[Option<usize>]) {
+    pub fn look<D>(&mut self, lanes: &mut [Lane<Captured<D>>], lane_of_port: &[Option<usize>]) {
         while let Ok(inquiry) = self.mailbox.try_recv() {
             match inquiry {
                 Inquiry::Connections(to) => self.listing = Some(Listing { place: 0, to, piece: None }),
                 Inquiry::Capture(capture) => {
                     let lane = lane_of_port.get(capture.port).copied().flatten();
-                    if let Some(lane) = lane.and_then(|lane| shard.lanes_mut().get_mut(lane)) {
+                    if let Some(lane) = lane.and_then(|lane| lanes.get_mut(lane)) {
                         let core = self.core;
+                        // The end of an earlier one, which was not seen yet, would end this one.
+                        self.captures.retain(|earlier| earlier.port != capture.port);
                         lane.device.set_sink(Some(Box::new(Tap { core, capture: capture.clone() })));
                         self.captures.push(capture);
                     }
@@ -54,7 +57,7 @@ impl Inquiries {
         self.captures.retain(|capture| {
             let over = capture.over.load(Ordering::Relaxed);
             let lane = lane_of_port.get(capture.port).copied().flatten();
-            if let Some(lane) = lane.filter(|_| over).and_then(|lane| shard.lanes_mut().get_mut(lane)) {
+            if let Some(lane) = lane.filter(|_| over).and_then(|lane| lanes.get_mut(lane)) {
                 lane.device.set_sink(None);
             }
             !over
@@ -180,5 +183,53 @@ impl Sink for Tap {
         if self.capture.frames.push(frame).is_err() {
             self.capture.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{FragmentArena, PagePool};
+    use crate::control::inquiry::Inquiries as Asking;
+    use crate::net::memory_link::{EndOptions, Impairments, MemoryLink};
+    use crate::net::{Device, Interface, InterfaceOptions, TxOffload};
+    use crossbeam::queue::ArrayQueue;
+    use std::sync::Arc;
+
+    fn capture() -> Capture {
+        Capture {
+            port: 0,
+            snaplen: 128,
+            transport_port: None,
+            frames: Arc::new(ArrayQueue::new(4)),
+            dropped: Arc::default(),
+            over: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_capture_that_follows_an_aborted_one_sees_its_frames_and_ends_too() {
+        let ends = [1, 2].map(|last| EndOptions::plain([2, 0, 0, 0, 0, last], 1500));
+        let (_link, device, _wire) = MemoryLink::new(0, [Impairments::default(); 2], ends);
+        let options = InterfaceOptions::new([2, 0, 0, 0, 0, 1], 1500, [10, 0, 0, 1].into(), 24);
+        let arena = FragmentArena::new(PagePool::anonymous(2, 4096).unwrap()).unwrap();
+        let interface = Interface::new(options, arena, Instant::ZERO).unwrap();
+        let mut lanes = [Lane { device: Captured::new(device), interface }];
+        let (asking, mailboxes) = Asking::new(1, vec!["net_tap0".into()]);
+        let mut inquiries = Inquiries::new(0, mailboxes[0].clone());
+        let (aborted, next) = (capture(), capture());
+        let mut step = |lanes: &mut [Lane<_>], new: Option<&Capture>| {
+            new.into_iter().for_each(|capture| assert!(asking.ask(&Inquiry::Capture(capture.clone()))));
+            inquiries.look(lanes, &[Some(0)]);
+            lanes[0].device.transmit(&[0; 60], &[], &TxOffload::default()).unwrap();
+        };
+        step(&mut lanes, Some(&aborted));
+        aborted.over.store(true, Ordering::Relaxed);
+        step(&mut lanes, Some(&next));
+        step(&mut lanes, None);
+        assert_eq!((aborted.frames.len(), next.frames.len()), (1, 2));
+        next.over.store(true, Ordering::Relaxed);
+        step(&mut lanes, None);
+        assert_eq!((next.frames.len(), Arc::strong_count(&next.frames), Arc::strong_count(&aborted.frames)), (2, 1, 1));
     }
 }
