@@ -7,7 +7,8 @@ use super::pair::encode;
 use crate::buf::{Checksum, PagePool, RxPacket};
 use crate::tcp::syn_queue::PER_BUSY_TURN;
 use crate::tcp::{
-    CongestionControl, ConnectError, Endpoint, Event, Keepalive, ListenError, Options, Reason, Transmit, TransmitLimits,
+    CongestionControl, ConnectError, ConnectionId, Endpoint, Event, Keepalive, ListenError, Options, Reason, Transmit,
+    TransmitLimits,
 };
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
@@ -299,6 +300,24 @@ fn the_answer_to_a_cookie_counts_also_while_its_syn_has_a_half_open_connection()
     assert_eq!((text.seq, text.ack), (cookie.seq + 1, SeqNumber(11)));
 }
 
+/// A connection of `peer`'s port 700 with timestamps, and the ACK that completed its handshake.
+fn accept(tcp: &mut Endpoint, peer: IpAddr, to: IpAddr) -> (ConnectionId, Repr) {
+    inject(tcp, START, peer, to, &syn(700));
+    let syn_ack = sent(tcp, START)[0];
+    let echo_reply = syn_ack.options.timestamps.unwrap().value;
+    let options = TcpOptions { timestamps: Some(Timestamps { value: 2, echo_reply }), ..TcpOptions::default() };
+    let ack = Repr { seq: SeqNumber(10), ack: syn_ack.seq + 1, flags: Flags::ACK, options, ..syn(700) };
+    inject(tcp, START, peer, to, &ack);
+    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("not accepted") };
+    (id, ack)
+}
+
+/// What the peer says next: so much more is acknowledged, at a later time.
+fn advance(ack: &mut Repr, bytes: u32, value: u32) {
+    ack.ack = ack.ack + bytes;
+    ack.options.timestamps = ack.options.timestamps.map(|stamps| Timestamps { value, ..stamps });
+}
+
 /// While a connection has something to send in each turn, few of a flood are answered; a new peer gets in at its second SYN.
 #[test]
 fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
@@ -307,15 +326,7 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
     let mut tcp = endpoint(options);
     tcp.listen(2049).unwrap();
     let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-    inject(&mut tcp, START, peer, to, &syn(700));
-    let syn_ack = sent(&mut tcp, START)[0];
-    let timestamps = |value| {
-        let echo_reply = syn_ack.options.timestamps.unwrap().value;
-        TcpOptions { timestamps: Some(Timestamps { value, echo_reply }), ..TcpOptions::default() }
-    };
-    let mut ack = Repr { seq: SeqNumber(10), ack: syn_ack.seq + 1, flags: Flags::ACK, options: timestamps(2), ..syn(700) };
-    inject(&mut tcp, START, peer, to, &ack);
-    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("not accepted") };
+    let (id, mut ack) = accept(&mut tcp, peer, to);
     let pool = PagePool::anonymous(1, 4096).unwrap();
     let page = pool.allocate().unwrap().freeze();
     sent(&mut tcp, START);
@@ -339,7 +350,7 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
         answered += out.len() - 1;
         assert!(out.len() <= 1 + PER_BUSY_TURN);
         let_in.extend(out.iter().filter(|repr| repr.dst_port == 701).map(|_| turn));
-        (ack.ack, ack.options) = (ack.ack + 100, timestamps(3 + turn));
+        advance(&mut ack, 100, 3 + turn);
         assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
     }
     assert_eq!(let_in, [150], "dropped at first, and answered at once when it came again");
@@ -360,15 +371,7 @@ fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
     let mut tcp = endpoint(Options::default());
     tcp.listen(2049).unwrap();
     let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-    inject(&mut tcp, START, peer, to, &syn(700));
-    let syn_ack = sent(&mut tcp, START)[0];
-    let timestamps = |value| {
-        let echo_reply = syn_ack.options.timestamps.unwrap().value;
-        TcpOptions { timestamps: Some(Timestamps { value, echo_reply }), ..TcpOptions::default() }
-    };
-    let mut ack = Repr { seq: SeqNumber(10), ack: syn_ack.seq + 1, flags: Flags::ACK, options: timestamps(2), ..syn(700) };
-    inject(&mut tcp, START, peer, to, &ack);
-    let Some(Event::Accepted { id, .. }) = tcp.poll_event() else { panic!("not accepted") };
+    let (id, mut ack) = accept(&mut tcp, peer, to);
     let page = PagePool::anonymous(1, 4096).unwrap().allocate().unwrap().freeze();
     sent(&mut tcp, START);
 
@@ -392,7 +395,7 @@ fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
         let resets = out.iter().filter(|repr| repr.flags == Flags::RST).count();
         assert_eq!((out.len(), resets), (1 + PER_BUSY_TURN, PER_BUSY_TURN), "turn {turn}: the connection's text is among it");
         assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
-        (ack.ack, ack.options) = (ack.ack + 100, timestamps(3 + turn));
+        advance(&mut ack, 100, 3 + turn);
     }
     let replies_max = tcp.options().replies_max;
     let now = START + Duration::from_millis(200);
