@@ -54,6 +54,11 @@ impl Reassembly {
         self.ranges.as_ref().map_or(0, |held| held.len)
     }
 
+    /// Where the highest range ends; 0 if there is none.
+    pub fn end(&self) -> u64 {
+        self.ranges.as_ref().and_then(|held| held.ranges.last_key_value()).map_or(0, |(_, range)| range.end)
+    }
+
     /// Buffers held, of any kind.
     #[inline]
     pub fn buffers(&self) -> usize {

@@ -111,7 +111,8 @@ impl Connection {
         }
     }
 
-    /// Eighth: the FIN bit. It counts when everything before it is there.
+    /// Eighth: the FIN bit. It counts when everything before it is there. One that comes before its turn, below text that has come, is
+    /// remembered no more than it could be right: the stream would run past it, and never meet it. It comes again, in its turn.
     pub(super) fn process_fin(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
         if segment.has(Flags::FIN) && self.state != State::Closed {
             let at = segment.text() + segment.payload_len;
@@ -121,7 +122,9 @@ impl Connection {
                 self.acknowledge_now();
                 return;
             }
-            if at >= self.receive.next && at <= self.receive.edge {
+            if at == self.receive.next {
+                self.receive.fin_at = Some(at);
+            } else if at > self.receive.next && at <= self.receive.edge && at >= self.receive.reassembly.end() {
                 self.receive.fin_at.get_or_insert(at);
             }
             self.acknowledge_now();
@@ -129,6 +132,8 @@ impl Connection {
         if self.receive.fin_at != Some(self.receive.next) {
             return;
         }
+        // Text behind the FIN is not the peer's (Linux: tcp_fin drops it as well).
+        self.receive.reassembly.clear();
         self.receive.next += 1;
         self.receive.edge = self.receive.edge.max(self.receive.next);
         self.acknowledge_now();
