@@ -41,6 +41,12 @@ impl FragmentArena {
         self.current.as_mut()
     }
 
+    /// Whether `len` bytes in pieces of `piece_max` are to be had, each with a page to itself.
+    pub fn has_room_for(&self, len: usize) -> bool {
+        let free = self.pool.blocks().saturating_sub(self.pool.outstanding()).saturating_sub(self.leaves);
+        len.div_ceil(self.piece_max()) <= free
+    }
+
     /// Goes back to the front of the page if it can, else to another one.
     #[cold]
     fn turn_page(&mut self, len: usize) -> Option<()> {
@@ -76,8 +82,10 @@ mod tests {
         }
         assert_eq!(pool.outstanding(), 4, "zeroes and three pages of two pieces each");
         assert!(arena.reserve(200).is_none(), "exhausted");
+        assert!(!arena.has_room_for(1));
         pieces.clear();
         assert!(arena.reserve(200).is_some());
+        assert!(arena.has_room_for(2 * 512) && !arena.has_room_for(2 * 512 + 1), "pages of 512 octets");
         assert!(arena.reserve(513).is_none(), "larger than a page");
     }
 

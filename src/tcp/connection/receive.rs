@@ -165,13 +165,13 @@ impl Connection {
 
     /// The copy-out rule: whether the connection may hold `bufs`, after copying what should not occupy a driver's buffer.
     ///
-    /// Small segments are copied once the connection holds `driver_buffers_unshared`, all once the endpoint is short of
+    /// Small segments are copied once the connection holds `driver_buffers_unshared`, all that would leave the endpoint short of
     /// buffers. At the connection's maximum the stream is compacted; what still does not fit is refused.
     fn admit(&mut self, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, in_order: bool) -> bool {
         if !self.make_room(shared, bufs.len(), in_order) {
             return false;
         }
-        let short = shared.driver_buffers_short();
+        let short = shared.driver_buffers_left() < bufs.iter().filter(|buf| buf.is_driver_buffer()).count();
         let crowded = self.driver_buffers() >= shared.options.driver_buffers_unshared;
         // What a device has coalesced fills all its buffers but the last.
         let small = bufs.iter().map(RxBuf::len).sum::<usize>() < bufs.len() * shared.options.copy_out_below_bytes;
@@ -180,21 +180,19 @@ impl Connection {
         let max = shared.options.driver_buffers_max;
         let limit = if crowded { max / 4 * 3 } else { max };
         let mut held = shared.driver_buffers;
-        loop {
-            let mut more = 0;
-            for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
-                if (short || (crowded && small))
-                    && let Some(copy) = shared.copy_out.as_mut().and_then(|arena| copied(arena, buf))
-                {
+        let mut more = 0;
+        for buf in bufs.iter_mut().filter(|buf| buf.is_driver_buffer()) {
+            let copy =
+                if short || (crowded && small) { shared.copy_out.as_mut().and_then(|arena| copied(arena, buf)) } else { None };
+            match copy {
+                Some(copy) => {
                     shared.counters.copied_out_bytes += copy.len() as u64;
                     *buf = copy;
-                    continue;
                 }
-                more += 1;
+                None => more += 1,
             }
-            if more == 0 || held + more <= limit {
-                return true;
-            }
+        }
+        while more > 0 && held + more > limit {
             // What waits for a hole must not keep out the segment that fills it.
             let before = self.receive.reassembly.driver_buffers();
             if !in_order || !self.prune(shared) {
@@ -202,6 +200,7 @@ impl Connection {
             }
             held -= before - self.receive.reassembly.driver_buffers();
         }
+        true
     }
 
     /// Forgets the out-of-order text that is needed last; `false`: there is none. RFC 2018 section 8 allows to forget what was only
@@ -249,8 +248,9 @@ impl Connection {
         let Some(arena) = &mut shared.copy_out else { return };
         let chain = &mut self.receive.chain;
         let piece_max = arena.piece_max();
-        // Worth it only if the pieces are much smaller than what they become.
-        if chain.buffers() < 2 || chain.len() / chain.buffers() > piece_max / 4 {
+        // Worth it only if the pieces are much smaller than what they become, and all find a place: half of it would be done again for the
+        // next segment.
+        if chain.buffers() < 2 || chain.len() / chain.buffers() > piece_max / 4 || !arena.has_room_for(chain.len()) {
             return;
         }
         let mut compacted = RxChain::new();
@@ -276,12 +276,16 @@ impl Connection {
 
     fn copy_held(&mut self, shared: &mut Shared) {
         let Shared { copy_out: Some(arena), counters, .. } = shared else { return };
-        let mut left = 0;
+        if !arena.has_room_for(1) {
+            return;
+        }
+        let (mut left, mut has_room) = (0, true);
         let mut copy = |buf: &RxBuf| {
             if !buf.is_driver_buffer() {
                 return None;
             }
-            let copy = copied(arena, buf);
+            let copy = if has_room { copied(arena, buf) } else { None };
+            has_room = copy.is_some();
             match &copy {
                 Some(copy) => counters.copied_out_bytes += copy.len() as u64,
                 None => left += 1,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::pair::{Random, encode};
-use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket};
+use crate::buf::{Checksum, FragmentArena, PagePool, RxBuf, RxPacket};
 use crate::tcp::{Endpoint, Event, Options, Transmit, TransmitLimits};
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
@@ -144,6 +144,28 @@ fn one_byte_segments_cannot_pin_the_receive_pool() {
     assert!(chain.buffers() <= 256);
     let bytes = chain.view(0, 20_000).unwrap().to_vec();
     assert!(bytes.iter().enumerate().all(|(n, byte)| *byte == n as u8));
+}
+
+/// What a device has coalesced may be more than what is left: it is copied, and what waits for a hole stays.
+#[test]
+fn a_train_that_would_make_buffers_short_is_copied() {
+    let options = Options { driver_buffers_max: 64, timestamps: false, ..Options::default() };
+    let mut victim = Victim::new(options);
+    let (seq, ack) = (victim.last.ack, victim.last.seq);
+    let segment =
+        |at: u32| Repr { src_port: 1023, dst_port: 2049, seq: seq + at, ack, flags: Flags::ACK, window: 1000, ..Repr::default() };
+    const TRAIN: u32 = 16 * 800;
+    for n in 0..40 {
+        victim.inject(&encode(ip(1), ip(2), &segment(TRAIN + 800 * n), &[0; 800]));
+    }
+    assert_eq!(victim.endpoint.counters().driver_buffers_held, 40);
+    let mut packet = RxPacket::from_vec(encode(ip(1), ip(2), &segment(0), &[0; 800]));
+    (1..16).for_each(|_| packet.more.push(RxBuf::from_vec(vec![0; 800])));
+    victim.endpoint.handle_segment(victim.now, ip(1), ip(2), packet, Checksum::Good);
+    victim.flush();
+    let counters = victim.endpoint.counters();
+    assert_eq!((counters.ofo_pruned, counters.rcv_buffer_drops, counters.copied_out_bytes), (0, 0, u64::from(TRAIN)));
+    assert_eq!(victim.last.ack, seq + TRAIN + 40 * 800);
 }
 
 #[test]
