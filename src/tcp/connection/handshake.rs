@@ -164,6 +164,7 @@ impl Connection {
         let mut connection = Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, syn);
         // Sent, and not on the scoreboard: when is not known, so nothing can be sampled or repeated.
         connection.send.next = SEQUENCE_ORIGIN + 1;
+        connection.receive.acknowledged = connection.receive.next;
         connection.receive.edge = connection.receive.next + u64::from(syn_cookie::window(&shared.options));
         connection
     }
