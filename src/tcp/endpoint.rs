@@ -441,7 +441,7 @@ impl Endpoint {
                 self.recent = index;
                 self.relieve();
                 let half_open = self.is_half_open(index);
-                if half_open && self.cookie_takes_over(now, index, &repr) {
+                if half_open && (self.cookie_takes_over(now, index, &repr) || self.begins_anew(index, &repr)) {
                     return self.handle_without_connection(now, tuple, &repr, packet, None);
                 }
                 if half_open && !self.may_establish(index, &repr) {

@@ -17,6 +17,8 @@ pub(crate) const CONGESTION_EXPERIENCED: u8 = 0b11;
 #[derive(Default)]
 pub(super) struct Ecn {
     pub on: bool,
+    /// What we send may not be marked: one of our SYNs did not ask for it.
+    plain: bool,
     /// Marks are echoed one by one.
     exact: bool,
     /// ACKs carry ECN-Echo.
@@ -58,11 +60,18 @@ impl Connection {
         }
     }
 
-    /// The SYN-ACK. What a repeated SYN did not ask for cannot be granted.
+    /// A SYN that comes again, and asks no more, is of a peer that will not echo marks (section 6.1.1).
+    pub(super) fn disagree_ecn(&mut self, shared: &Shared, syn: &Repr) {
+        self.ecn.on &= is_ecn_asked_for(&shared.options, syn);
+    }
+
+    /// The SYN-ACK. Who has sent a SYN without the flags must not set ECT; but what grants ECN is of a peer that got the SYN with them, and
+    /// may (section 6.1.1): its marks have to be echoed.
     pub(super) fn agree_ecn_active(&mut self, shared: &Shared, syn_ack: &Repr) {
         let granted = syn_ack.flags.contains(Flags::ECE) && !syn_ack.flags.contains(Flags::CWR);
-        if granted && shared.options.ecn == Mode::Request && self.send.retries == 0 {
+        if granted && shared.options.ecn == Mode::Request {
             self.set_ecn();
+            self.ecn.plain = self.send.retries > 0;
         }
     }
 
@@ -136,7 +145,7 @@ impl Connection {
 
     /// New text is ECN-capable; retransmissions, probes and ACKs are not (sections 6.1.4 to 6.1.6).
     pub(super) fn mark_capable(&self, out: &mut Transmit) {
-        if !out.payload.is_empty() {
+        if !out.payload.is_empty() && !self.ecn.plain {
             out.ecn = ECT_0;
         }
     }

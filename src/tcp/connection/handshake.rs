@@ -179,6 +179,21 @@ impl Connection {
         repr.seq == self.receive.irs + 1 && (ack <= self.send.unacknowledged || ack > self.send.next)
     }
 
+    /// Half-open: whether the SYN is the first one again, but without an option that our SYN-ACK grants. A peer that holds that the path
+    /// drops what it does not know goes without, and would not know what was agreed on (RFC 7323 section 2.2: both SYNs must carry it).
+    pub fn is_asked_for_less(&self, syn: &Repr) -> bool {
+        let options = &syn.options;
+        let less = (self.timestamps && options.timestamps.is_none())
+            || (self.sack && !options.sack_permitted)
+            || (self.scaling && options.window_scale.is_none());
+        let is_first_again = syn.seq == self.receive.irs
+            && syn.flags.contains(Flags::SYN)
+            && !syn.flags.contains(Flags::ACK)
+            && !syn.flags.contains(Flags::RST)
+            && !syn.flags.contains(Flags::FIN);
+        self.state == State::SynReceived && is_first_again && less
+    }
+
     /// Takes over what the peer's SYN says.
     fn agree(&mut self, now: Instant, syn: &Repr) {
         self.receive.irs = syn.seq;

@@ -116,12 +116,7 @@ impl Connection {
     /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply."
     fn acknowledge_unacceptable(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
         if self.state == State::SynReceived && segment.has(Flags::SYN) && segment.seq == SEQUENCE_ORIGIN {
-            // The peer did not get our SYN-ACK.
-            if self.scoreboard.oldest_sent_at().is_some_and(|at| now.since(at) >= shared.options.rto_min) {
-                self.scoreboard.mark_all_lost();
-                self.wake = true;
-            }
-            return;
+            return self.repeat_syn_ack(now, shared, segment);
         }
         if segment.payload_len > 0 {
             let text = segment.text();
@@ -141,6 +136,15 @@ impl Connection {
             self.acknowledge_now();
         } else {
             self.challenge(now, shared);
+        }
+    }
+
+    /// The peer sends its SYN again: it did not get our SYN-ACK.
+    fn repeat_syn_ack(&mut self, now: Instant, shared: &Shared, syn: &Segment) {
+        self.disagree_ecn(shared, syn.repr);
+        if self.scoreboard.oldest_sent_at().is_some_and(|at| now.since(at) >= shared.options.rto_min) {
+            self.scoreboard.mark_all_lost();
+            self.wake = true;
         }
     }
 
@@ -222,11 +226,13 @@ impl Connection {
         if !segment.has(Flags::SYN) {
             return true;
         }
-        if self.state == State::SynReceived && segment.has(Flags::ACK) && segment.seq == SEQUENCE_ORIGIN {
+        match self.state == State::SynReceived && segment.seq == SEQUENCE_ORIGIN {
             // The other half of a simultaneous open (RFC 9293 section 3.5, figure 7).
-            return true;
+            true if segment.has(Flags::ACK) => return true,
+            // With text, which makes it acceptable.
+            true => self.repeat_syn_ack(now, shared, segment),
+            false => self.challenge(now, shared),
         }
-        self.challenge(now, shared);
         false
     }
 

@@ -162,6 +162,16 @@ impl Endpoint {
         true
     }
 
+    /// A SYN that comes again and asks for less than was granted opens anew: an ACK of what the first was answered with is not believed.
+    pub(super) fn begins_anew(&mut self, index: u32, repr: &Repr) -> bool {
+        let Endpoint { slots, shared, .. } = self;
+        let half_open = slots[index as usize].connection.as_mut().filter(|c| c.listener.is_some() && c.is_asked_for_less(repr));
+        let Some(connection) = half_open else { return false };
+        connection.give_up_half_open(shared);
+        self.settle(index);
+        true
+    }
+
     /// A connection that a peer opened counts among its remote's from the end of its handshake on.
     pub(super) fn join_remote(&mut self, index: u32) {
         if let Some(connection) = &mut self.slots[index as usize].connection
