@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub waiting_apart: usize,
     pub listeners: Vec<Listener>,
     pub copy_out: Option<FragmentArena>,
+    /// Of one connection: with more, its stream is compacted. The rest is the window's: the peer must not run dry before.
+    pub receive_buffers_loose: usize,
     /// Driver buffers held by all connections: an upper bound.
     pub driver_buffers: usize,
     /// The segment at hand carries a congestion mark.
@@ -80,6 +82,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub fn new(options: Options) -> Shared {
         Shared {
+            receive_buffers_loose: options.receive_buffers_max / 4 * 3,
             options,
             counters: TcpCounters::default(),
             events: VecDeque::new(),

@@ -69,14 +69,14 @@ impl Connection {
     #[inline]
     fn room(&self, shared: &Shared, len: u64) -> Room {
         let receive = &self.receive;
-        let Options { receive_buffers_max, driver_buffers_unshared, copy_out_below_bytes, .. } = shared.options;
+        let Options { driver_buffers_unshared, copy_out_below_bytes, .. } = shared.options;
         let mss_max = u64::from(receive.mss_max);
         let mss = u64::from(receive.mss).max(len.min(mss_max));
         let orderly = receive.reassembly.is_empty();
         Room {
             text: if orderly { receive.edge.saturating_sub(receive.next) } else { 0 },
             segment: if mss < mss_max { mss.max(len) } else { u64::MAX },
-            buffers: receive_buffers_max.saturating_sub(receive.chain.buffers()).min(shared.driver_buffers_left()),
+            buffers: shared.receive_buffers_loose.saturating_sub(receive.chain.buffers()).min(shared.driver_buffers_left()),
             small_buffers: driver_buffers_unshared.saturating_sub(self.driver_buffers()),
             small_below: copy_out_below_bytes,
         }

@@ -53,6 +53,7 @@ impl Connection {
             shared.counters.rcv_beyond_window_bytes += end - limit.max(start);
             payload.truncate(limit.saturating_sub(start) as usize);
             end = limit.max(start);
+            self.tighten(shared, 1);
             self.acknowledge_now();
         }
         if start < self.receive.next {
@@ -166,7 +167,7 @@ impl Connection {
     /// The copy-out rule: whether the connection may hold `bufs`, after copying what should not occupy a driver's buffer.
     ///
     /// Small segments are copied once the connection holds `driver_buffers_unshared`, all that would leave the endpoint short of
-    /// buffers. At the connection's maximum the stream is compacted; what still does not fit is refused.
+    /// buffers. Before the connection's maximum the stream is compacted; what still does not fit is refused.
     fn admit(&mut self, shared: &mut Shared, bufs: &mut VecDeque<RxBuf>, in_order: bool) -> bool {
         if !self.make_room(shared, bufs.len(), in_order) {
             return false;
@@ -223,15 +224,21 @@ impl Connection {
     /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.
     fn make_room(&mut self, shared: &mut Shared, more: usize, in_order: bool) -> bool {
         let max = shared.options.receive_buffers_max;
-        if self.receive_buffers() + more > max {
-            self.compact(shared);
-        }
+        self.tighten(shared, more);
         if !in_order {
             let kept = max / BUFFERS_IN_ORDER_FRACTION;
             return self.receive.reassembly.buffers() + more <= max - kept && self.receive_buffers() + more <= max;
         }
         while self.receive_buffers() + more > max && self.prune(shared) {}
         self.receive_buffers() + more <= max
+    }
+
+    /// Compacts the stream where `more` buffers would be many: a record in small pieces needs more of them than there may be, and its peer
+    /// would wait for a window that opens when all of it is read.
+    pub(super) fn tighten(&mut self, shared: &mut Shared, more: usize) {
+        if self.receive_buffers() + more > shared.receive_buffers_loose {
+            self.compact(shared);
+        }
     }
 
     fn receive_buffers(&self) -> usize {
@@ -330,7 +337,7 @@ impl Connection {
             // Nothing came since it was promised: whatever else there is can only make it less.
             return old;
         }
-        // Worst case in buffers: one usual segment each. Smaller ones are compacted when the maximum is reached.
+        // Worst case in buffers: one usual segment each. Smaller ones are compacted before the maximum is reached.
         let buffers = shared.options.receive_buffers_max.saturating_sub(self.receive_buffers()) as u64;
         let mut window = free.min(buffers * u64::from(receive.mss));
         if shared.driver_buffers >= shared.options.driver_buffers_max && shared.copy_out.is_none() {

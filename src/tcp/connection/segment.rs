@@ -133,6 +133,7 @@ impl Connection {
             if segment.has(Flags::FIN) {
                 self.restart_time_wait(now, shared);
             }
+            self.tighten(shared, 1);
             self.acknowledge_now();
         } else {
             self.challenge(now, shared);

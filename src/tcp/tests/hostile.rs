@@ -146,6 +146,34 @@ fn one_byte_segments_cannot_pin_the_receive_pool() {
     assert!(bytes.iter().enumerate().all(|(n, byte)| *byte == n as u8));
 }
 
+/// A record in more pieces than there are buffers comes whole: its reader waits for the last one, and the peer for a window.
+#[test]
+fn small_segments_do_not_close_the_window() {
+    let mut victim = Victim::new(Options { receive_buffers_max: 64, timestamps: false, ..Options::default() });
+    let (seq, ack) = (victim.last.ack, victim.last.seq);
+    let mut edge = seq + 1000;
+    for n in 0..300 {
+        let segment = Repr {
+            src_port: 1023,
+            dst_port: 2049,
+            seq: seq + 100 * n,
+            ack,
+            flags: Flags::ACK | Flags::PSH,
+            window: 1000,
+            ..Repr::default()
+        };
+        assert!(edge.distance(segment.seq) >= 100, "a window of {} after {n} segments", edge.distance(segment.seq));
+        victim.inject(&encode(ip(1), ip(2), &segment, &[n as u8; 100]));
+        victim.now = victim.now + Duration::from_millis(50);
+        victim.endpoint.handle_timeout(victim.now);
+        victim.flush();
+        edge = victim.last.ack + u32::from(victim.last.window);
+    }
+    let id = victim.endpoint.connections().next().unwrap();
+    let bytes = victim.endpoint.receive(id).unwrap().all().to_vec();
+    assert!(bytes.len() == 30_000 && bytes.iter().enumerate().all(|(at, byte)| *byte == (at / 100) as u8));
+}
+
 /// What a device has coalesced may be more than what is left: it is copied, and what waits for a hole stays.
 #[test]
 fn a_train_that_would_make_buffers_short_is_copied() {
