@@ -13,13 +13,10 @@ use super::device::{
     Checksum, Device, DeviceCapabilities, HEADERS_CONTIGUOUS, RxFrame, TxOffload, TxRefused, make_headers_contiguous,
 };
 use crate::buf::{RxBuf, RxPacket, Slice};
+use crate::wire::tcp::TSO_MSS_MIN;
 
 /// Frames taken from the driver at once, as many as it gives (`dpdk::rx::RX_BURST`).
 const BURST: usize = 64;
-
-/// The smallest MSS a peer may make us use (RFC 9293 section 3.7.1: the default); where a driver limits the frames it cuts
-/// a packet into, the packet must be short enough for segments of this size.
-const MSS_MIN: u32 = 536;
 
 /// Octets of the longest IP and TCP headers, which a driver's limit for TSO includes and ours does not.
 const TSO_HEADERS_MAX: u32 = 40 + 60;
@@ -112,7 +109,8 @@ impl DpdkDevice {
 /// What the port can do, in the terms that `net` and `tcp` plan with.
 fn capabilities_of(port: &PortCapabilities, mode: TransmitMode) -> DeviceCapabilities {
     let tso_bytes_max = match port.tso {
-        true => port.max_tso_bytes.saturating_sub(TSO_HEADERS_MAX).min(u32::from(port.max_tso_frames).saturating_mul(MSS_MIN)),
+        // Short enough for the smallest pieces that a chain is cut into: others are not asked for.
+        true => port.max_tso_bytes.saturating_sub(TSO_HEADERS_MAX).min(u32::from(port.max_tso_frames).saturating_mul(u32::from(TSO_MSS_MIN))),
         false => 0,
     };
     // A driver that counts the Ethernet header (with a tag, if there is one) into the MTU when it cuts (net_tap): the MSS follows
@@ -267,6 +265,6 @@ mod tests {
     fn the_limits_of_net_taps_segmentation_become_a_shorter_packet_and_a_smaller_mtu() {
         let tap = PortCapabilities { max_tso_frames: 64, max_tso_frame_bytes: 1500, ..port() };
         let can = capabilities_of(&tap, TransmitMode::Splice);
-        assert_eq!((can.mtu, can.tso_bytes_max), (1482, 64 * 536));
+        assert_eq!((can.mtu, can.tso_bytes_max), (1482, 64 * 512));
     }
 }

@@ -18,6 +18,7 @@ use super::memory_offload;
 use crate::buf::{RxPacket, Slice};
 use crate::time::{Duration, Instant};
 use crate::wire::checksum::Sum;
+use crate::wire::tcp::{TSO_FRAMES_MAX, TSO_MSS_MIN};
 use crate::wire::{ethernet, ipv4};
 
 /// Frames one `receive` hands over at most.
@@ -485,8 +486,10 @@ impl MemoryEnd {
                     return Err(TxRefused::TooManySegments);
                 }
             }
-            Some(_) => {
-                if octets > capabilities.tso_bytes_max as usize {
+            Some(mss) => {
+                let frames = octets.div_ceil(usize::from(mss).max(1));
+                let cuts = mss >= TSO_MSS_MIN && frames <= usize::from(TSO_FRAMES_MAX);
+                if octets > capabilities.tso_bytes_max as usize || !cuts {
                     return Err(TxRefused::TooLong);
                 }
                 if 1 + payload.len() > usize::from(capabilities.segments_tso_max) {

@@ -15,6 +15,11 @@ const FLAGS_OFFSET: usize = 13;
 pub const CHECKSUM_OFFSET: usize = 16;
 /// RFC 7323 section 2.3: a larger shift count is used as 14.
 pub const WINDOW_SCALE_MAX: u8 = 14;
+/// The smallest pieces that a device is asked to cut a chain into, payload bytes: what RFC 1191's least packet of 552 carries. Devices have
+/// limits of their own that they do not tell (DPDK's i40e and iavf: I40E_MIN_TSO_MSS, IAVF_MIN_TSO_MSS, 256), and refuse the chain.
+pub const TSO_MSS_MIN: u16 = 512;
+/// The most pieces a chain is cut into. What cuts in software has places for so many (DPDK's net_tap: MAX_GSO_MBUFS).
+pub const TSO_FRAMES_MAX: u16 = 64;
 
 /// A sequence number on the wire. It wraps, so it has no order of its own: compare distances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]

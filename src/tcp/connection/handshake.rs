@@ -41,6 +41,7 @@ impl Connection {
             path: None,
             mss: MSS_DEFAULT,
             mss_of: (0, 0),
+            chain_max: MSS_DEFAULT,
             queue: SendQueue::new(SEQUENCE_ORIGIN + 1),
             fin: false,
             refused: 0,

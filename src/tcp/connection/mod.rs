@@ -183,6 +183,8 @@ struct SendState {
     mss: u16,
     /// The MTUs of the link and of the path that it follows from.
     mss_of: (u16, u16),
+    /// Payload bytes of the longest chain of such segments.
+    chain_max: u16,
     queue: SendQueue,
     /// Close was called: a FIN follows the queue.
     fin: bool,

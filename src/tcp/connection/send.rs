@@ -12,7 +12,7 @@ use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::Phase;
 use crate::tcp::send_queue::{Composition, LEN_MAX, Short};
 use crate::time::Duration;
-use crate::wire::tcp::{PlainRepr, SackBlocks, TcpOptions, Timestamps};
+use crate::wire::tcp::{PlainRepr, SackBlocks, TSO_FRAMES_MAX, TSO_MSS_MIN, TcpOptions, Timestamps};
 
 /// RFC 9293 section 3.8.6.2.1: the fraction of the largest window that is worth a short segment (Fs = 1/2).
 const WORTHWHILE_FRACTION: u64 = 2;
@@ -30,6 +30,14 @@ struct Range {
     len: usize,
     /// A FIN follows if all of it fits.
     fin: bool,
+}
+
+/// What an IP packet has room for behind its headers: a chain is one packet until the device has cut it.
+const CHAIN_BYTES_MAX: u16 = u16::MAX - 120;
+
+/// Payload bytes of the longest chain that devices cut into packets of `mss`: one packet if that is too small for them.
+pub(super) fn chain_max(mss: u16) -> u16 {
+    if mss < TSO_MSS_MIN { mss } else { mss.saturating_mul(TSO_FRAMES_MAX).min(CHAIN_BYTES_MAX) }
 }
 
 /// Leaves out slices of nothing; how many of the others are shorter `than` so many bytes.
@@ -139,6 +147,7 @@ impl Connection {
         let options = if self.timestamps { 12 } else { 0 };
         self.receive.mss_max = limits.mtu.saturating_sub(self.tuple.headers_len() + options).max(MSS_DEFAULT);
         let mss = self.send.peer_mss.min(path).saturating_sub(options).max(1);
+        self.send.chain_max = chain_max(mss);
         if mss != self.send.mss {
             self.send.mss = mss;
             self.congestion.set_mss(u64::from(mss));
@@ -344,7 +353,7 @@ impl Connection {
     fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
         let mss = u64::from(self.send.mss);
         let tso = if self.tuple.remote_ip.is_ipv4() { limits.tso_bytes_max } else { limits.tso_ipv6_bytes_max };
-        let mut device = u64::from(tso).min(u64::from(u16::MAX) - 120).max(mss);
+        let mut device = u64::from(tso).min(u64::from(self.send.chain_max)).max(mss);
         if self.ecn.answer_due {
             // CWR belongs on one packet (RFC 3168 section 6.1.2); devices repeat flags on each of a chain.
             device = mss;

@@ -16,7 +16,7 @@ use crate::tcp::{
 use crate::time::{Duration, Instant};
 use crate::wire::checksum::Sum;
 use crate::wire::protocol;
-use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Repr};
+use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Repr, TSO_FRAMES_MAX, TSO_MSS_MIN};
 
 /// SplitMix64: small, seedable, good enough to disturb a link.
 pub struct Random(pub u64);
@@ -504,6 +504,10 @@ pub fn segments(transmit: &mut Transmit) -> Vec<Vec<u8>> {
     let payload = payload(transmit);
     let mss = transmit.tso_mss.map_or(payload.len().max(1), usize::from);
     let count = payload.len().div_ceil(mss).max(1);
+    if transmit.tso_mss.is_some() {
+        assert!(mss >= usize::from(TSO_MSS_MIN), "cut into pieces of {mss} bytes, which devices refuse");
+        assert!(count <= usize::from(TSO_FRAMES_MAX), "cut into {count} packets, more than devices make");
+    }
     (0..count)
         .map(|n| {
             let part = &payload[n * mss..((n + 1) * mss).min(payload.len())];
