@@ -13,8 +13,6 @@ pub(super) const MSS_DEFAULT: u16 = 536;
 const MSS_DEFAULT_IPV6: u16 = 1220;
 /// The least believed in.
 const MSS_MIN: u16 = 88;
-/// What the first segments may carry before the link is known.
-const MSS_GUESS: u16 = 1460;
 
 impl Connection {
     fn new(
@@ -112,7 +110,7 @@ impl Connection {
             receive,
             scoreboard: Scoreboard::new(),
             rtt: RttEstimator::new(options.rto_initial, options.rto_max),
-            congestion: Controller::new(options.congestion, u64::from(MSS_GUESS)),
+            congestion: Controller::new(options.congestion, u64::from(MSS_DEFAULT)),
             timers: Timers::default(),
             statistics: Statistics::default(),
         }
