@@ -37,6 +37,10 @@ impl Connection {
                 if before == 0 {
                     // The probes' backoff says nothing about the network.
                     self.rtt.end_backoff(shared.options.rto_max);
+                    if !self.scoreboard.is_empty() {
+                        // Nor would what had been in flight be probed for again before the last of them.
+                        self.timers.arm_earlier(Timer::Retransmit, self.rtt.deadline(now));
+                    }
                 }
                 self.wake = true;
             }
