@@ -128,6 +128,8 @@ struct Disorder {
     duplicate_acks: u64,
     /// Something in flight was sent again, or selectively acknowledged.
     touched: bool,
+    /// Where the segment starts that timed out last.
+    timed_out: u64,
 }
 
 impl Disorder {
@@ -141,6 +143,7 @@ impl Disorder {
             dsack_round: None,
             duplicate_acks: 0,
             touched: false,
+            timed_out: u64::MAX,
         }
     }
 
@@ -579,6 +582,7 @@ impl Scoreboard {
         let reneged = self.sent.front().is_some_and(|first| first.sacked);
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let has_sacked = self.sacked() > 0 && !reneged;
+        let first = self.first().map_or(u64::MAX, |(start, _)| start);
         let Scoreboard { sent: flight, disorder, .. } = self;
         let disorder = disorder.get_or_insert_with(|| Box::new(Disorder::new()));
         for (index, sent) in flight.iter_mut().enumerate() {
@@ -594,8 +598,16 @@ impl Scoreboard {
             }
         }
         disorder.phase = Phase::Loss { point: nxt };
+        disorder.timed_out = first;
         disorder.duplicate_acks = 0;
         disorder.probe = None;
+    }
+
+    /// The first segment has timed out in this episode already.
+    pub fn has_timed_out(&self) -> bool {
+        let of_last = |disorder: &Disorder| matches!(disorder.phase, Phase::Loss { .. }).then_some(disorder.timed_out);
+        let timed_out = self.disorder.as_deref().and_then(of_last);
+        timed_out.is_some_and(|timed_out| self.sent.front().is_some_and(|first| first.start == timed_out))
     }
 
     /// What became of the byte at `position`.

@@ -204,8 +204,9 @@ impl Connection {
         shared.counters.rto_timeouts += 1;
         let mss = u64::from(self.send.mss);
         self.send.timed_out = true;
-        // RFC 5681 section 3.1 (equation 4): each segment's first timeout is a loss of its own, also while an earlier one is repaired.
-        let first = !matches!(self.scoreboard.phase(), Phase::Loss { .. }) || self.send.retries == 0;
+        // RFC 5681 section 3.1 (equation 4): each segment's first timeout is a loss of its own, also while an earlier one is repaired, and no
+        // other is, whatever the peer answers meanwhile.
+        let first = !self.scoreboard.has_timed_out();
         let open = !self.scoreboard.in_recovery();
         let flight = self.send.next - self.send.unacknowledged;
         if answered {
