@@ -128,8 +128,9 @@ struct Disorder {
     duplicate_acks: u64,
     /// Something in flight was sent again, or selectively acknowledged.
     touched: bool,
-    /// Where the segment starts that timed out last.
+    /// Where the segment starts that timed out last, and how often it has, in a row, while the peer's window was open.
     timed_out: u64,
+    timeouts: u8,
 }
 
 impl Disorder {
@@ -144,6 +145,7 @@ impl Disorder {
             duplicate_acks: 0,
             touched: false,
             timed_out: u64::MAX,
+            timeouts: 0,
         }
     }
 
@@ -577,8 +579,9 @@ impl Scoreboard {
         disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked).max(mss), ..Prr::default() };
     }
 
-    /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
-    pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
+    /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired. `open`: the peer would have taken what was sent.
+    pub fn on_timeout(&mut self, now: Instant, nxt: u64, open: bool, rtt: &RttEstimator, mss: u64) {
+        let timeouts = self.timeouts().saturating_add(u8::from(open));
         let reneged = self.sent.front().is_some_and(|first| first.sacked);
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let has_sacked = self.sacked() > 0 && !reneged;
@@ -598,7 +601,7 @@ impl Scoreboard {
             }
         }
         disorder.phase = Phase::Loss { point: nxt };
-        disorder.timed_out = first;
+        (disorder.timed_out, disorder.timeouts) = (first, timeouts);
         disorder.duplicate_acks = 0;
         disorder.probe = None;
     }
@@ -608,6 +611,11 @@ impl Scoreboard {
         let of_last = |disorder: &Disorder| matches!(disorder.phase, Phase::Loss { .. }).then_some(disorder.timed_out);
         let timed_out = self.disorder.as_deref().and_then(of_last);
         timed_out.is_some_and(|timed_out| self.sent.front().is_some_and(|first| first.start == timed_out))
+    }
+
+    /// How often, in a row.
+    pub fn timeouts(&self) -> u8 {
+        self.disorder.as_ref().filter(|_| self.has_timed_out()).map_or(0, |disorder| disorder.timeouts)
     }
 
     /// What became of the byte at `position`.
