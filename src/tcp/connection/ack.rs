@@ -22,12 +22,7 @@ impl Connection {
         // RFC 7323 section 2.2: that of a SYN, as the peer's SYN-ACK of a simultaneous open, is never scaled.
         let scale = if segment.has(Flags::SYN) { 0 } else { self.send.scale };
         let window = u64::from(segment.repr.window) << scale;
-        // RFC 5681 section 2: what counts as a duplicate ACK.
-        let duplicate = ack == self.send.unacknowledged
-            && segment.payload_len == 0
-            && !segment.has(Flags::FIN)
-            && window == before
-            && !self.scoreboard.is_empty();
+        let repeats = ack == self.send.unacknowledged && segment.payload_len == 0 && !segment.has(Flags::FIN) && window == before;
         if newer && ack >= self.send.unacknowledged {
             self.send.window = window;
             self.send.window_max = self.send.window_max.max(window);
@@ -51,7 +46,7 @@ impl Connection {
             // closed nobody here would ever end the connection instead: then only progress counts, or a peer could keep our memory.
             (self.send.stalled_since, self.send.retries) = (now, 0);
         }
-        self.process_acknowledgement(now, shared, ack, segment.repr, duplicate);
+        self.process_acknowledgement(now, shared, ack, segment.repr, repeats);
     }
 
     /// The same for the SYN-ACK, whose window is set already.
@@ -59,7 +54,10 @@ impl Connection {
         self.process_acknowledgement(now, shared, ack, repr, false);
     }
 
-    fn process_acknowledgement(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr, duplicate: bool) {
+    /// `repeats`: an empty segment that tells neither of an ACK nor of a window that were new.
+    fn process_acknowledgement(&mut self, now: Instant, shared: &mut Shared, ack: u64, repr: &Repr, repeats: bool) {
+        // RFC 5681 section 2: what counts as a duplicate ACK.
+        let duplicate = repeats && !self.scoreboard.is_empty();
         let una = self.send.unacknowledged;
         let flight = self.send.next - una;
         let queued_before = self.send.queue.len();
@@ -80,7 +78,8 @@ impl Connection {
         if self.send.repair.awaits_acks() {
             self.advance_frto(shared, advanced, duplicate, &delivery);
         }
-        if self.scoreboard.on_probe_acknowledged(ack, duplicate && !dsack && repr.options.sack.is_empty())
+        // Behind a probe of the tail mostly nothing is in flight when the second copy of it is answered.
+        if self.scoreboard.on_probe_acknowledged(ack, repeats && !dsack && repr.options.sack.is_empty())
             && self.scoreboard.phase() == Phase::Open
         {
             shared.counters.loss_probe_recoveries += 1;
