@@ -718,10 +718,16 @@ impl Scoreboard {
         self.disorder.as_ref().map_or(0, |disorder| disorder.prr.allowance.saturating_sub(disorder.prr.out))
     }
 
+    /// RFC 8985 sections 7.2 and 7.3: something is in flight, of which nothing is repaired, reported or probed for.
+    #[inline]
+    pub fn may_probe(&self) -> bool {
+        let amiss = |disorder: &Disorder| disorder.phase != Phase::Open || disorder.sacked > 0 || disorder.probe.is_some();
+        !self.sent.is_empty() && !self.disorder.as_deref().is_some_and(amiss)
+    }
+
     /// RFC 8985 section 7.2: when to probe for a lost tail, nanoseconds from now.
     pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<u64> {
-        let amiss = |disorder: &Disorder| disorder.phase != Phase::Open || disorder.sacked > 0 || disorder.probe.is_some();
-        if self.sent.is_empty() || self.disorder.as_deref().is_some_and(amiss) {
+        if !self.may_probe() {
             return None;
         }
         let Some(smoothed) = rtt.smoothed_nanos() else { return Some(PTO_WITHOUT_RTT) };

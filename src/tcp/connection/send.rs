@@ -280,7 +280,8 @@ impl Connection {
 
     /// RFC 8985 section 7.3: new data if there is any and the peer has room, else the last segment again.
     fn transmit_tail_probe(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
-        if !std::mem::take(&mut self.send.tail_probe_due) || self.scoreboard.is_empty() {
+        // Something may have come since it was due.
+        if !std::mem::take(&mut self.send.tail_probe_due) || !self.scoreboard.may_probe() {
             return false;
         }
         shared.counters.loss_probes += 1;

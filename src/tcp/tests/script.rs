@@ -4,6 +4,7 @@
 //! ```text
 //! option NAME VALUE        before anything else: one of the endpoint's options (milliseconds for times)
 //! mtu N | tso N            the limits below; N bytes
+//! link busy | link free    until it is free nothing leaves, whatever happens meanwhile
 //! family ipv6              both ends have IPv6 addresses
 //! rtt N                    the path's round trip, milliseconds: how long the handshakes below take, and each of the `rounds`; else 10
 //! accept [OPTIONS] [win N] the peer opens a connection and it is accepted; mss 1000 and SACK unless told
@@ -56,6 +57,7 @@ struct Runner {
     /// The addresses of the peer and ours.
     addresses: [IpAddr; 2],
     limits: TransmitLimits,
+    busy: bool,
     out: VecDeque<(Repr, usize, u8)>,
     events: VecDeque<Event>,
     id: Option<ConnectionId>,
@@ -145,6 +147,7 @@ impl Runner {
             rtt: RTT,
             addresses: addresses(false),
             limits: TransmitLimits::default(),
+            busy: false,
             out: VecDeque::new(),
             events: VecDeque::new(),
             id: None,
@@ -168,7 +171,7 @@ impl Runner {
             self.events.push_back(event);
         }
         let mut transmit = Transmit::default();
-        while self.endpoint.poll_transmit(self.now, &self.limits, &mut transmit) {
+        while !self.busy && self.endpoint.poll_transmit(self.now, &self.limits, &mut transmit) {
             for bytes in segments(&mut transmit) {
                 let (repr, len) = Repr::parse(&bytes).unwrap();
                 for (at, byte) in bytes[len..].iter().enumerate() {
@@ -365,6 +368,7 @@ impl Runner {
             "option" => {}
             "mtu" => self.limits.mtu = number(rest) as u16,
             "tso" => self.limits.tso_bytes_max = number(rest) as u32,
+            "link" => self.busy = rest == "busy",
             "<" => self.inject(rest),
             ">" => self.expect(rest),
             ">>" => self.expect_range(rest),
