@@ -207,6 +207,17 @@ impl SendQueue {
         }
     }
 
+    /// How many slices the `len` bytes from `offset` on lie in.
+    pub fn pieces(&self, offset: u64, len: usize) -> usize {
+        let place = self.place_of((offset - self.front) as u32);
+        let end = (offset - self.front) as usize - place.offset as usize + len;
+        let ends = self.slices.range(place.index as usize..).scan(0, |reached, slice| {
+            *reached += slice.len();
+            Some(*reached)
+        });
+        1 + ends.take_while(|reached| *reached < end).count()
+    }
+
     /// Appends to `out` the bytes from `offset` on, at most `len_max`, as far as the composition allows; tells how many.
     ///
     /// More than one packet's worth is cut back to whole packets unless all `len_max` bytes fit, so that only the last

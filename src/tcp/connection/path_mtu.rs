@@ -10,6 +10,7 @@
 //! flight is bounded instead: no size below the minimum, nothing that stalls (what was in flight goes again, in smaller packets), no fall of
 //! the window, and `path_mtu_raise` later a larger packet is tried.
 
+use super::send::pieces_per_packet;
 use super::*;
 use crate::tcp::endpoint::{Transmit, TransmitLimits};
 use crate::tcp::recovery::{Fate, Phase};
@@ -128,11 +129,15 @@ impl Connection {
             return false;
         }
         let start = self.send.next;
+        if self.send.queue.pieces(start, usize::from(len)) > pieces_per_packet(limits) {
+            // It would be cut short: of the size hoped for its fate would tell nothing, and it would still be larger than what is known to pass.
+            self.try_larger_after(now + self.round_trip(shared));
+            return false;
+        }
         self.transmit_alone(now, shared, limits, out, len);
         let end = self.send.next;
-        if end - start == u64::from(len)
-            && let Some(path) = &mut self.send.path
-        {
+        debug_assert!(end - start == u64::from(len));
+        if let Some(path) = &mut self.send.path {
             path.probe = Some(Probe { start, end, mtu });
         }
         true

@@ -40,6 +40,11 @@ pub(super) fn chain_max(mss: u16) -> u16 {
     if mss < TSO_MSS_MIN { mss } else { mss.saturating_mul(TSO_FRAMES_MAX).min(CHAIN_BYTES_MAX) }
 }
 
+/// The header takes one buffer of each packet, and one of the chain.
+pub(super) fn pieces_per_packet(limits: &TransmitLimits) -> usize {
+    usize::from(limits.segments_per_packet_max).saturating_sub(1).max(1)
+}
+
 /// Leaves out slices of nothing; how many of the others are shorter `than` so many bytes.
 #[inline(never)]
 fn without_empty(gather: &mut Vec<Slice>, than: usize) -> u32 {
@@ -437,8 +442,7 @@ impl Connection {
         let mss = usize::from(self.send.mss);
         let composition = Composition {
             mss,
-            // The header takes one buffer of each packet and one of the chain.
-            pieces_per_packet_max: usize::from(limits.segments_per_packet_max).saturating_sub(1).max(1),
+            pieces_per_packet_max: pieces_per_packet(limits),
             pieces_max: usize::from(if range.len > mss { limits.segments_tso_max } else { limits.segments_per_packet_max })
                 .saturating_sub(1)
                 .max(1),

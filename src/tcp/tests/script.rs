@@ -4,6 +4,7 @@
 //! ```text
 //! option NAME VALUE        before anything else: one of the endpoint's options (milliseconds for times)
 //! mtu N | tso N            the limits below; N bytes
+//! pieces N                 a packet's payload may consist of so many, its header apart
 //! link busy | link free    until it is free nothing leaves, whatever happens meanwhile
 //! family ipv6              both ends have IPv6 addresses
 //! rtt N                    the path's round trip, milliseconds: how long the handshakes below take, and each of the `rounds`; else 10
@@ -368,6 +369,7 @@ impl Runner {
             "option" => {}
             "mtu" => self.limits.mtu = number(rest) as u16,
             "tso" => self.limits.tso_bytes_max = number(rest) as u32,
+            "pieces" => self.limits.segments_per_packet_max = number(rest) as u16 + 1,
             "link" => self.busy = rest == "busy",
             "<" => self.inject(rest),
             ">" => self.expect(rest),
