@@ -29,6 +29,8 @@ pub(super) struct Ecn {
     reduced_at: u64,
     /// Until that is acknowledged the window does not grow.
     holds: bool,
+    /// Nor was what had been sent before the reduction before it, when that was made.
+    overlaps: bool,
 }
 
 impl Ecn {
@@ -38,8 +40,22 @@ impl Ecn {
     }
 
     /// The window fell to one segment for a timeout: that answers what was marked before `next`, and slow start begins (RFC 5681 section 3.1).
-    pub fn note_timeout(&mut self, next: u64) {
-        (self.answer_due, self.reduced_at, self.holds) = (self.on, next, false);
+    pub fn note_timeout(&mut self, una: u64, next: u64) {
+        self.note_reduction(una, next);
+        self.holds = false;
+    }
+
+    fn note_reduction(&mut self, una: u64, next: u64) {
+        self.overlaps = una <= self.reduced_at;
+        (self.answer_due, self.reduced_at, self.holds) = (self.on, next, true);
+    }
+
+    /// The window is what it was before the last reduction, so that answers no mark: the next has one of its own. Not where an echo could still
+    /// be of what an earlier one has answered.
+    pub fn withdraw(&mut self) {
+        if !self.overlaps {
+            (self.answer_due, self.reduced_at, self.holds) = (false, 0, false);
+        }
     }
 }
 
@@ -134,7 +150,7 @@ impl Connection {
 
     /// The window fell, for whatever reason: the peer is told, and older echoes are answered with that.
     pub(super) fn note_reduction(&mut self) {
-        (self.ecn.answer_due, self.ecn.reduced_at, self.ecn.holds) = (self.ecn.on, self.send.next, true);
+        self.ecn.note_reduction(self.send.unacknowledged, self.send.next);
     }
 
     /// The same of a reduction that no repair asked for: whether an earlier repair was needed says nothing about it any more.

@@ -179,6 +179,7 @@ impl Connection {
                 if alone && self.scoreboard.phase() == (Phase::Recovery { point: self.send.next }) {
                     self.scoreboard.call_off_recovery();
                     self.congestion.undo();
+                    self.ecn.withdraw();
                 }
                 self.fail_mtu_probe(now, shared, probe);
             }

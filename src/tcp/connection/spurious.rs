@@ -104,6 +104,7 @@ impl Connection {
         }
         if !self.send.repair.marked {
             self.congestion.undo();
+            self.ecn.withdraw();
         }
         self.send.repair = Repair::new();
     }

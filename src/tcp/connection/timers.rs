@@ -221,7 +221,7 @@ impl Connection {
         }
         if first {
             self.begin_repair(true, open, probed);
-            self.ecn.note_timeout(self.send.next);
+            self.ecn.note_timeout(self.send.unacknowledged, self.send.next);
         } else {
             self.continue_repair();
         }
