@@ -339,7 +339,7 @@ impl Connection {
             self.arm_persist(now);
             return false;
         }
-        self.send.window_limited = len as u64 + mss > allowance || self.uses_most_of_window();
+        self.send.window_limited = len as u64 + mss > allowance || self.uses_most_of_window(len as u64);
         self.send.override_due = false;
         self.timers.cancel(Timer::Persist);
         let range = Range { start: self.send.next, len, fin: fin && len as u64 == unsent };
@@ -351,8 +351,10 @@ impl Connection {
     }
 
     /// Slow start must not wait for the whole window to be filled (RFC 7661 section 4.3's half).
-    fn uses_most_of_window(&self) -> bool {
-        self.congestion.is_in_slow_start() && 2 * self.scoreboard.in_flight(u64::from(self.send.mss)) >= self.congestion.window()
+    /// `len` bytes are about to leave.
+    fn uses_most_of_window(&self, len: u64) -> bool {
+        let flight = || self.scoreboard.in_flight(u64::from(self.send.mss)) + len;
+        self.congestion.is_in_slow_start() && 2 * flight() >= self.congestion.window()
     }
 
     /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
