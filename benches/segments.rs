@@ -251,10 +251,18 @@ impl Core {
 
     fn transmit(&mut self, now: Instant) {
         while self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
-            let Transmit { src, dst, ecn, tso_mss, payload_len, .. } = self.transmit;
+            let Transmit { src, dst, ecn, tso_mss, may_fragment, payload_len, .. } = self.transmit;
             let (transport_header, payload) = self.transmit.parts();
-            let packet =
-                OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+            let packet = OutgoingPacket {
+                src,
+                dst,
+                protocol: protocol::TCP,
+                traffic_class: ecn,
+                transport_header,
+                payload: &[],
+                tso_mss,
+                may_fragment,
+            };
             self.interface.send_taking(now, &mut self.device, &packet, payload, payload_len as usize).unwrap();
         }
         if self.interface.has_transmit() {

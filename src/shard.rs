@@ -460,11 +460,19 @@ impl<D: Device, P: Programs> Shard<D, P> {
             return true;
         };
         let Lane { device, interface } = &mut self.lanes[at];
-        let Transmit { src, dst, ecn, tso_mss, payload_len, .. } = self.transmit;
+        let Transmit { src, dst, ecn, tso_mss, may_fragment, payload_len, .. } = self.transmit;
         // The payload is the device's from here on.
         let (transport_header, payload) = self.transmit.parts();
-        let packet =
-            OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+        let packet = OutgoingPacket {
+            src,
+            dst,
+            protocol: protocol::TCP,
+            traffic_class: ecn,
+            transport_header,
+            payload: &[],
+            tso_mss,
+            may_fragment,
+        };
         let mut result = interface.send_taking(now, device, &packet, payload, payload_len as usize);
         if result == Err(SendRefused::Full) {
             device.flush();

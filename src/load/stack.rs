@@ -229,11 +229,19 @@ impl<D: Device> Stack<D> {
     /// Whether there is room for more.
     fn send_packet(&mut self, now: Instant) -> bool {
         self.transmit_waits = false;
-        let Transmit { src, dst, ecn, tso_mss, payload_len, .. } = self.transmit;
+        let Transmit { src, dst, ecn, tso_mss, may_fragment, payload_len, .. } = self.transmit;
         // The payload is the device's from here on.
         let (transport_header, payload) = self.transmit.parts();
-        let packet =
-            OutgoingPacket { src, dst, protocol: protocol::TCP, traffic_class: ecn, transport_header, payload: &[], tso_mss };
+        let packet = OutgoingPacket {
+            src,
+            dst,
+            protocol: protocol::TCP,
+            traffic_class: ecn,
+            transport_header,
+            payload: &[],
+            tso_mss,
+            may_fragment,
+        };
         let mut result = self.interface.send_taking(now, &mut self.device, &packet, payload, payload_len as usize);
         if result == Err(SendRefused::Full) {
             self.device.flush();

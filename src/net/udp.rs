@@ -52,6 +52,7 @@ impl Interface {
             transport_header: &header,
             payload,
             tso_mss: None,
+            may_fragment: false,
         };
         Ok(self.send(now, device, &packet)?)
     }

@@ -131,6 +131,8 @@ crate::counters! {
         icmp_ignored,
         /// Path MTU reductions that ICMP asked for.
         pmtu_reductions,
+        /// Paths that take less than the least MTU that is planned with: routers may cut their packets.
+        pmtu_below_least,
         /// Path MTU reductions because full segments vanished without ICMP.
         pmtu_black_holes,
         /// Probes for a larger path MTU that arrived.

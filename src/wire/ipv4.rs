@@ -219,6 +219,19 @@ impl Repr {
     }
 }
 
+/// Allows routers to cut the packet of a finished header without options, under this identification (RFC 6864 section 4.3). The checksum is
+/// computed anew, unless its field is left to the device.
+pub fn allow_fragments(header: &mut [u8; HEADER_LEN], identification: u16, with_checksum: bool) {
+    header[4..6].copy_from_slice(&identification.to_be_bytes());
+    header[6..8].fill(0);
+    if with_checksum {
+        header[10..12].fill(0);
+        let mut sum = Sum::new();
+        sum.add(&*header);
+        header[10..12].copy_from_slice(&sum.finish().to_be_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -260,6 +260,7 @@ impl<D: Device> Client<D> {
                 transport_header: self.transmit.header(),
                 payload: &self.transmit.payload,
                 tso_mss: self.transmit.tso_mss,
+                may_fragment: self.transmit.may_fragment,
             };
             if self.interface.send(now, &mut self.device, &packet) == Err(SendRefused::Full) {
                 self.device.flush();

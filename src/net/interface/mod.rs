@@ -156,6 +156,8 @@ pub struct Interface {
     probing: Vec<Probed>,
     /// Random times drawn so far.
     draws: u64,
+    /// Packets sent that routers may cut.
+    fragmentable: u16,
     /// The others who share the port may not know all of `addresses` yet.
     lead_due: bool,
     gateway: Option<Ipv4Addr>,
@@ -193,6 +195,7 @@ impl Interface {
             addresses: Vec::new(),
             probing: Vec::new(),
             draws: 0,
+            fragmentable: 0,
             lead_due: false,
             gateway,
             neighbours: NeighbourTable::new(options.neighbours.clone()),

@@ -3,8 +3,11 @@
 //! Read first: RFC 1122 section 3.3.1 (routing), RFC 6864 section 4 (the identification field), RFC 1191 section 3 (DF),
 //! `device::TxOffload` (who fills in what).
 
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher24;
 
 use super::routes::{Hop, fold};
 use super::{Interface, InterfaceCounters};
@@ -46,6 +49,8 @@ pub struct OutgoingPacket<'a> {
     pub payload: &'a [Slice],
     /// Ask the device to cut the TCP payload into pieces of this many bytes; only if it offers that (`tso_bytes_max`).
     pub tso_mss: Option<u16>,
+    /// Routers may cut it (IPv4). Not for what the device cuts.
+    pub may_fragment: bool,
 }
 
 /// Why a packet was not taken. Nothing of it is kept.
@@ -91,6 +96,7 @@ pub(super) struct ParkedPacket {
     header_len: u8,
     payload: Vec<Slice>,
     tso_mss: Option<u16>,
+    may_fragment: bool,
     /// Its share of `Interface::answers`, while it waits for a neighbour.
     #[allow(dead_code, reason = "what counts is that it is there")]
     answer: Option<Arc<()>>,
@@ -111,6 +117,7 @@ impl ParkedPacket {
             header_len: header_len as u8,
             payload,
             tso_mss: None,
+            may_fragment: false,
             answer: None,
         }
     }
@@ -119,6 +126,7 @@ impl ParkedPacket {
         ParkedPacket {
             traffic_class: packet.traffic_class,
             tso_mss: packet.tso_mss,
+            may_fragment: packet.may_fragment,
             answer,
             ..ParkedPacket::new(packet.src, packet.dst, packet.protocol, packet.transport_header, packet.payload.to_vec())
         }
@@ -133,6 +141,7 @@ impl ParkedPacket {
             transport_header: &self.header[..usize::from(self.header_len)],
             payload: &self.payload,
             tso_mss: self.tso_mss,
+            may_fragment: self.may_fragment,
         }
     }
 }
@@ -398,6 +407,38 @@ impl Interface {
             (offload.l2_len, offload.l3_len, offload.l4_len) = (l2_len as u8, ipv4::HEADER_LEN as u8, l4_len as u8);
         }
         (headers.len, headers.offload) = (l4_at + l4_len, offload);
+        if packet.may_fragment {
+            self.allow_fragments(l2_len, dst, packet.transport_header);
+        }
+    }
+
+    /// Takes "don't fragment" back from the headers at hand.
+    #[cold]
+    fn allow_fragments(&mut self, link_len: usize, dst: Ipv4Addr, transport_header: &[u8]) {
+        let identification = self.identification(dst, transport_header);
+        let Headers { bytes, offload, .. } = &mut self.headers;
+        if let Some(header) = bytes[link_len..].first_chunk_mut() {
+            ipv4::allow_fragments(header, identification, !offload.ip_checksum);
+        }
+    }
+
+    /// RFC 6864 section 4.3: no value twice for one source, destination and protocol while pieces may be under way; 0 is what all other
+    /// packets carry. All count together, each pair of ports from a place of its own that nobody without the key knows: what one peer sees
+    /// tells little of what is sent to others (RFC 7739 section 5.3's way), and cores, which count each for itself, do not go in step.
+    fn identification(&mut self, dst: Ipv4Addr, transport_header: &[u8]) -> u16 {
+        let mut hasher = SipHasher24::new_with_key(&self.options.ipv6.secret);
+        hasher.write(&self.mac.0);
+        hasher.write(b"identification");
+        hasher.write(&dst.octets());
+        hasher.write(transport_header.get(..4).unwrap_or(&[]));
+        let place = hasher.finish() as u16;
+        loop {
+            self.fragmentable = self.fragmentable.wrapping_add(1);
+            let identification = place.wrapping_add(self.fragmentable);
+            if identification != 0 {
+                return identification;
+            }
+        }
     }
 
     /// Writes the Ethernet header, with the port's tag if it has one; tells its length.

@@ -119,6 +119,7 @@ fn outgoing(dst: Ipv4Addr, payload: &[Slice]) -> OutgoingPacket<'_> {
         transport_header: &[],
         payload,
         tso_mss: None,
+        may_fragment: false,
     }
 }
 
@@ -729,6 +730,48 @@ fn a_device_without_offloads_gets_finished_frames() {
     let addresses: Vec<_> = payload.iter().map(|slice| (slice.address(), slice.len())).collect();
     assert_eq!(bench.device.take_recorded(), [addresses], "the pages themselves were given to the device");
     assert_eq!(bench.interface.counters().software_checksum_octets, 36);
+}
+
+/// RFC 6864 section 4.3: what may be cut needs a value that tells its pieces from those of others.
+#[test]
+fn packets_that_may_be_cut_say_so_and_are_told_apart() {
+    let mut without_sums = EndOptions::offloading(OUR_MAC.0, 1500);
+    without_sums.capabilities.ip_checksum = false;
+    for end in [EndOptions::plain(OUR_MAC.0, 1500), EndOptions::offloading(OUR_MAC.0, 1500), without_sums] {
+        let mut bench = bench_on(end, |options| options.vlan = None);
+        bench.introduce();
+        let (header, payload) = (tcp_header(), slices(&[&[7; 512]]));
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..1_000 {
+            let packet = OutgoingPacket { transport_header: &header, may_fragment: true, ..outgoing(PEER, &payload) };
+            if round % 2 == 0 {
+                bench.interface.send(bench.now, &mut bench.device, &packet).unwrap();
+            } else {
+                let packet = OutgoingPacket { payload: &[], ..packet };
+                bench.interface.send_taking(bench.now, &mut bench.device, &packet, &mut payload.clone(), 512).unwrap();
+            }
+            bench.device.flush();
+            let (header, bytes) = ip_payload(&bench.out()[0]);
+            assert!(checksum_is_good(&header, &bytes));
+            assert_eq!((header.dont_fragment, header.payload_len), (false, 532));
+            assert!(header.identification != 0 && seen.insert(header.identification), "{}", header.identification);
+        }
+        bench.send(PEER, &payload).unwrap();
+        let (header, bytes) = ip_payload(&bench.out()[0]);
+        assert!(checksum_is_good(&header, &bytes) && header.dont_fragment && header.identification == 0);
+    }
+}
+
+#[test]
+fn a_packet_that_may_be_cut_still_may_after_it_has_waited_for_its_neighbour() {
+    let mut bench = bench();
+    let header = tcp_header();
+    let packet = OutgoingPacket { transport_header: &header, may_fragment: true, ..outgoing(PEER, &[]) };
+    bench.interface.send(bench.now, &mut bench.device, &packet).unwrap();
+    assert_eq!(bench.out().len(), 1, "asks for it");
+    bench.receive(arp_frame(Operation::Reply, PEER_MAC, PEER, OURS));
+    let (header, bytes) = ip_payload(&bench.out()[0]);
+    assert!(checksum_is_good(&header, &bytes) && !header.dont_fragment);
 }
 
 #[test]

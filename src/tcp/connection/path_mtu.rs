@@ -9,6 +9,9 @@
 //! timeout, and nothing here outlives a connection to spare the next one. What a forger gains who knows both ends' ports and guesses a number in
 //! flight is bounded instead: no size below the minimum, nothing that stalls (what was in flight goes again, in smaller packets), no fall of
 //! the window, and `path_mtu_raise` later a larger packet is tried.
+//!
+//! Where IPv4's path takes less than that minimum, packets have its size and routers may cut them (RFC 1191 section 3: a host may stop by
+//! clearing "don't fragment"; so does Linux with a locked MTU). Smaller ones would hand a forger of ICMP the header's share of each packet.
 
 use super::send::pieces_per_packet;
 use super::*;
@@ -34,6 +37,8 @@ pub(super) struct PathMtu {
     /// Sizes from here on are known to be lost; starts over with each raise.
     too_big: u16,
     probe: Option<Probe>,
+    /// It takes less than `MTU_MIN_IPV4`.
+    below_least: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -56,7 +61,13 @@ impl Connection {
     fn lower_path_mtu(&mut self, now: Instant, shared: &Shared, mtu: u16) {
         self.send.path_mtu = mtu;
         let raise_at = now + shared.options.path_mtu_raise;
-        self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None }));
+        self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None, below_least: false }));
+    }
+
+    /// Routers may cut what is sent.
+    #[inline]
+    pub(super) fn may_fragment(&self) -> bool {
+        self.send.path.as_ref().is_some_and(|path| path.below_least)
     }
 
     /// A router says that the packet at `position` was too big for a link with `mtu`.
@@ -69,11 +80,20 @@ impl Connection {
             }
             return;
         }
-        // RFC 1191 section 3 allows only to go down; sizes below the minimum are an attack (RFC 5927 section 7).
-        let mtu = mtu.max(self.mtu_min());
-        if mtu < self.send.path_mtu && mtu < self.send.mss.saturating_add(self.overhead()) {
-            self.lower_path_mtu(now, shared, mtu);
-            shared.counters.pmtu_reductions += 1;
+        // RFC 1191 section 3 allows only to go down; sizes below the minimum may be an attack (RFC 5927 section 7).
+        let (told, mtu) = (mtu, mtu.max(self.mtu_min()));
+        let size = self.send.mss.saturating_add(self.overhead());
+        let below_least = told < mtu && told < size && self.tuple.remote_ip.is_ipv4() && !self.may_fragment();
+        let lower = mtu < self.send.path_mtu && mtu < size;
+        if lower || below_least {
+            self.lower_path_mtu(now, shared, mtu.min(self.send.path_mtu));
+            shared.counters.pmtu_reductions += u64::from(lower);
+            if let Some(path) = self.send.path.as_mut().filter(|_| below_least) {
+                path.below_least = true;
+                shared.counters.pmtu_below_least += 1;
+                // What follows from it is to be learned again, also where the size stays.
+                self.send.mss_of = (0, 0);
+            }
             self.scoreboard.mark_all_lost();
             // What a router dropped is lost, whatever comes to light about a repair that had begun before.
             self.send.repair = Repair::new();
@@ -135,6 +155,8 @@ impl Connection {
             return false;
         }
         self.transmit_alone(now, shared, limits, out, len);
+        // In pieces it would arrive whatever its size.
+        out.may_fragment = false;
         let end = self.send.next;
         debug_assert!(end - start == u64::from(len));
         if let Some(path) = &mut self.send.path {
@@ -145,7 +167,7 @@ impl Connection {
 
     /// Nothing larger is to be tried now: either the path takes all that the link does, or it was all lost.
     fn end_mtu_search(&mut self, now: Instant, shared: &Shared, limits: &TransmitLimits) -> bool {
-        if self.send.path_mtu >= limits.mtu {
+        if self.send.path_mtu >= limits.mtu && !self.may_fragment() {
             (self.send.path, self.send.path_mtu) = (None, u16::MAX);
         } else if let Some(path) = &mut self.send.path {
             (path.raise_at, path.too_big) = (now + shared.options.path_mtu_raise, u16::MAX);
@@ -167,7 +189,7 @@ impl Connection {
                 shared.counters.mtup_success += 1;
                 self.send.path_mtu = probe.mtu;
                 if let Some(path) = &mut self.send.path {
-                    path.probe = None;
+                    (path.probe, path.below_least) = (None, false);
                 }
             }
             Fate::Lost => {

@@ -106,6 +106,7 @@ impl Connection {
             return false;
         }
         self.learn_mss(limits);
+        out.may_fragment = self.may_fragment();
         if self.has_only_an_ack_to_send() {
             return self.transmit_ack(now, shared, out);
         }
@@ -152,7 +153,8 @@ impl Connection {
         let options = if self.timestamps { 12 } else { 0 };
         self.receive.mss_max = limits.mtu.saturating_sub(self.tuple.headers_len() + options).max(MSS_DEFAULT);
         let mss = self.send.peer_mss.min(path).saturating_sub(options).max(1);
-        self.send.chain_max = chain_max(mss);
+        // Each packet that may be cut needs a value of its own in its header, which no device gives it.
+        self.send.chain_max = if self.may_fragment() { mss } else { chain_max(mss) };
         if mss != self.send.mss {
             self.send.mss = mss;
             self.congestion.set_mss(u64::from(mss));

@@ -44,6 +44,8 @@ pub struct Transmit {
     pub tso_mss: Option<u16>,
     /// For the two ECN bits of the IP header.
     pub ecn: u8,
+    /// Routers may cut it (RFC 1191 section 3): the path takes less than can be planned with.
+    pub may_fragment: bool,
 }
 
 impl Default for Transmit {
@@ -58,6 +60,7 @@ impl Default for Transmit {
             payload_len: 0,
             tso_mss: None,
             ecn: 0,
+            may_fragment: false,
         }
     }
 }
@@ -136,6 +139,6 @@ impl Transmit {
         if !self.payload.is_empty() {
             self.payload.clear();
         }
-        self.tso_mss = None;
+        (self.tso_mss, self.may_fragment) = (None, false);
     }
 }

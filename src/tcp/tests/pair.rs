@@ -141,6 +141,8 @@ pub struct Pair {
     pub random: Random,
     link: BinaryHeap<Reverse<InFlight>>,
     number: u64,
+    /// Packets that routers had to cut.
+    cut: u64,
     /// Until when nothing reaches a side.
     cut_until: [Instant; 2],
     in_burst: [bool; 2],
@@ -251,6 +253,7 @@ impl Pair {
             random,
             link: BinaryHeap::new(),
             number: 0,
+            cut: 0,
             cut_until: [Instant::ZERO; 2],
             in_burst: [false; 2],
             later,
@@ -323,11 +326,11 @@ impl Pair {
                     }
                     _ => segments(&mut side.transmit),
                 };
-                let ecn = side.transmit.ecn;
+                let (ecn, may_fragment) = (side.transmit.ecn, side.transmit.may_fragment);
                 for bytes in packets {
                     self.trace(from, '>', &bytes, ecn);
                     self.tell_sent(from, &bytes, ecn);
-                    if !self.carry(1 - from, &bytes, ecn) {
+                    if !self.carry(1 - from, &bytes, ecn, may_fragment) {
                         self.tell_lost(from, &bytes);
                     }
                 }
@@ -377,8 +380,8 @@ impl Pair {
         self.in_burst[from]
     }
 
-    /// Whether it will arrive, once at least and as it is.
-    fn carry(&mut self, to: usize, bytes: &[u8], ecn: u8) -> bool {
+    /// Whether it will arrive, once at least and as it is. What may be cut and is too long arrives as if its pieces had been joined.
+    fn carry(&mut self, to: usize, bytes: &[u8], ecn: u8, may_fragment: bool) -> bool {
         let faults = self.faults[1 - to];
         let Faults { loss, duplicate, reorder, corrupt, delay, mark, jitter, .. } = faults;
         if self.now < self.cut_until[to] {
@@ -386,7 +389,11 @@ impl Pair {
         }
         let mtu = faults.path_mtu(self.number);
         let ip_header = if self.sides[to].ip.is_ipv4() { 20 } else { 40 };
-        if ip_header + bytes.len() > usize::from(mtu) {
+        let too_long = ip_header + bytes.len() > usize::from(mtu);
+        if may_fragment {
+            assert!(self.sides[to].ip.is_ipv4(), "nobody cuts packets of IPv6");
+            self.cut += u64::from(too_long);
+        } else if too_long {
             self.refuse(to, bytes, mtu);
             return false;
         }
@@ -470,6 +477,7 @@ static TRACE: LazyLock<bool> = LazyLock::new(|| std::env::var_os("TCP_TRACE").is
 
 /// What every transmission must satisfy.
 fn check_transmit(transmit: &Transmit, limits: &TransmitLimits) {
+    assert!(transmit.tso_mss.is_none() || !transmit.may_fragment, "a chain that routers may cut");
     let header = usize::from(transmit.header_len) + if transmit.dst.is_ipv4() { 20 } else { 40 };
     let payload = transmit.payload_len();
     match transmit.tso_mss {
@@ -689,6 +697,43 @@ fn a_black_hole_on_the_path_is_survived() {
         assert!(took < Duration::from_secs(10), "{path_mtu}: {took:?}");
         assert!(counters.pmtu_black_holes > 0 && counters.rto_timeouts < 12, "{path_mtu}: {counters:?}");
     }
+}
+
+/// RFC 1191 section 3: a path that takes less than 552 bytes gets packets that its routers may cut, and none that they must drop for ever.
+#[test]
+fn a_path_below_the_least_mtu_has_its_packets_cut() {
+    let options = |timestamps| Options { timestamps, path_mtu_raise: Duration::from_millis(20), ..Options::default() };
+    let delay = Duration::from_millis(20);
+    for (timestamps, loss, mtu) in [(true, 0, 1500), (false, 0, 1500), (true, 20, 1500), (false, 20, 9000)] {
+        // From the 100th packet on 300 bytes pass, and from the 700th all again.
+        let faults = Faults { path_mtus: [ANY_LENGTH, (100, 300), (700, u16::MAX)], loss, delay, ..CLEAN };
+        let mut pair = Pair::new(5, faults, both(options(timestamps)));
+        for side in &mut pair.sides {
+            (side.limits.mtu, side.limits.tso_bytes_max) = (mtu, 65_000);
+        }
+        pair.sides[0].script = script(3, 4_000_000);
+        pair.connect();
+        let told = |pair: &Pair| format!("timestamps {timestamps}, loss {loss}: {:?}", pair.sides[0].endpoint.counters());
+        let ends = pair.run_until(Duration::from_secs(120), |pair| pair.sides[1].received.len() == 4_000_000);
+        assert!(ends, "{}", told(&pair));
+        let counters = *pair.sides[0].endpoint.counters();
+        assert!(pair.cut > 100 && counters.pmtu_below_least == 1, "{} cut, {}", pair.cut, told(&pair));
+        assert!(counters.mtup_success >= 1 && counters.rto_timeouts < 10, "{}", told(&pair));
+        let info = pair.sides[0].endpoint.info(pair.sides[0].id.unwrap()).unwrap();
+        assert!(info.mss > 512, "a larger packet went through: {}", told(&pair));
+    }
+}
+
+/// The same of a peer whose own packets are shorter than the least of RFC 1191, and longer than what passes.
+#[test]
+fn a_small_mss_on_a_smaller_path_is_no_dead_end() {
+    let faults = Faults { path_mtus: [ANY_LENGTH, (20, 200), (20, 200)], ..CLEAN };
+    let mut pair = Pair::new(5, faults, both(Options::default()));
+    pair.sides[1].limits.mtu = 400;
+    pair.sides[0].script = script(3, 100_000);
+    pair.connect();
+    assert!(pair.run_until(Duration::from_secs(60), |pair| pair.sides[1].received.len() == 100_000));
+    assert_eq!(pair.sides[0].endpoint.counters().pmtu_below_least, 1);
 }
 
 /// RFC 3168: marks slow a sender down without a retransmission.

@@ -163,6 +163,7 @@ fn outgoing<'a>(dst: Ipv6Addr, transport_header: &'a [u8], payload: &'a [Slice])
         transport_header,
         payload,
         tso_mss: None,
+        may_fragment: false,
     }
 }
 
