@@ -244,12 +244,9 @@ impl<H: TxPayload> Port<H> {
         self.open.driver != "net_vhost" || unsafe { sys::nfsplice_vhost_guest_tso(self.open.id) } == 1
     }
 
-    /// The link's state, without waiting for it.
-    pub fn link(&self) -> Link {
-        let mut raw = sys::rte_eth_link::default();
-        // SAFETY: an open port; room for the result. On failure the link reads as down.
-        unsafe { sys::rte_eth_link_get_nowait(self.open.id, &mut raw) };
-        Link { up: raw.link_status() != 0, speed_mbit: raw.link_speed, full_duplex: raw.link_duplex() != 0 }
+    /// The link's state, without waiting for it; `None`: the driver cannot tell.
+    pub fn link(&self) -> Option<Link> {
+        self.open.link()
     }
 
     /// Receive buffers of queue `queue` that are with the program or the driver. Slow; for statistics and tests.
@@ -265,6 +262,13 @@ impl<H: TxPayload> std::fmt::Debug for Port<H> {
 }
 
 impl OpenPort {
+    pub(crate) fn link(&self) -> Option<Link> {
+        let mut raw = sys::rte_eth_link::default();
+        // SAFETY: an open port; room for the result.
+        let told = unsafe { sys::rte_eth_link_get_nowait(self.id, &mut raw) };
+        (told == 0).then(|| Link { up: raw.link_status() != 0, speed_mbit: raw.link_speed, full_duplex: raw.link_duplex() != 0 })
+    }
+
     /// The descriptor flags for a checked offload request, if the device was set up for it.
     pub(crate) fn offload_flags(&self, offload: &TxOffload) -> Result<u64, TxRefused> {
         if offload.is_none() {

@@ -13,7 +13,11 @@ use std::{
 
 use dpdk_sys as sys;
 
-use crate::{mbuf::Mbuf, port::OpenPort, stats::RxCounters};
+use crate::{
+    mbuf::Mbuf,
+    port::OpenPort,
+    stats::{Link, RxCounters},
+};
 
 /// Packets per [`RxQueue::receive`] at most.
 pub const RX_BURST: usize = 64;
@@ -68,6 +72,12 @@ impl RxQueue {
             self.counters.packets += count as u64;
         }
         count
+    }
+
+    /// The state of the port's link, without waiting for it; `None`: the driver cannot tell. Asks the device, a virtual one by a system
+    /// call: not for every poll.
+    pub fn link(&self) -> Option<Link> {
+        self.port.link()
     }
 
     /// This queue's number.

@@ -121,7 +121,7 @@ fn jumbo(eal: &dpdk::Eal, memory: &Memory) {
     ] {
         assert!(Command::new("ip").args(line.split(' ')).status().expect("ip runs").success(), "{line}");
     }
-    assert!(port.link().up);
+    assert!(port.link().is_some_and(|link| link.up));
     let mut queues: Vec<RxQueue> = (0..2).map(|queue| port.take_rx_queue(queue).expect("a queue")).collect();
     let datagram: Vec<u8> = (0..8900).map(pattern).collect();
     let socket = UdpSocket::bind("10.99.1.1:5000").expect("the address is there");

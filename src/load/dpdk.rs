@@ -181,7 +181,7 @@ fn reserve(eal: &Eal, name: &str, bytes: usize, block: usize) -> anyhow::Result<
 
 fn wait_for_link(port: &Port<Slice>) -> anyhow::Result<()> {
     let deadline = std::time::Instant::now() + LINK_WAIT;
-    while !port.link().up {
+    while port.link().is_some_and(|link| !link.up) {
         if std::time::Instant::now() > deadline {
             bail!("the link of port {} is down after {LINK_WAIT:?}", port.name());
         }

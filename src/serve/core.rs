@@ -36,6 +36,9 @@ use crate::{rpc, tcp};
 /// Empty turns before a core thinks of sleeping: a few microseconds, in which the next frame of a busy client usually comes.
 const TURNS_BEFORE_SLEEP: u32 = 64;
 
+/// How often the ports are asked whether their links are up: some drivers answer with a system call.
+const LINK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A queue pair whose frames can be seen.
 pub type ServingDevice = Captured<DpdkDevice>;
 
@@ -85,6 +88,8 @@ pub struct Core {
     publisher: Option<Publisher>,
     sleeps: u64,
     rules_seen: u64,
+    /// When the links are looked at again.
+    links_at: Instant,
 }
 
 impl Core {
@@ -106,6 +111,7 @@ impl Core {
             sleeps: 0,
             // The rules that the shard was built with are the first ones.
             rules_seen: 1,
+            links_at: Instant::ZERO,
         })
     }
 
@@ -127,7 +133,7 @@ impl Core {
             let now = common.clock.now();
             if now >= publish_at {
                 publish_at = now + Duration::from_millis(PUBLISH_INTERVAL_MS);
-                self.housekeeping();
+                self.housekeeping(now);
             }
             let listing = self.inquiries.is_listing();
             if listing {
@@ -147,8 +153,9 @@ impl Core {
         self.drain();
     }
 
-    /// What need not happen in every turn: counters, questions, changed export rules, events for the log.
-    fn housekeeping(&mut self) {
+    /// What need not happen in every turn: links, counters, questions, changed export rules, events for the log.
+    fn housekeeping(&mut self, now: Instant) {
+        self.look_at_links(now);
         self.publish();
         self.inquiries.look(self.shard.lanes_mut(), &self.lane_of_port);
         if let Some(exports) = self.common.seed.rules.changed(&mut self.rules_seen) {
@@ -158,10 +165,23 @@ impl Core {
                 Err(error) => tracing::error!(core = self.index, "the new export rules are not used: {error:#}"),
             }
         }
-        for lane in self.shard.lanes_mut() {
-            while let Some(event) = lane.interface.poll_event() {
-                log(event);
+        let ports = self.common.seed.config.ports.iter().zip(&self.lane_of_port);
+        for (port, lane) in ports.filter_map(|(port, lane)| Some((port, (*lane)?))) {
+            while let Some(event) = self.shard.lanes_mut()[lane].interface.poll_event() {
+                log(&port.device.name, event);
             }
+        }
+    }
+
+    /// The first core has a queue of each port, and speaks for it. The first time is before anything is sent.
+    fn look_at_links(&mut self, now: Instant) {
+        if self.index > 0 || now < self.links_at {
+            return;
+        }
+        self.links_at = now + LINK_INTERVAL;
+        for lane in self.shard.lanes_mut() {
+            let told = lane.device.inner().rx().link().map(|link| link.up);
+            lane.interface.observe_link(now, told);
         }
     }
 
@@ -229,7 +249,7 @@ impl Core {
     }
 }
 
-fn log(event: InterfaceEvent) {
+fn log(port: &str, event: InterfaceEvent) {
     match event {
         InterfaceEvent::AddressConflict { address, mac } => {
             tracing::error!(%address, ?mac, "another station uses this server's address");
@@ -241,6 +261,8 @@ fn log(event: InterfaceEvent) {
         InterfaceEvent::AddressExpired { address } => {
             tracing::warn!(%address, "address no longer in use: no router tells its prefix")
         }
+        InterfaceEvent::LinkUp => tracing::info!(%port, "the link is up"),
+        InterfaceEvent::LinkDown => tracing::warn!(%port, "the link is down: nobody can reach this server there"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! - `options`: what it is configured with, what it counts.
 //! - `receive`: the checks a frame passes, in order. - `recognised`: frames that need not pass them again.
 //! - `probe`: IPv4 addresses before they are used. - `arp`: neighbours, announcements, conflicts.
+//! - `link`: what starts over when the link comes up.
 //! - `icmp`: echo, errors received and sent. - `routes`: where a packet goes. - `send`: headers, checksums.
 //! - `ipv6`: all of that for IPv6, and how its addresses come about.
 //!
@@ -19,6 +20,7 @@
 mod arp;
 mod icmp;
 mod ipv6;
+mod link;
 mod options;
 mod probe;
 mod receive;
@@ -42,6 +44,7 @@ use icmp::TokenBucket;
 use ipv6::Ipv6;
 use ipv6::Ipv6Lead;
 pub use ipv6::{Ipv6Counters, Ipv6Options};
+use link::LinkState;
 use options::CheckedAddresses;
 pub use options::{InterfaceCounters, InterfaceError, InterfaceOptions};
 use probe::Probed;
@@ -130,13 +133,26 @@ pub enum IcmpErrorKind {
 pub enum InterfaceEvent {
     /// Another station uses one of our addresses (RFC 5227 section 2.4, RFC 4862 section 5.4.4). Told at most once per defence
     /// interval and address.
-    AddressConflict { address: IpAddr, mac: Address },
+    AddressConflict {
+        address: IpAddr,
+        mac: Address,
+    },
     /// Another station had an address first, and it is not used (RFC 4862 section 5.4.5, RFC 5227 section 2.1.1).
-    AddressDuplicate { address: IpAddr, mac: Address },
+    AddressDuplicate {
+        address: IpAddr,
+        mac: Address,
+    },
     /// Nobody else has it: the address is used from now on.
-    AddressAssigned { address: IpAddr },
+    AddressAssigned {
+        address: IpAddr,
+    },
     /// The life that a router gave the address is over.
-    AddressExpired { address: IpAddr },
+    AddressExpired {
+        address: IpAddr,
+    },
+    /// The cable is in and there is somebody at its other end, again or for the first time.
+    LinkUp,
+    LinkDown,
 }
 
 struct LocalAddress {
@@ -156,6 +172,7 @@ pub struct Interface {
     probing: Vec<Probed>,
     /// Random times drawn so far.
     draws: u64,
+    link: LinkState,
     /// Packets sent that routers may cut.
     fragmentable: u16,
     /// The others who share the port may not know all of `addresses` yet.
@@ -195,6 +212,7 @@ impl Interface {
             addresses: Vec::new(),
             probing: Vec::new(),
             draws: 0,
+            link: LinkState::new(),
             fragmentable: 0,
             lead_due: false,
             gateway,
@@ -218,18 +236,21 @@ impl Interface {
     /// When `handle_timeout` is due; may be earlier than needed.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let announcement = self.announcements.map(|(at, _)| at);
-        let ipv6 = self.ipv6.as_ref().and_then(Ipv6::poll_timeout);
-        [announcement, self.probes_timeout(), self.neighbours.poll_timeout(), ipv6].into_iter().flatten().min()
+        let spoken = [announcement, self.probes_timeout()].into_iter().flatten().filter(|_| self.link.up);
+        let ipv6 = self.ipv6.as_ref().and_then(|ipv6| ipv6.poll_timeout(self.link.up));
+        spoken.chain(self.neighbours.poll_timeout()).chain(ipv6).min()
     }
 
     /// Looks for addresses, announces, asks again, forgets. `poll_transmit` sends what comes of it.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.probe_if_due(now);
-        self.announce_if_due(now);
+        if self.link.up {
+            self.probe_if_due(now);
+            self.announce_if_due(now);
+        }
         self.neighbours.handle_timeout(now);
         self.routes.forget();
         if let Some(ipv6) = &mut self.ipv6 {
-            ipv6.handle_timeout(now);
+            ipv6.handle_timeout(now, self.link.up);
         }
     }
 

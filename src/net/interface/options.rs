@@ -287,6 +287,14 @@ crate::counters! {
         own_packets_refused,
         /// Events lost because nobody fetched them.
         events_lost,
+        /// Times the link came up.
+        link_ups,
+        /// Times the link went down.
+        link_downs,
+    }
+    gauges {
+        /// 1: the link is up, or its driver cannot tell.
+        link_up,
     }
 }
 

@@ -122,6 +122,20 @@ impl Interface {
         }
     }
 
+    /// The link has come up, and may be another one: what is not in use is looked for from the beginning, and what is, announced, which
+    /// also asks who else has it (RFC 5227 section 2.3: an announcement is a request for the address).
+    pub(super) fn look_again(&mut self, now: Instant) {
+        for index in 0..self.probing.len() {
+            // What is to be told of it first has its turn at once.
+            if !matches!(self.probing[index].state, State::Taken { .. }) {
+                let next = now + self.draw(self.options.probe.wait_max);
+                self.probing[index].state = State::Looking { sent: 0, next };
+            }
+        }
+        let announces = self.options.announcements > 0 && !self.addresses.is_empty();
+        self.announcements = announces.then_some((now, self.options.announcements));
+    }
+
     pub(super) fn probes_timeout(&self) -> Option<Instant> {
         self.probing.iter().map(Probed::poll_timeout).min()
     }

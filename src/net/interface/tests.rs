@@ -13,6 +13,7 @@ use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{Frame, Repr as EthernetRepr, ethertype};
 use crate::wire::{arp, icmpv4, ipv4, protocol, udp};
 
+mod link;
 mod probe;
 
 const OUR_MAC: Address = Address([2, 0, 0, 0, 0, 1]);

@@ -126,6 +126,44 @@ impl Ipv6 {
         &mut self.addresses[last]
     }
 
+    /// The link has come up, and may be another one: who has our addresses, and who routes?
+    pub(in crate::net::interface) fn look_again(&mut self, now: Instant) {
+        if self.options.follows {
+            return;
+        }
+        let detections = self.options.duplicate_detections;
+        // Before the questions, so that their answers get through a switch that snoops.
+        self.report_again(now);
+        self.age_listener(now);
+        for index in 0..self.addresses.len() {
+            if self.addresses[index].is_assigned() {
+                // It is used meanwhile: an answer is a conflict.
+                let announcements = self.options.announcements;
+                self.addresses[index].announcements = (announcements > 0).then_some((now, announcements));
+                if detections > 0 {
+                    self.ask_who_has(self.addresses[index].address);
+                }
+                continue;
+            }
+            let next = if detections == 0 { now } else { now + self.draw(RANDOM_DELAY_MAX) };
+            self.addresses[index].state = State::Tentative { sent: 0, next };
+        }
+        // Without an address to ask from it is for `assigned` to begin.
+        self.router_search = None;
+        let waits = self.addresses.iter().any(|local| local.origin == Origin::LinkLocal && !local.is_assigned());
+        if self.options.slaac && !waits {
+            self.solicit_routers(now);
+        }
+        self.schedule();
+    }
+
+    /// RFC 4862 section 5.4.2: from nobody, so that nobody learns it yet.
+    fn ask_who_has(&mut self, address: Ipv6Addr) {
+        let message = ndp::Repr::NeighbourSolicitation { target: address, source: None };
+        self.counters.nd_solicitations_out += 1;
+        self.queue_discovery(Ipv6Addr::UNSPECIFIED, solicited_node(address), &message);
+    }
+
     /// RFC 7217 section 5: an identifier that only the key's owner can tell from a random one.
     pub(super) fn stable_address(&self, prefix: Ipv6Addr, duplicates: u8) -> Ipv6Addr {
         let mut counter = u64::from(duplicates) << 32;
@@ -172,10 +210,7 @@ impl Ipv6 {
             State::Tentative { sent, next } if next <= now && sent < transmits => {
                 local.state = State::Tentative { sent: sent + 1, next: now + retransmit };
                 let address = local.address;
-                // RFC 4862 section 5.4.2: from nobody, so that nobody learns it yet.
-                let message = ndp::Repr::NeighbourSolicitation { target: address, source: None };
-                self.counters.nd_solicitations_out += 1;
-                self.queue_discovery(Ipv6Addr::UNSPECIFIED, solicited_node(address), &message);
+                self.ask_who_has(address);
             }
             State::Tentative { next, .. } if next <= now => {
                 local.state = State::Assigned;

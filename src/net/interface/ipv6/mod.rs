@@ -153,13 +153,14 @@ impl Ipv6 {
     }
 
     /// When `handle_timeout` is due; may be earlier than needed.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.timeout, self.neighbours.poll_timeout()].into_iter().flatten().min()
+    pub(super) fn poll_timeout(&self, link_up: bool) -> Option<Instant> {
+        [self.timeout.filter(|_| link_up), self.neighbours.poll_timeout()].into_iter().flatten().min()
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    /// Without a link only the neighbours age: what else is due waits for it.
+    pub(super) fn handle_timeout(&mut self, now: Instant, link_up: bool) {
         self.neighbours.handle_timeout(now);
-        if self.timeout.is_some_and(|at| at <= now) {
+        if link_up && self.timeout.is_some_and(|at| at <= now) {
             // Reports go before the questions whose answers they let through.
             self.age_listener(now);
             self.age_addresses(now);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::net::interface::ProbeOptions;
 
-fn probing(probe: ProbeOptions, change: impl FnOnce(&mut InterfaceOptions)) -> Bench {
+pub(super) fn probing(probe: ProbeOptions, change: impl FnOnce(&mut InterfaceOptions)) -> Bench {
     bench_on(EndOptions::plain(OUR_MAC.0, 1500), |options| {
         options.announcements = 2;
         options.probe = probe;
@@ -12,7 +12,7 @@ fn probing(probe: ProbeOptions, change: impl FnOnce(&mut InterfaceOptions)) -> B
 }
 
 /// When an ARP request left, who it says it is from and what it asks for.
-fn asked(sent: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Ipv4Addr, Ipv4Addr)> {
+pub(super) fn asked(sent: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Ipv4Addr, Ipv4Addr)> {
     let line = |(at, frame): (u64, Vec<u8>)| {
         let (dst, repr) = parse_arp(&frame);
         assert_eq!((dst, repr.operation, repr.sender_hardware), (Address::BROADCAST, Operation::Request, OUR_MAC));
@@ -22,11 +22,11 @@ fn asked(sent: Vec<(u64, Vec<u8>)>) -> Vec<(u64, Ipv4Addr, Ipv4Addr)> {
     sent.into_iter().map(line).collect()
 }
 
-fn events(bench: &mut Bench) -> Vec<InterfaceEvent> {
+pub(super) fn events(bench: &mut Bench) -> Vec<InterfaceEvent> {
     std::iter::from_fn(|| bench.interface.poll_event()).collect()
 }
 
-fn at(ms: u64) -> Instant {
+pub(super) fn at(ms: u64) -> Instant {
     Instant::from_millis(ms)
 }
 

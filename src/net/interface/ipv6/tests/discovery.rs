@@ -27,6 +27,66 @@ fn an_address_is_looked_for_before_it_is_used() {
     assert!(bench.events().contains(&InterfaceEvent::AddressAssigned { address: ours().into() }));
 }
 
+/// RFC 4862 section 5.4 on a link that comes up late, and RFC 4861 section 6.3.7.
+#[test]
+fn nothing_is_said_before_the_link_is_up() {
+    let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), slaac);
+    bench.interface.observe_link(bench.now, Some(false));
+    bench.interface.handle_timeout(Instant::from_millis(20_000));
+    bench.now = Instant::from_millis(20_000);
+    assert_eq!(bench.out(), Vec::<Vec<u8>>::new());
+    assert_eq!(bench.run(60_000), []);
+    assert_eq!(bench.interface.poll_timeout(), None, "nothing to wake up for");
+    bench.interface.observe_link(bench.now, Some(true));
+    let said = bench.run(70_000);
+    let times = |what: &str| -> Vec<u64> { said.iter().filter(|(_, line)| line.starts_with(what)).map(|(at, _)| *at).collect() };
+    assert_eq!(times("who has").len(), 2, "both addresses: {said:?}");
+    assert_eq!(times("2001:db8::1 is here").len(), 2, "{said:?}");
+    assert!(bench.interface.is_own(ours().into()));
+    assert!(bench.counters().router_solicitations_out >= 1 && said[0].0 >= 60_000, "{said:?}");
+}
+
+#[test]
+fn addresses_outlive_a_link_that_comes_back_and_are_announced_again() {
+    let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), slaac);
+    bench.run(10_000);
+    bench.receive(router_says(|said| said.prefixes.push(prefix("2001:db8:1::", 3_600, 600))));
+    bench.run(20_000);
+    let (addresses, solicitations) = (bench.addresses(), bench.counters().router_solicitations_out);
+    assert_eq!(addresses.len(), 3);
+    bench.interface.observe_link(bench.now, Some(false));
+    assert_eq!(bench.addresses(), addresses);
+    assert_eq!(bench.run(25_000), []);
+    bench.interface.observe_link(bench.now, Some(true));
+    assert_eq!(bench.addresses(), addresses, "no connection is cut");
+    let asked = bench.said();
+    for address in &addresses {
+        assert!(asked.iter().any(|line| line.starts_with(&format!("who has {address}, :: >"))), "{address}: {asked:?}");
+    }
+    bench.introduce();
+    assert_eq!(bench.send(peer(), &[]), Ok(()));
+    bench.events();
+    let said = bench.run(40_000);
+    for address in &addresses {
+        let announced = said.iter().filter(|(_, line)| line.starts_with(&format!("{address} is here"))).count();
+        assert!(announced >= 1, "{address}: {said:?}");
+    }
+    assert!(bench.counters().router_solicitations_out > solicitations, "this may be another link");
+    assert_eq!(bench.events(), [], "nothing was lost");
+}
+
+#[test]
+fn an_address_that_another_had_on_the_old_link_is_looked_for_on_the_new_one() {
+    let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), |_| {});
+    bench.run(900);
+    bench.receive(advertisement(ours(), Some(PEER_MAC), false));
+    bench.run(5_000);
+    bench.interface.observe_link(bench.now, Some(false));
+    bench.interface.observe_link(bench.now, Some(true));
+    bench.run(8_000);
+    assert!(bench.interface.is_own(ours().into()));
+}
+
 #[test]
 fn a_tentative_address_takes_no_packet_and_answers_nobody() {
     let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), |_| {});
