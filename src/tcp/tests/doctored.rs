@@ -136,6 +136,9 @@ const DOCTORS: &[Doctor] = &[
             }
         }
     }),
+    ("flood", "nothing arrives, and more is sent", Ecn::Off, |case| {
+        case.told.retain(|told| !matches!(told, Told::Delivers { to: 1, bytes, .. } if bytes.len() > 1000));
+    }),
     ("window", "text beyond the window", Ecn::Off, |case| {
         let [a, b] = case.addresses;
         for told in &mut case.told {
@@ -250,6 +253,7 @@ fn an_intruder_excuses_what_an_end_believes_and_nothing_else() {
         ("silent", "nothing is told of a hole", true),
         ("needless", "every ACK twice", true),
         ("repeated", "all text twice", true),
+        ("flood", "nothing arrives, and more is sent", true),
         ("unarrived", "an ACK over a hole", false),
         ("window", "text beyond the window", false),
         ("regress", "an ACK that goes back", false),

@@ -11,6 +11,7 @@
 //! | handshake | a SYN-ACK with an option that the SYN did not have, or a window scale beyond 14 |
 //! | sequence | text behind a gap; an empty segment elsewhere than at SND.NXT, or, as a probe, in front of SND.UNA |
 //! | text | other octets than were sent before at the same place |
+//! | flood | more new text than a window makes that begins as RFC 6928 section 2 says and grows by what arrives (RFC 5681 section 3.1) |
 //! | window | text right of every edge that the peer has advertised |
 //! | unarrived | an ACK of what has not arrived without a hole |
 //! | regress | an ACK below an earlier one |
@@ -26,8 +27,8 @@
 //! | repeated | on a link that keeps the order: text sent again although the last copy of it arrived, unless only what came later was reported, or a timer asked for it |
 //!
 //! Somebody on the path may make segments up, or change some (`intrudes`). From then on an end may know less than has reached it, since it
-//! throws away what no peer of its would send, and may be asked more than its peer asks: `silent`, `marks`, `repeated` and `needless`, but for
-//! probes, are not looked at any more. The others hold against whatever comes.
+//! throws away what no peer of its would send, and may be asked more than its peer asks: `silent`, `flood`, `marks`, `repeated` and `needless`,
+//! but for probes, are not looked at any more. The others hold against whatever comes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,6 +46,8 @@ const CONGESTION_EXPERIENCED: u8 = 3;
 
 /// The shortest retransmission timeout, less the tick of a timer.
 const RTO_MIN: u64 = 198_000_000;
+/// What goes beyond the congestion window, packets: limited transmit's two (RFC 3042), a tail probe and one of the MTU.
+const FLOOD_PACKETS: i64 = 4;
 /// The least between two probes of a window.
 const PROBE_MIN: u64 = 100_000_000;
 
@@ -193,25 +196,33 @@ fn octets_sum(octets: &[u8]) -> u64 {
 
 /// Ranges of a stream.
 #[derive(Clone, Debug, Default)]
-struct Spans(BTreeMap<i64, i64>);
+struct Spans {
+    /// Where each starts and ends; none touches another.
+    ranges: BTreeMap<i64, i64>,
+    /// Octets in all of them.
+    len: i64,
+}
 
 impl Spans {
     fn insert(&mut self, mut start: i64, mut end: i64) {
-        let touched: Vec<i64> = self.0.range(..=end).rev().take_while(|(_, stop)| **stop >= start).map(|(s, _)| *s).collect();
+        let touched: Vec<i64> =
+            self.ranges.range(..=end).rev().take_while(|(_, stop)| **stop >= start).map(|(s, _)| *s).collect();
         for other in touched {
-            let stop = self.0.remove(&other).expect("just seen");
+            let stop = self.ranges.remove(&other).expect("just seen");
+            self.len -= stop - other;
             (start, end) = (start.min(other), end.max(stop));
         }
-        self.0.insert(start, end);
+        self.len += end - start;
+        self.ranges.insert(start, end);
     }
 
     fn covers(&self, start: i64, end: i64) -> bool {
-        self.0.range(..=start).next_back().is_some_and(|(_, stop)| *stop >= end)
+        self.ranges.range(..=start).next_back().is_some_and(|(_, stop)| *stop >= end)
     }
 
     /// Where the first hole begins.
     fn without_hole(&self) -> i64 {
-        self.0.range(..=0).next_back().map_or(0, |(_, end)| (*end).max(0))
+        self.ranges.range(..=0).next_back().map_or(0, |(_, end)| (*end).max(0))
     }
 }
 
@@ -413,6 +424,20 @@ impl Judge {
         }
         if bare && segment.space() == 0 && start != next && start >= una {
             return self.fault("sequence", at, from, format!("an empty segment at {start}, SND.NXT is {next}"));
+        }
+        if len > 0 && start + len > next && !self.deceived {
+            let peer = &self.ends[1 - from];
+            let (mss, mtu) = (peer.mss as i64, self.terms.mtu[from] as i64);
+            let initial_window = (10 * mss).min(14_600.max(2 * mss));
+            let most = initial_window + 2 * peer.arrived.len + FLOOD_PACKETS * mtu;
+            if start + len > most {
+                self.fault(
+                    "flood",
+                    at,
+                    from,
+                    format!("{} octets were sent, and {} of them arrived", start + len, peer.arrived.len),
+                );
+            }
         }
         if len > 0 && start + len > edge {
             self.fault("window", at, from, format!("{} octets right of the peer's window", start + len - edge));
