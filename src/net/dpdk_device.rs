@@ -110,7 +110,10 @@ impl DpdkDevice {
 fn capabilities_of(port: &PortCapabilities, mode: TransmitMode) -> DeviceCapabilities {
     let tso_bytes_max = match port.tso {
         // Short enough for the smallest pieces that a chain is cut into: others are not asked for.
-        true => port.max_tso_bytes.saturating_sub(TSO_HEADERS_MAX).min(u32::from(port.max_tso_frames).saturating_mul(u32::from(TSO_MSS_MIN))),
+        true => port
+            .max_tso_bytes
+            .saturating_sub(TSO_HEADERS_MAX)
+            .min(u32::from(port.max_tso_frames).saturating_mul(u32::from(TSO_MSS_MIN))),
         false => 0,
     };
     // A driver that counts the Ethernet header (with a tag, if there is one) into the MTU when it cuts (net_tap): the MSS follows
