@@ -128,7 +128,7 @@ struct Disorder {
     duplicate_acks: u64,
     /// Something in flight was sent again, or selectively acknowledged.
     touched: bool,
-    /// Where the segment starts that timed out last, and how often it has, in a row, while the peer's window was open.
+    /// Where the segment starts that timed out last, and how often it has in a row, no closed window being told meanwhile.
     timed_out: u64,
     timeouts: u8,
 }
@@ -579,9 +579,9 @@ impl Scoreboard {
         disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked).max(mss), ..Prr::default() };
     }
 
-    /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired. `open`: the peer would have taken what was sent.
-    pub fn on_timeout(&mut self, now: Instant, nxt: u64, open: bool, rtt: &RttEstimator, mss: u64) {
-        let timeouts = self.timeouts().saturating_add(u8::from(open));
+    /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
+    pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
+        let timeouts = self.timeouts().saturating_add(1);
         let reneged = self.sent.front().is_some_and(|first| first.sacked);
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let has_sacked = self.sacked() > 0 && !reneged;
@@ -611,6 +611,13 @@ impl Scoreboard {
         let of_last = |disorder: &Disorder| matches!(disorder.phase, Phase::Loss { .. }).then_some(disorder.timed_out);
         let timed_out = self.disorder.as_deref().and_then(of_last);
         timed_out.is_some_and(|timed_out| self.sent.front().is_some_and(|first| first.start == timed_out))
+    }
+
+    /// Their number does not count.
+    pub fn forgive_timeouts(&mut self) {
+        if let Some(disorder) = &mut self.disorder {
+            disorder.timeouts = 0;
+        }
     }
 
     /// How often, in a row.

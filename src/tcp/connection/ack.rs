@@ -40,6 +40,10 @@ impl Connection {
                 self.wake = true;
             }
         }
+        if window == 0 || before == 0 {
+            // What met a closed window was dropped by the peer, large or small, and answered: it got there.
+            self.scoreboard.forgive_timeouts();
+        }
         let ended = self.receive.refuses_text || matches!(self.state, State::LastAck | State::Closing);
         if !ended && (window == 0 || self.scoreboard.is_empty()) {
             // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37). Once both directions are

@@ -101,9 +101,8 @@ impl Connection {
         }
     }
 
-    /// RFC 4821 section 7.7: a full segment timed out again and again, and no router said why.
+    /// RFC 4821 section 7.7: a full segment timed out again and again, nothing came back, and no router said why.
     pub(super) fn suspect_black_hole(&mut self, now: Instant, shared: &mut Shared) {
-        // What meets a closed window is dropped by the peer, large or small.
         if self.scoreboard.timeouts() < BLACK_HOLE_TIMEOUTS || !self.is_synchronized() {
             return;
         }

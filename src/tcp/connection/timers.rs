@@ -215,7 +215,7 @@ impl Connection {
             self.send.retries = self.send.retries.saturating_add(1);
         }
         let probed = self.scoreboard.probed();
-        self.scoreboard.on_timeout(now, self.send.next, self.send.window > 0, &self.rtt, mss);
+        self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
