@@ -164,7 +164,7 @@ fn small_segments_do_not_close_the_window() {
         };
         assert!(edge.distance(segment.seq) >= 100, "a window of {} after {n} segments", edge.distance(segment.seq));
         victim.inject(&encode(ip(1), ip(2), &segment, &[n as u8; 100]));
-        victim.now = victim.now + Duration::from_millis(50);
+        victim.now += Duration::from_millis(50);
         victim.endpoint.handle_timeout(victim.now);
         victim.flush();
         edge = victim.last.ack + u32::from(victim.last.window);
