@@ -339,11 +339,15 @@ fn all_text_twice_is_too_much_on_any_link() {
     let mut case = right(Ecn::Off);
     case.terms.orderly = false;
     let [before, peer] = [0, 1].map(|side| case.judged().tally(side));
-    assert!(before.repeated <= before.repeated_max(&peer, true), "{before:?}");
+    assert!(before.repeated <= before.repeated_max(&peer), "{before:?}");
     case.repeat(|_, text| !text.is_empty());
     let judge = case.judged();
     let [after, peer] = [0, 1].map(|side| judge.tally(side));
-    assert!(after.repeated > after.repeated_max(&peer, true), "{after:?}");
+    assert!(after.repeated > after.repeated_max(&peer), "{after:?}");
+    assert!(!after.repeats_without_end(), "{after:?}");
+    (0..4).for_each(|_| case.repeat(|_, text| !text.is_empty()));
+    let often = case.judged().tally(0);
+    assert!(often.repeats_without_end(), "{often:?}");
 }
 
 #[test]

@@ -87,8 +87,10 @@ pub struct Tally {
     pub repeated: u64,
     pub empty: u64,
     pub lost: u64,
-    /// Bytes of text of what was `repaired`, and of what was lost: a chain that a device cuts is lost as one and may be repaired packet by
-    /// packet, so their numbers cannot be compared.
+    /// Bytes of text of what was new, repeated, repaired and lost: a chain that a device cuts is lost as one and may be repaired packet by
+    /// packet, and behind a path that has become narrower there are more packets, so their numbers cannot be compared.
+    pub new_bytes: u64,
+    pub repeated_bytes: u64,
     pub repaired_bytes: u64,
     pub lost_bytes: u64,
 }
@@ -101,12 +103,18 @@ impl Tally {
     }
 
     /// How much may be sent again although it arrived. What makes a sender err is bounded by what it sent and by what was lost on the
-    /// way to the peer and back; a peer without memory forgets what it has. All text twice is beyond it.
-    pub fn repeated_max(&self, peer: &Tally, peer_is_ample: bool) -> u64 {
-        match peer_is_ample {
-            true => 20 + self.new / 2 + (self.lost + peer.lost) / 2,
-            false => 20 + 10 * self.new,
-        }
+    /// way to the peer and back. All text twice is beyond it.
+    pub fn repeated_max(&self, peer: &Tally) -> u64 {
+        20 + self.new / 2 + (self.lost + peer.lost) / 2
+    }
+
+    /// Where that is in no proportion, since a peer without memory forgets what it has, or a path that reorders and gets narrower makes a
+    /// sender take for lost what was not: each byte so many times, in packets that are no smaller than the narrowest path's.
+    pub fn repeats_without_end(&self) -> bool {
+        const TIMES: u64 = 10;
+        const TEXT_MIN: u64 = 512;
+        let packets = self.new.max(self.new_bytes / TEXT_MIN);
+        self.repeated_bytes > 20 * 9000 + TIMES * self.new_bytes || self.repeated > 20 + TIMES * packets
     }
 }
 
@@ -365,6 +373,7 @@ impl Judge {
         let own = &mut self.ends[from];
         if segment.space() > 0 {
             own.tally.new += u64::from(!repeated);
+            own.tally.new_bytes += (end - own.sent_end).max(0) as u64;
             own.fin_end = own.fin_end.or(segment.has(FIN).then_some(end));
             own.sent.push(Sent { start, end, at, lost: false });
             own.sent_end = own.sent_end.max(end);
@@ -601,6 +610,7 @@ impl Judge {
         own.tally.repaired += u64::from(lost);
         own.tally.repaired_bytes += if lost { (end - start) as u64 } else { 0 };
         own.tally.repeated += u64::from(!lost);
+        own.tally.repeated_bytes += if lost { 0 } else { (end - start) as u64 };
         let quiet = at.saturating_sub(last_at.max(own.advanced_at));
         let in_timeout = own.acknowledged < own.timeout_until || (end <= own.timeout_until && at == own.timeout_over_at);
         // The last segment (RFC 8985 section 7.3), or as much of it as the device takes at once.
