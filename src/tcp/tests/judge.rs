@@ -283,6 +283,8 @@ struct End {
     // The peer's stream, as far as it has come.
     arrived: Spans,
     arrived_end: i64,
+    /// The same with what looks overtaken: an end that has not taken note of the newer timestamp (RFC 7323 section 4.3) believes it.
+    believed_end: i64,
     /// Segments with text that came, again or not.
     arrivals: i64,
     stamps: Vec<(u32, i64)>,
@@ -488,7 +490,7 @@ impl Judge {
         // Without SACK each segment behind a hole has its own ACK, and which of a burst's is whose cannot be told.
         let too_many = own.surplus > u64::from(!agreed);
         // A SYN-ACK may come out of no memory and answers one SYN.
-        let answers_all = ack >= own.arrived_end && !nothing_new && !segment.has(SYN);
+        let answers_all = ack >= own.believed_end && !nothing_new && !segment.has(SYN);
         own.unanswered = if answers_all { 0 } else { unanswered.saturating_sub(1) };
         own.said = Some(said);
         let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
@@ -684,6 +686,9 @@ impl Judge {
             own.arrived.insert(start, end);
         }
         own.arrivals += i64::from(segment.len() > 0);
+        if segment.len() > 0 {
+            own.believed_end = own.believed_end.max(start + segment.len());
+        }
         if segment.len() > 0 && !overtaken && !very_old {
             own.arrived_end = own.arrived_end.max(start + segment.len());
         }
