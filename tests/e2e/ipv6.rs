@@ -14,7 +14,7 @@ use crate::libnfs;
 use crate::net::Netns;
 use crate::process;
 use crate::report::{Report, skip};
-use crate::server::{self, DEVICE, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup};
+use crate::server::{self, CLIENT_ADDRESS_V6, DEVICE, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup};
 use crate::standin;
 
 const VLAN: u16 = 42;
@@ -33,6 +33,7 @@ pub fn run(report: &mut Report) {
     report.case("libnfs", || on_bed(dual(), libnfs_tree));
     report.case("large_file_mtu9000", || on_bed(Setup { mtu: 9000, ..dual() }, large_reads));
     report.case("narrow_link_behind_a_router", narrow_link);
+    report.case("link_that_comes_back", || on_bed(dual(), link_comes_back));
     report.case("port_in_a_vlan", || match on_bed(Setup { vlan: Some(VLAN), ..dual() }, in_a_vlan) {
         // What `ip link add ... type vlan` says where the kernel was built without 802.1Q.
         Err(error) if format!("{error:#}").contains("Unknown device type") => skip("this kernel has no VLAN interfaces"),
@@ -292,6 +293,39 @@ fn narrow_link() -> Result<()> {
 fn published(bed: &Bed) -> Result<server::Counters> {
     std::thread::sleep(Duration::from_millis(500));
     server::stats(bed.folder())
+}
+
+/// A TAP that is switched off and on: what nobody heard is said again, and a connection of before goes on (RFC 5227 section 2.3, RFC 4861
+/// section 7.2.6).
+fn link_comes_back(bed: &mut Bed) -> Result<()> {
+    let root = root(&bed.net, server(MOUNT_PORT))?;
+    let mut of_before = bed.rpc()?;
+    exchange(&mut of_before, &root, b"before")?;
+    let at_start = published(bed)?;
+    ensure!(at_start["port0.ip.link_up"] == 1.0, "{:?}", at_start.get("port0.ip.link_up"));
+    bed.net.ip(&format!("link set {DEVICE} down"))?;
+    until(bed, |counters| counters["port0.ip.link_up"] == 0.0)?;
+    bed.net.ip(&format!("link set {DEVICE} up"))?;
+    // The kernel has forgotten its own.
+    bed.net.ip(&format!("-6 addr add {CLIENT_ADDRESS_V6}/64 dev {DEVICE} nodad"))?;
+    until(bed, |counters| counters["port0.ip.link_up"] == 1.0)?;
+    exchange(&mut of_before, &root, b"after")?;
+    exchange(&mut rpc(&bed.net, server(NFS_PORT))?, &root, b"after6")?;
+    until(bed, |counters| counters["port0.ip6.nd_advertisements_out"] > at_start["port0.ip6.nd_advertisements_out"])?;
+    let at_end = published(bed)?;
+    let grown = |name: &str| at_end[name] - at_start[name];
+    ensure!(grown("port0.ip.link_downs") == 1.0 && grown("port0.ip.link_ups") == 1.0, "down and up once");
+    ensure!(grown("tcp.estab_resets") == 0.0 && grown("tcp.abort_on_timeout") == 0.0, "a connection was cut");
+    Ok(())
+}
+
+/// Waits for what the counters have to tell.
+fn until(bed: &Bed, holds: impl Fn(&server::Counters) -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds(&published(bed)?) {
+        ensure!(Instant::now() < deadline, "the counters do not tell it within 10 s");
+    }
+    Ok(())
 }
 
 fn in_a_vlan(bed: &mut Bed) -> Result<()> {
