@@ -111,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// Eighth: the FIN bit. It counts when everything before it is there. One that comes before its turn, below text that has come, is
-    /// remembered no more than it could be right: the stream would run past it, and never meet it. It comes again, in its turn.
+    /// Eighth: the FIN bit. It counts when everything before it is there. One before its turn that lies below text that
+    /// has come is not remembered: the stream would run past it, and never meet it. If it is right it comes again, in its turn.
     pub(super) fn process_fin(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
         if segment.has(Flags::FIN) && self.state != State::Closed {
             let at = segment.text() + segment.payload_len;

@@ -29,7 +29,7 @@ pub(super) struct Ecn {
     reduced_at: u64,
     /// Until that is acknowledged the window does not grow.
     holds: bool,
-    /// Nor was what had been sent before the reduction before it, when that was made.
+    /// When the last reduction was made, what had been sent before the one before it was not all acknowledged.
     overlaps: bool,
 }
 

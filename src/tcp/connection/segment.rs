@@ -227,12 +227,16 @@ impl Connection {
         if !segment.has(Flags::SYN) {
             return true;
         }
-        match self.state == State::SynReceived && segment.seq == SEQUENCE_ORIGIN {
+        let is_first_again = self.state == State::SynReceived && segment.seq == SEQUENCE_ORIGIN;
+        if is_first_again && segment.has(Flags::ACK) {
             // The other half of a simultaneous open (RFC 9293 section 3.5, figure 7).
-            true if segment.has(Flags::ACK) => return true,
+            return true;
+        }
+        if is_first_again {
             // With text, which makes it acceptable.
-            true => self.repeat_syn_ack(now, shared, segment),
-            false => self.challenge(now, shared),
+            self.repeat_syn_ack(now, shared, segment);
+        } else {
+            self.challenge(now, shared);
         }
         false
     }

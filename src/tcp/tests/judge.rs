@@ -91,6 +91,8 @@ pub struct Tally {
     /// packet, and behind a path that has become narrower there are more packets, so their numbers cannot be compared.
     pub new_bytes: u64,
     pub repeated_bytes: u64,
+    /// The longest segment.
+    pub text_max: u64,
     pub repaired_bytes: u64,
     pub lost_bytes: u64,
 }
@@ -109,12 +111,15 @@ impl Tally {
     }
 
     /// Where that is in no proportion, since a peer without memory forgets what it has, or a path that reorders and gets narrower makes a
-    /// sender take for lost what was not: each byte so many times, in packets that are no smaller than the narrowest path's.
+    /// sender take for lost what was not: ten copies of each segment and twenty more, by bytes, and by packets if each was cut into those of
+    /// the narrowest path.
     pub fn repeats_without_end(&self) -> bool {
         const TIMES: u64 = 10;
+        const BEYOND: u64 = 20;
         const TEXT_MIN: u64 = 512;
-        let packets = self.new.max(self.new_bytes / TEXT_MIN);
-        self.repeated_bytes > 20 * 9000 + TIMES * self.new_bytes || self.repeated > 20 + TIMES * packets
+        let bytes_max = BEYOND * self.text_max + TIMES * self.new_bytes;
+        let packets_max = (BEYOND + TIMES * self.new) * self.text_max.div_ceil(TEXT_MIN).max(1);
+        self.repeated_bytes > bytes_max || self.repeated > packets_max
     }
 }
 
@@ -378,6 +383,7 @@ impl Judge {
         if segment.space() > 0 {
             own.tally.new += u64::from(!repeated);
             own.tally.new_bytes += (end - own.sent_end).max(0) as u64;
+            own.tally.text_max = own.tally.text_max.max(segment.space() as u64);
             own.fin_end = own.fin_end.or(segment.has(FIN).then_some(end));
             own.sent.push(Sent { start, end, at, lost: false });
             own.sent_end = own.sent_end.max(end);
