@@ -80,6 +80,7 @@ pub fn tcp_options(config: &Config, driver_buffers_max: usize) -> tcp::Options {
             Ecn::Accept => tcp::Ecn::Accept,
         },
         pacing: config.tcp.pacing,
+        nagle: config.tcp.nagle,
         keepalive: keepalive(&config.tcp),
         accept_queue_max: limits.tcp_accept_queue_max as usize,
         syn_cookies: config.tcp.syn_cookies,
@@ -145,6 +146,7 @@ pub fn interface_options(config: &Config, port: &Port, mac: [u8; 6], mtu: u16, s
         vlan: port.vlan,
         addresses: port.addresses.iter().map(|cidr| (cidr.address, cidr.prefix_length)).collect(),
         gateway: port.gateway,
+        time_to_live: port.time_to_live,
         probe: match port.address_probe {
             AddressProbe::Quick => ProbeOptions::quick(),
             AddressProbe::Rfc5227 => ProbeOptions::rfc5227(),
@@ -213,4 +215,28 @@ fn services() -> Vec<Service> {
     }
     services.push(service(nfs3::PROGRAM, nfs3::VERSION, Transport::Tcp, NFS_PORT));
     services
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "[[port]]
+device = 'net_tap0'
+address = '10.77.0.2/24'
+[[export]]
+name = '/e'
+path = '/srv'
+";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse("t.toml", text, None).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn the_time_to_live_reaches_the_interface_of_its_port() {
+        let config = parse(&FILE.replace("[[export]]", "time_to_live = 255\n[[export]]")).unwrap();
+        let options = |config: &Config| interface_options(config, &config.ports[0], [2, 0, 0, 0, 0, 1], 1500, [0; 16]);
+        assert_eq!([parse(FILE).unwrap(), config].map(|config| options(&config).time_to_live), [64, 255]);
+    }
 }

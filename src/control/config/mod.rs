@@ -255,6 +255,8 @@ pub struct Tcp {
     pub ecn: Ecn,
     /// Whether new data leave spread over the round trip.
     pub pacing: bool,
+    /// Whether what is less than a full segment waits for the acknowledgement of what is in flight.
+    pub nagle: bool,
     /// Silence before a client is probed, in seconds; 0: never.
     pub keepalive_s: u32,
     /// Time between two probes, in seconds.
@@ -288,6 +290,8 @@ pub struct Port {
     pub mac: Option<MacAddress>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// IPv4's time to live and IPv6's hop limit of what is sent, in hops.
+    pub time_to_live: u8,
     /// 802.1Q VLAN of the port's frames; none: they carry no tag.
     pub vlan: Option<u16>,
     /// The server's addresses on this port and their networks. Not empty without `slaac`.
@@ -515,6 +519,7 @@ impl Tcp {
             congestion: section.or("congestion", one_of(), Congestion::Cubic),
             ecn: section.or("ecn", one_of(), Ecn::Accept),
             pacing: section.or("pacing", Bool, false),
+            nagle: section.or("nagle", Bool, false),
             keepalive_s: section.or("keepalive_s", number(0..=86_400), 0),
             keepalive_interval_s: section.or("keepalive_interval_s", number(1..=3600), 75),
             keepalive_probes_max: section.or("keepalive_probes_max", number(1..=127), 9),
@@ -535,6 +540,7 @@ impl Tcp {
         key(out, "congestion", &self.congestion);
         key(out, "ecn", &self.ecn);
         key(out, "pacing", &self.pacing);
+        key(out, "nagle", &self.nagle);
         key(out, "keepalive_s", &self.keepalive_s);
         key(out, "keepalive_interval_s", &self.keepalive_interval_s);
         key(out, "keepalive_probes_max", &self.keepalive_probes_max);
@@ -556,6 +562,8 @@ impl Port {
         let mac = section.optional("mac", value::mac_address());
         // 576 is what every host must take (RFC 1122 section 3.3.3); 9702 is the largest that common NICs take.
         let mtu = section.or("mtu", number(576..=9702), 1500);
+        // RFC 1122 section 3.2.1.7: a packet with 0 must not be sent.
+        let time_to_live = section.or("time_to_live", number(1..=u8::MAX), 64);
         let vlan = section.optional("vlan", number(1..=4094));
         let slaac = section.or("slaac", Bool, false);
         let addresses = Self::read_addresses(section, slaac);
@@ -566,7 +574,21 @@ impl Port {
         let tso = section.or("tso", one_of(), Tso::Auto);
         let lro = section.or("lro", one_of(), Lro::Auto);
         let (device, addresses) = (device?, addresses?);
-        Some(Self { device, mac, mtu, vlan, addresses, gateway, gateway_ipv6, slaac, address_probe, queues, tso, lro })
+        Some(Self {
+            device,
+            mac,
+            mtu,
+            time_to_live,
+            vlan,
+            addresses,
+            gateway,
+            gateway_ipv6,
+            slaac,
+            address_probe,
+            queues,
+            tso,
+            lro,
+        })
     }
 
     /// `addresses`, or `address`, which is the same with one.
@@ -593,6 +615,7 @@ impl Port {
             key(out, "mac", mac);
         }
         key(out, "mtu", &self.mtu);
+        key(out, "time_to_live", &self.time_to_live);
         if let Some(vlan) = &self.vlan {
             key(out, "vlan", vlan);
         }

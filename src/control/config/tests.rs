@@ -55,6 +55,7 @@ block_kib = 1024
 [tcp]
 congestion = "dctcp"
 pacing = true
+nagle = true
 keepalive_s = 30
 keepalive_interval_s = 5
 keepalive_probes_max = 3
@@ -70,6 +71,7 @@ window_scaling = false
 device = "03:00.1"
 mac = "02:00:00:00:0A:01"
 mtu = 9000
+time_to_live = 255
 address = "192.168.7.9/22"
 gateway = "192.168.4.1"
 address_probe = "rfc5227"
@@ -257,6 +259,7 @@ fn each_broken_file_gets_its_message() {
         (top("[tcp]\ncongestion = 'bbr'"), "t.toml:2:14: tcp.congestion: found 'bbr', allowed one of \"cubic\", \"newreno\", \"dctcp\"".into()),
         (top("[tcp]\necn = 2"), "t.toml:2:7: tcp.ecn: found 2, allowed one of \"off\", \"accept\"".into()),
         (top("[tcp]\ncongestion = 'dctcp'\necn = 'off'"), "t.toml:3:7: tcp.ecn: found \"off\" with congestion = \"dctcp\", allowed \"accept\", or another congestion".into()),
+        (top("[tcp]\nnagle = 'on'"), "t.toml:2:9: tcp.nagle: found 'on', allowed true or false".into()),
         (top("[tcp]\nkeepalive_s = 86401"), "t.toml:2:15: tcp.keepalive_s: found 86401, allowed 0..=86400".into()),
         (top("[tcp]\nsyn_cookies = 1"), "t.toml:2:15: tcp.syn_cookies: found 1, allowed true or false".into()),
         (top("[tcp]\nsyn_ack_retries_max = 0"), "t.toml:2:23: tcp.syn_ack_retries_max: found 0, allowed 1..=16".into()),

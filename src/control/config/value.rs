@@ -46,7 +46,7 @@ pub trait Toml {
 macro_rules! toml_as_displayed {
     ($($type:ty)*) => { $(impl Toml for $type { fn toml(&self) -> String { self.to_string() } })* };
 }
-toml_as_displayed!(bool u16 u32 u64);
+toml_as_displayed!(bool u8 u16 u32 u64);
 
 macro_rules! toml_as_string {
     ($($type:ty)*) => { $(impl Toml for $type { fn toml(&self) -> String { quoted(&self.to_string()) } })* };

@@ -733,6 +733,17 @@ fn a_device_without_offloads_gets_finished_frames() {
     assert_eq!(bench.interface.counters().software_checksum_octets, 36);
 }
 
+/// RFC 9293 section 3.9.1, MUST-49.
+#[test]
+fn packets_leave_with_the_time_to_live_that_is_set() {
+    let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), |options| options.time_to_live = 7);
+    bench.introduce();
+    bench.send(PEER, &[]).unwrap();
+    bench.receive(icmp_frame(icmpv4::Repr::EchoRequest { identifier: 1, sequence: 1 }, b"data"));
+    let lives: Vec<_> = bench.out().iter().map(|frame| ip_payload(frame).0).map(|ip| (ip.protocol, ip.time_to_live)).collect();
+    assert_eq!(lives, [(protocol::TCP, 7), (protocol::ICMPV4, 7)]);
+}
+
 /// RFC 6864 section 4.3: what may be cut needs a value that tells its pieces from those of others.
 #[test]
 fn packets_that_may_be_cut_say_so_and_are_told_apart() {

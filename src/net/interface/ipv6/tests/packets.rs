@@ -54,6 +54,16 @@ fn extension_headers_are_skipped_wherever_the_buffers_end() {
     }
 }
 
+/// RFC 9293 section 3.9.1, MUST-49.
+#[test]
+fn packets_leave_with_the_hop_limit_that_is_set() {
+    let mut bench = bench_with(|options| options.time_to_live = 7);
+    bench.introduce();
+    bench.out();
+    bench.send(peer(), &[]).unwrap();
+    assert_eq!(bench.out().remove(0)[ethernet::HEADER_LEN + 7], 7);
+}
+
 #[test]
 fn packets_that_go_no_further() {
     let mut bench = bench();
