@@ -221,7 +221,10 @@ fn services() -> Vec<Service> {
 mod tests {
     use super::*;
 
-    const FILE: &str = "[[port]]
+    /// With keepalive, so that all of its keys tell something.
+    const FILE: &str = "[tcp]
+keepalive_s = 30
+[[port]]
 device = 'net_tap0'
 address = '10.77.0.2/24'
 [[export]]
@@ -231,6 +234,69 @@ path = '/srv'
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse("t.toml", text, None).map_err(|problems| problems.to_string())
+    }
+
+    /// What TCP is told, a field on each line.
+    fn told(config: &Config) -> Vec<String> {
+        format!("{:#?}", tcp_options(config, 4096)).lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// `value` as TOML, and what else may stand there.
+    fn others(value: &str, parse: impl Fn(&str) -> Result<Config, String>) -> Vec<String> {
+        if let Ok(number) = value.parse::<u64>() {
+            return vec![(number + 1).to_string(), number.saturating_sub(1).to_string()];
+        }
+        match value {
+            "true" => vec!["false".to_owned()],
+            "false" => vec!["true".to_owned()],
+            // The refusal of a wrong word tells the right ones.
+            word => {
+                let refusal = parse("'?'").unwrap_err();
+                let words = refusal.split('"').skip(1).step_by(2).map(|word| format!("\"{word}\""));
+                words.filter(|other| other != word).collect()
+            }
+        }
+    }
+
+    /// For each key of a table that begins with `prefix` the fields that another value of it changes.
+    fn effects(table: &str, prefix: &str) -> Vec<(String, Vec<String>)> {
+        let text = parse(FILE).unwrap().to_toml();
+        let (head, rest) = text.split_once(&format!("\n[{table}]\n")).unwrap();
+        let keys = rest.lines().take_while(|line| !line.is_empty()).filter(|line| line.starts_with(prefix));
+        let effect = |line: &str| {
+            let (key, value) = line.split_once(" = ").unwrap();
+            let with = |value: &str| {
+                parse(&format!("{head}\n[{table}]\n{}", rest.replacen(&format!("{line}\n"), &format!("{key} = {value}\n"), 1)))
+            };
+            let other = others(value, with).into_iter().find_map(|value| with(&value).ok());
+            let other = told(&other.unwrap_or_else(|| panic!("{key}: nothing but {value} is allowed")));
+            let before = told(&with(value).unwrap());
+            assert_eq!(before.len(), other.len(), "{key}");
+            let changed = before.iter().zip(&other).filter(|(before, after)| before != after);
+            (key.to_owned(), changed.map(|(before, _)| before.split(':').next().unwrap_or("").to_owned()).collect())
+        };
+        keys.map(effect).collect()
+    }
+
+    #[test]
+    fn every_key_of_tcp_changes_the_option_of_its_name() {
+        let effects = effects("tcp", "");
+        assert!(effects.len() >= 15, "{effects:?}");
+        for (key, changed) in effects {
+            let name = key.trim_end_matches("_ms").trim_end_matches("_s");
+            let [field] = &changed[..] else { panic!("{key} changes {changed:?}") };
+            assert!(name.ends_with(field.as_str()) || (name, field.as_str()) == ("keepalive", "idle"), "{key} changes {field}");
+        }
+    }
+
+    #[test]
+    fn every_limit_of_tcp_changes_an_option_of_its_own() {
+        let effects = effects("limits", "tcp_");
+        assert!(effects.len() >= 11, "{effects:?}");
+        let mut seen = std::collections::BTreeSet::new();
+        for (key, changed) in effects {
+            assert!(changed.len() == 1 && seen.insert(changed.clone()), "{key} changes {changed:?}");
+        }
     }
 
     #[test]
