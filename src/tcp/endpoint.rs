@@ -61,17 +61,23 @@ impl ConnectionId {
 /// Both ends of a connection, as seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FourTuple {
+    /// Our address.
     pub local_ip: IpAddr,
+    /// The peer's, of the same family.
     pub remote_ip: IpAddr,
+    /// Our port.
     pub local_port: u16,
+    /// The peer's.
     pub remote_port: u16,
 }
 
 impl FourTuple {
+    /// Our address and port.
     pub fn local(&self) -> SocketAddr {
         SocketAddr::new(self.local_ip, self.local_port)
     }
 
+    /// The peer's address and port.
     pub fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.remote_ip, self.remote_port)
     }
@@ -112,8 +118,11 @@ pub enum IcmpError {
     Unreachable,
     /// Network or host unreachable, time exceeded: soft.
     Transient,
-    /// The MTU of the next hop, bytes of IP packet.
-    PacketTooBig { mtu: u16 },
+    /// A packet was longer than a link of the path takes.
+    PacketTooBig {
+        /// The MTU of the next hop, bytes of IP packet. Where the router does not tell it, the caller's guess (RFC 1191 section 5).
+        mtu: u16,
+    },
 }
 
 /// An answer that needs no connection.
@@ -229,10 +238,12 @@ impl Endpoint {
         self.slots.iter().filter_map(|slot| slot.connection.as_ref()).any(|connection| connection.has_spare())
     }
 
+    /// As they were handed to `new`.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
+    /// Of all connections since `new`.
     pub fn counters(&self) -> &TcpCounters {
         &self.shared.counters
     }

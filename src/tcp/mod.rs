@@ -17,6 +17,7 @@
 //! never wrap (the SYN lies at `SEQUENCE_ORIGIN`); sequence numbers exist only at the wire.
 //!
 //! Not here: IP, RPC, clocks, randomness. May import: `wire`, `buf`, `time`, `counters`.
+#![deny(missing_docs)]
 
 mod congestion;
 mod connection;
@@ -50,14 +51,23 @@ pub(crate) const SEQUENCE_ORIGIN: u64 = 1 << 32;
 /// The states of RFC 9293 section 3.3.2. LISTEN is a port of the endpoint; CLOSED is absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// `connect` has sent its SYN, or will.
     SynSent,
+    /// A SYN came and was answered; the peer's ACK is missing.
     SynReceived,
+    /// Both directions are open.
     Established,
+    /// Closed here, and the FIN is not acknowledged.
     FinWait1,
+    /// Closed here and acknowledged; the peer may still send.
     FinWait2,
+    /// Closed by the peer; there may still be sent.
     CloseWait,
+    /// Both have closed, and neither FIN came first: ours is not acknowledged.
     Closing,
+    /// Closed by the peer, then here; our FIN is not acknowledged.
     LastAck,
+    /// Over, but its four-tuple rests for `Options::time_wait` (RFC 9293 section 3.4.2).
     TimeWait,
     /// Over, and kept only until `Event::Closed` has been polled.
     Closed,
@@ -66,8 +76,15 @@ pub enum State {
 /// What the application has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A peer finished the handshake on listening port `port`.
-    Accepted { port: u16, id: ConnectionId, remote: SocketAddr },
+    /// A peer finished the handshake.
+    Accepted {
+        /// The one that was given to `listen`.
+        port: u16,
+        /// Names the connection from now on.
+        id: ConnectionId,
+        /// The peer's address and port.
+        remote: SocketAddr,
+    },
     /// `connect` succeeded.
     Connected(ConnectionId),
     /// There are bytes to `receive` that were not there at the last `Readable`.
@@ -111,12 +128,16 @@ pub enum SendError {
 /// Why `connect` did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
+    /// A connection between them is there, perhaps in TIME-WAIT: take another local port.
     #[error("this pair of addresses and ports is in use")]
     InUse,
+    /// Every ephemeral port has a connection to this remote address and port.
     #[error("no local port is free")]
     NoPort,
+    /// `Options::connections_max`.
     #[error("the endpoint has its maximum of connections")]
     TooMany,
+    /// Unspecified, a group, of two families, or the remote port is 0 (RFC 9293 section 3.9.2.3).
     #[error("not addresses one can connect between")]
     InvalidAddress,
 }
@@ -124,10 +145,13 @@ pub enum ConnectError {
 /// Why a port cannot be listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
+    /// By this endpoint: `unlisten` ends that.
     #[error("the port is listened on already")]
     InUse,
+    /// `Options::listeners_max`.
     #[error("the endpoint has its maximum of listeners")]
     TooMany,
+    /// It stands for "any" where a port is chosen, and no segment may carry it.
     #[error("port 0 cannot be listened on")]
     InvalidPort,
 }
@@ -135,12 +159,19 @@ pub enum ListenError {
 /// A connection's figures, as `ss -ti` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
+    /// Where it is between SYN and TIME-WAIT.
     pub state: State,
+    /// Our address and port.
     pub local: SocketAddr,
+    /// The peer's.
     pub remote: SocketAddr,
+    /// SRTT of RFC 6298 section 2; `None` before the first measurement.
     pub smoothed_rtt: Option<Duration>,
+    /// RTTVAR of the same section.
     pub rtt_variance: Duration,
+    /// The least round trip of late, as RFC 8985 section 6.2 step 1 wants it; `None` before the first measurement.
     pub min_rtt: Option<Duration>,
+    /// The retransmission timeout, doubled as often as `backoff` says.
     pub rto: Duration,
     /// How often it was doubled.
     pub backoff: u32,
@@ -148,8 +179,9 @@ pub struct TcpInfo {
     pub timer: Option<(&'static str, Instant)>,
     /// `congestion` in the configuration.
     pub congestion_control: &'static str,
-    /// Text was sent, and received.
+    /// When text was sent last.
     pub last_sent_at: Instant,
+    /// When text was received last.
     pub last_received_at: Instant,
     /// The network was seen to reorder (RFC 8985 section 6.2 step 3).
     pub reordering_seen: bool,
@@ -165,24 +197,37 @@ pub struct TcpInfo {
     pub in_flight_bytes: u64,
     /// Sent and not acknowledged, whatever became of it.
     pub outstanding_bytes: u64,
+    /// Of those, the ones that the peer holds behind a hole (RFC 2018).
     pub sacked_bytes: u64,
+    /// Of those, the ones that are taken for lost and were not sent again.
     pub lost_bytes: u64,
     /// The peer's window, bytes.
     pub send_window: u64,
     /// What we advertise, bytes.
     pub receive_window: u64,
+    /// Handed to `send` and not acknowledged, whether sent or not, bytes.
     pub queued_bytes: usize,
+    /// Received in order and not taken out of the chain, bytes.
     pub unread_bytes: usize,
+    /// Received behind a hole, bytes.
     pub out_of_order_bytes: usize,
+    /// Since the handshake, bytes.
     pub bytes_acknowledged: u64,
+    /// In order, since the handshake, bytes.
     pub bytes_received: u64,
+    /// With text or without.
     pub segments_in: u64,
     /// Of a TSO chain each that the device cuts.
     pub segments_out: u64,
+    /// Of these, repetitions of what had been sent before.
     pub retransmitted_segments: u64,
+    /// By how many bits the peer's windows are shifted, and ours (RFC 7323 section 2); `None`: not agreed on.
     pub window_scale: Option<(u8, u8)>,
+    /// Agreed on (RFC 7323 section 3).
     pub timestamps: bool,
+    /// Agreed on (RFC 2018).
     pub sack: bool,
+    /// Agreed on (RFC 3168).
     pub ecn: bool,
     /// Bytes a second at which sending is spread in time; `None`: it is not.
     pub pacing_rate: Option<u64>,

@@ -8,6 +8,7 @@ use crate::time::Duration;
 pub struct Keepalive {
     /// Silence before the first probe.
     pub idle: Duration,
+    /// From one probe to the next.
     pub interval: Duration,
     /// Probes without an answer that end the connection.
     pub probes_max: u8,
@@ -53,6 +54,7 @@ pub struct Options {
     /// Connections in any state, but for those that peers have half opened: of these the tables hold `syn_received_max` more for each
     /// listener. Beyond, TIME-WAITs give way, then what was closed for good; then SYNs, and last ACKs of handshakes, are dropped.
     pub connections_max: usize,
+    /// Ports that can be listened on at once.
     pub listeners_max: usize,
     /// Connections that one remote (an IPv4 address, an IPv6 /64) may have opened, TIME-WAIT aside; beyond, its SYNs, and last ACKs
     /// of its handshakes, are dropped.
@@ -67,9 +69,11 @@ pub struct Options {
     pub time_wait_max: usize,
     /// 2 MSL.
     pub time_wait: Duration,
+    /// The retransmission timeout before the first round trip was measured (RFC 6298 section 2.1).
     pub rto_initial: Duration,
     /// The floor of RFC 6298 section 2.4; 1 s there, 200 ms in Linux.
     pub rto_min: Duration,
+    /// The longest it gets by doubling; RFC 6298 section 2.5 wants at least 60 s.
     pub rto_max: Duration,
     /// The longest an acknowledgement waits for company.
     pub delayed_ack: Duration,
@@ -78,22 +82,30 @@ pub struct Options {
     pub push_ack_delay: Duration,
     /// Segments acknowledged at once at the start and after silence.
     pub quick_acks: u8,
+    /// SYNs of `connect` that are sent again before it fails with `Reason::TimedOut`.
     pub syn_retries_max: u8,
+    /// SYN-ACKs that are sent again before a half-open connection is given up.
     pub syn_ack_retries_max: u8,
     /// Unacknowledged data this old ends the connection (RFC 9293 section 3.8.3, R2), unless it is told another.
     pub user_timeout: Duration,
     /// How long a connection that nobody here will read any more waits in FIN-WAIT-2 for the peer's FIN. One that is only half-closed
     /// has no such limit (RFC 9293 section 3.6).
     pub fin_wait_2_timeout: Duration,
+    /// For every connection; `None`: only for those that `Endpoint::set_keepalive` names.
     pub keepalive: Option<Keepalive>,
     /// RFC 9293 section 3.7.4: off, since a reply is queued whole.
     pub nagle: bool,
     /// A path that did not take the largest packets is tried with larger ones after this (RFC 1191 section 6.3).
     pub path_mtu_raise: Duration,
+    /// RFC 7323 section 2: asked for by `connect`, granted to peers that ask.
     pub window_scaling: bool,
+    /// RFC 7323 section 3: likewise.
     pub timestamps: bool,
+    /// RFC 2018: likewise.
     pub sack: bool,
+    /// RFC 3168: whether it is asked for and granted.
     pub ecn: Ecn,
+    /// What new connections get.
     pub congestion: CongestionControl,
     /// New data leave spread over the round trip instead of as fast as the device takes them.
     pub pacing: bool,

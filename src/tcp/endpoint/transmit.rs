@@ -32,9 +32,13 @@ impl Default for TransmitLimits {
 /// One packet, or one chain to be cut by the device. The caller keeps it and hands it in again: its memory is reused.
 #[derive(Debug)]
 pub struct Transmit {
+    /// The IP header's source address.
     pub src: IpAddr,
+    /// Its destination address.
     pub dst: IpAddr,
+    /// The TCP header lies at its front: `header()` is that part.
     pub header: [u8; HEADER_LEN_MAX],
+    /// Bytes of the TCP header with its options.
     pub header_len: u8,
     /// The payload, by reference.
     pub payload: Vec<Slice>,
@@ -76,6 +80,7 @@ impl Transmit {
         (&self.header[..usize::from(self.header_len)], &mut self.payload)
     }
 
+    /// Bytes of the payload, of a chain all of them.
     pub fn payload_len(&self) -> usize {
         self.payload_len as usize
     }
