@@ -3,7 +3,7 @@
 //! `SIM_SEEDS=n` runs so many seeds (`make sim SEEDS=n`), `SIM_FIRST=s` begins there, `SIM_SEED=s` runs one again, `SIM_TRACE=1` prints a
 //! line per event, `SIM_TRACE=segments` one per segment, too.
 //! A seed decides everything: faults, devices, limits, IPv4 or IPv6, a VLAN, congestion control and marks, what clients ask; when the
-//! link is cut, in one direction or both, when its MTU falls or rises, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
+//! link is cut, in one direction or both, when its MTU falls or rises and whether senders are told, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
 //! - each TCP segment of either end is right, given what had reached it (`support::judge`), and no timer is overdue or missing;
@@ -286,11 +286,12 @@ impl Outages {
         (0..2).for_each(|side| rig.cable.set_impairments(side, self.usual[side]));
     }
 
-    /// The MTU of the path changes in one direction.
+    /// The MTU of the path changes in one direction. Half of the paths tell it.
     fn narrow_or_widen(&mut self, rig: &LinkRig) {
         if self.random.chance(self.narrow_ppm) {
             let side = self.random.below(2) as usize;
             self.usual[side].path_mtu = pick(&mut self.random, &self.path_mtus);
+            self.usual[side].tells_mtu = self.random.chance(500_000);
             if self.mends.is_none() {
                 rig.cable.set_impairments(side, self.usual[side]);
             }
@@ -637,6 +638,29 @@ impl Simulation {
         assert_eq!(self.rig.server.pages_out(), (0, 0), "pages of files, of fragments");
         assert_eq!(self.rig.server.shard.counters().replies_refused, 0);
         self.say(format_args!("seed {} is done: {:?}", self.seed, self.rig.server.shard.tcp().counters()));
+    }
+}
+
+/// RFC 1191 section 4, RFC 8201 section 4: what a router says finds its way through interface and shard into TCP.
+#[test]
+fn a_link_that_takes_less_and_says_so_costs_each_end_no_timeout() {
+    for (ipv6, vlan, path_mtu) in [(false, None, 600), (false, Some(42), 1400), (true, None, 1280)] {
+        let setup = Setup { ipv6, vlan, ..Setup::default() };
+        let narrow = Impairments { path_mtu, tells_mtu: true, delay: Duration::from_millis(1), ..Impairments::default() };
+        let ends = [EndOptions::plain(CLIENT_MAC, setup.mtu), EndOptions::offloading(SERVER_MAC, setup.mtu)];
+        let mut rig = support::on_link(&setup, 0, [narrow; 2], ends);
+        let stream = rig.connect();
+        let file = rig.create(stream, b"file");
+        let data: Vec<u8> = (0..100_000).map(|n| (n % 251) as u8).collect();
+        rig.write(stream, &file, 0, &data);
+        assert!(rig.read(stream, &file, 0, 100_000) == data);
+        for (side, tcp) in [&rig.client.tcp, rig.server.shard.tcp()].into_iter().enumerate() {
+            let path_mtus: Vec<_> = tcp.connections().filter_map(|id| tcp.info(id)).map(|info| info.path_mtu).collect();
+            assert_eq!(path_mtus, [Some(path_mtu)], "side {side}");
+            let tcp::TcpCounters { pmtu_reductions, pmtu_black_holes, rto_timeouts, .. } = *tcp.counters();
+            assert_eq!((pmtu_reductions, pmtu_black_holes, rto_timeouts), (1, 0, 0), "side {side}, {path_mtu}");
+            assert!(rig.cable.counters(side).too_long_told > 0);
+        }
     }
 }
 

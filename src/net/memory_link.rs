@@ -7,14 +7,15 @@
 //! be told to record where the slices lay (to show that nothing was copied above it) and to hold them longer, as lazy
 //! drivers do; what changed meanwhile is found when they are let go.
 //!
-//! Deliberately not here: what a NIC does to a frame on request (`memory_offload`); threads (an end is not `Send`).
+//! Deliberately not here: what a NIC does to a frame on request (`memory_offload`), what a router answers (`memory_router`); threads (an
+//! end is not `Send`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::device::{Checksum, Device, DeviceCapabilities, RxFrame, TxOffload, TxRefused};
-use super::memory_offload;
+use super::{memory_offload, memory_router};
 use crate::buf::{RxPacket, Slice};
 use crate::time::{Duration, Instant};
 use crate::wire::checksum::Sum;
@@ -72,8 +73,10 @@ pub struct Impairments {
     pub jitter: Duration,
     /// Frames that are marked "congestion experienced", of those that may be (RFC 3168).
     pub mark_ppm: u32,
-    /// Longer IP packets vanish without a word. 0: any length goes.
+    /// Longer IP packets vanish. 0: any length goes.
     pub path_mtu: u16,
+    /// Who sent one is told by ICMP, unless the other direction loses the message. false: without a word.
+    pub tells_mtu: bool,
     /// 0: infinite.
     pub rate_bits_per_second: u64,
     /// Frames waiting for the rate, bytes; more are dropped. 0: no limit.
@@ -149,6 +152,8 @@ crate::counters! {
         marked,
         /// Frames dropped because they were too long for the path.
         too_long,
+        /// Those whose sender is being told.
+        too_long_told,
     }
 }
 
@@ -182,6 +187,8 @@ struct Direction {
     serial: u64,
     filter: Option<Filter>,
     tap: Option<Tap>,
+    /// What the sender of the last frame is to be told.
+    told: Option<Vec<u8>>,
     counters: LinkCounters,
 }
 
@@ -208,6 +215,7 @@ impl MemoryLink {
             serial: 0,
             filter: None,
             tap: None,
+            told: None,
             counters: LinkCounters::default(),
         };
         let [a, b] = impairments;
@@ -272,6 +280,20 @@ impl MemoryLink {
     }
 }
 
+impl Wire {
+    /// A frame of `side` leaves, and what a router has to say about it comes back.
+    fn send(&mut self, side: usize, frame: Vec<u8>) {
+        self.directions[side].send(self.now, frame);
+        let Some(told) = self.directions[side].told.take() else { return };
+        let back = &mut self.directions[1 - side];
+        if back.later.chance(back.impairments.loss_ppm) {
+            return;
+        }
+        back.fly(self.now + back.impairments.delay, told);
+        self.directions[side].counters.too_long_told += 1;
+    }
+}
+
 impl Direction {
     /// A frame leaves; what becomes of it.
     fn send(&mut self, now: Instant, frame: Vec<u8>) {
@@ -297,10 +319,11 @@ impl Direction {
                 return false;
             }
         }
-        let Impairments { delay, reorder_delay, path_mtu, mark_ppm, jitter, .. } = self.impairments;
+        let Impairments { delay, reorder_delay, path_mtu, tells_mtu, mark_ppm, jitter, .. } = self.impairments;
         let link_len = ethernet::Frame::new(&frame).map_or(ethernet::HEADER_LEN, |frame| frame.header_len());
         if path_mtu > 0 && frame.len() > link_len + usize::from(path_mtu) {
             self.counters.too_long += 1;
+            self.told = tells_mtu.then(|| memory_router::too_long(&frame, path_mtu)).flatten();
             return false;
         }
         let Some(left_at) = self.serialise(now, frame.len()) else {
@@ -449,7 +472,7 @@ impl MemoryEnd {
     /// Puts raw bytes on the wire as if this end had sent them.
     pub fn inject(&mut self, frame: Vec<u8>) {
         let wire = &mut *self.wire.borrow_mut();
-        wire.directions[self.side].send(wire.now, frame);
+        wire.send(self.side, frame);
     }
 
     /// The next frame that has arrived, as raw bytes.

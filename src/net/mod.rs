@@ -1,6 +1,6 @@
 //! Between a device and the transports.
 //!
-//! - `device`: the contract with what is below; `memory_link` (with `memory_offload`) and `dpdk_device` fulfil it.
+//! - `device`: the contract with what is below; `memory_link` (with `memory_offload` and `memory_router`) and `dpdk_device` fulfil it.
 //! - `capture`: a device that shows its frames to somebody.
 //! - `interface`: one port's IP layer: addresses, ARP, IPv4, ICMP; frames in, transport packets out, and back.
 //! - `neighbour`: the table behind ARP.
@@ -16,6 +16,7 @@ pub mod dpdk_device;
 pub mod interface;
 pub mod memory_link;
 pub mod memory_offload;
+pub mod memory_router;
 pub mod neighbour;
 pub mod spread;
 pub mod udp;

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use nfsplice::buf::{FragmentArena, PagePool, Slice};
+use nfsplice::net::interface::{IcmpError, IcmpErrorKind};
 use nfsplice::net::{Device, Ingress, Interface, OutgoingPacket, SendRefused};
-use nfsplice::tcp::{ConnectionId, Endpoint, Event, Reason, Transmit, TransmitLimits};
+use nfsplice::tcp::{self, ConnectionId, Endpoint, Event, FourTuple, Reason, Transmit, TransmitLimits};
 use nfsplice::time::Instant;
 use nfsplice::wire::protocol;
+use nfsplice::wire::tcp::SeqNumber;
 
 use super::nfs::{self, Answer, Args};
 use super::server::{NFS_PORT, Setup};
@@ -220,13 +222,27 @@ impl<D: Device> Client<D> {
         }
     }
 
+    /// Of what routers say only that a packet was too long matters here.
+    fn handle_icmp(&mut self, now: Instant, error: &IcmpError) {
+        let IcmpErrorKind::FragmentationNeeded { mtu } = error.kind else { return };
+        let tuple = FourTuple {
+            local_ip: error.local.ip(),
+            remote_ip: error.remote.ip(),
+            local_port: error.local.port(),
+            remote_port: error.remote.port(),
+        };
+        self.tcp.handle_icmp(now, &tuple, SeqNumber(error.tcp_sequence), tcp::IcmpError::PacketTooBig { mtu });
+    }
+
     /// One turn; how many things it found to do.
     pub fn turn(&mut self, now: Instant) -> usize {
         let mut frames = Vec::new();
         let mut work = self.device.receive(&mut frames);
         for frame in frames {
-            if let Ingress::Tcp { src, dst, packet, checksum, .. } = self.interface.handle_frame(now, frame) {
-                self.tcp.handle_segment(now, src, dst, packet, checksum);
+            match self.interface.handle_frame(now, frame) {
+                Ingress::Tcp { src, dst, packet, checksum, .. } => self.tcp.handle_segment(now, src, dst, packet, checksum),
+                Ingress::IcmpError(error) => self.handle_icmp(now, &error),
+                _ => {}
             }
         }
         if self.interface.poll_timeout().is_some_and(|at| at <= now) {
