@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::buf::{PagePool, RxBuf, Slice};
+use crate::counters::Counters as _;
 use crate::net::device::RxFrame;
 use crate::net::memory_link::{EndOptions, Impairments, MemoryEnd, MemoryLink};
 use crate::net::neighbour::NeighbourOptions;
@@ -731,6 +732,25 @@ fn a_device_without_offloads_gets_finished_frames() {
     let addresses: Vec<_> = payload.iter().map(|slice| (slice.address(), slice.len())).collect();
     assert_eq!(bench.device.take_recorded(), [addresses], "the pages themselves were given to the device");
     assert_eq!(bench.interface.counters().software_checksum_octets, 36);
+}
+
+/// docs/counters.md says what they are called elsewhere.
+#[test]
+fn the_page_names_counters_that_exist() {
+    let page = include_str!("../../../docs/counters.md");
+    let rows: Vec<Vec<&str>> = page.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    let rows: Vec<&Vec<&str>> = rows.iter().filter(|row| row.len() == 6).skip(2).collect();
+    assert!(rows.len() > 40, "{} rows", rows.len());
+    for row in rows {
+        let fields = match row[2] {
+            "ip" => InterfaceCounters::default().fields(),
+            "ip6" => ipv6::Ipv6Counters::default().fields(),
+            layer => panic!("no layer is called '{layer}'"),
+        };
+        for name in row[3].split(" + ") {
+            assert!(fields.iter().any(|field| field.name == name), "{}: {} has no counter {name}", row[1], row[2]);
+        }
+    }
 }
 
 /// RFC 9293 section 3.9.1, MUST-49.
