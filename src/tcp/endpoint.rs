@@ -14,6 +14,7 @@ mod transmit;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use siphasher::sip::SipHasher24;
@@ -131,7 +132,14 @@ pub(crate) struct Reply {
     pub repr: Repr,
 }
 
+/// Never given again, so that what is left of an ended listener counts among nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerId(NonZeroU32);
+
 pub(crate) struct Listener {
+    pub id: ListenerId,
+    /// `None`: any.
+    pub address: Option<IpAddr>,
     pub port: u16,
     pub half_open: usize,
     pub accept_pending: usize,
@@ -173,6 +181,7 @@ pub struct Endpoint {
     /// Of connections that peers opened, TIME-WAIT aside.
     remotes: Remotes<TupleHash>,
     secret: [u8; 16],
+    next_listener: NonZeroU32,
     ephemeral: u32,
     relief_cursor: usize,
 }
@@ -200,6 +209,7 @@ impl Endpoint {
             resets_late: false,
             remotes: Remotes::new(TupleHash::new(secret)),
             secret,
+            next_listener: NonZeroU32::MIN,
             ephemeral: 0,
             relief_cursor: 0,
         }
@@ -252,8 +262,7 @@ impl Endpoint {
     pub fn connect(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Result<ConnectionId, ConnectError> {
         self.end_train();
         // RFC 9293 section 3.9.2.3, MUST-46 and MUST-57.
-        let host = |ip: IpAddr| !ip.is_unspecified() && !is_group(ip);
-        if !host(local.ip()) || !host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
+        if !is_host(local.ip()) || !is_host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
             return Err(ConnectError::InvalidAddress);
         }
         if self.places_taken() >= self.shared.options.connections_max {
@@ -558,8 +567,9 @@ impl Endpoint {
             return None;
         };
         match event {
-            Event::Accepted { port, .. } => {
-                if let Some(listener) = self.shared.listener(port) {
+            Event::Accepted { id, .. } => {
+                let by = self.connection(id).and_then(|connection| connection.listener);
+                if let Some(listener) = by.and_then(|by| self.shared.listener(by)) {
                     listener.accept_pending = listener.accept_pending.saturating_sub(1);
                 }
             }
@@ -868,6 +878,10 @@ fn is_orphan(slots: &[Slot], id: ConnectionId) -> bool {
 fn is_in_time_wait(slots: &[Slot], id: ConnectionId) -> bool {
     let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
     slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.state == State::TimeWait)
+}
+
+fn is_host(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !is_group(ip)
 }
 
 /// Multicast and broadcast: nobody to talk TCP with. A directed broadcast is known to `net` only.

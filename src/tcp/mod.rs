@@ -145,8 +145,8 @@ pub enum ConnectError {
 /// Why a port cannot be listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
-    /// By this endpoint: `unlisten` ends that.
-    #[error("the port is listened on already")]
+    /// By this endpoint: `unlisten`, or `unlisten_at`, ends that.
+    #[error("this address and port are listened on already")]
     InUse,
     /// `Options::listeners_max`.
     #[error("the endpoint has its maximum of listeners")]
@@ -154,6 +154,9 @@ pub enum ListenError {
     /// It stands for "any" where a port is chosen, and no segment may carry it.
     #[error("port 0 cannot be listened on")]
     InvalidPort,
+    /// A group's, or the one that stands for any.
+    #[error("not the address of a host")]
+    InvalidAddress,
 }
 
 /// A connection's figures, as `ss -ti` shows them.

@@ -84,6 +84,7 @@ impl Connection {
             tuple,
             state,
             listener: None,
+            half_open: false,
             wake: true,
             queued: false,
             armed: Instant::FAR_FUTURE,
@@ -96,7 +97,6 @@ impl Connection {
             removed: false,
             known: false,
             closed_reported: false,
-            passive: false,
             timestamps: options.timestamps,
             sack: options.sack,
             scaling: options.window_scaling,
@@ -141,8 +141,6 @@ impl Connection {
         syn: &Repr,
     ) -> Connection {
         let mut connection = Connection::new(now, id, tuple, iss, timestamp_offset, shared, State::SynReceived);
-        connection.listener = Some(tuple.local_port);
-        connection.passive = true;
         connection.agree(now, syn);
         connection.agree_ecn_passive(shared, syn);
         // Data on the SYN would have to be queued until ESTABLISHED; it is left for the peer to send again, which
@@ -279,10 +277,10 @@ impl Connection {
         }
         self.known = true;
         self.wake = true;
-        if self.passive {
+        if let Some(listener) = self.listener {
             let port = self.tuple.local_port;
             shared.events.push_back(Event::Accepted { port, id: self.id, remote: self.tuple.remote() });
-            if let Some(listener) = shared.listener(port) {
+            if let Some(listener) = shared.listener(listener) {
                 listener.accept_pending += 1;
             }
         } else {

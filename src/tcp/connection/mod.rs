@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 
 use super::congestion::Controller;
 use super::counters::TcpCounters;
-use super::endpoint::{ConnectionId, FourTuple, Listener, Reply};
+use super::endpoint::{ConnectionId, FourTuple, Listener, ListenerId, Reply};
 use super::reassembly::Reassembly;
 use super::recovery::Scoreboard;
 use super::rtt::RttEstimator;
@@ -101,8 +101,17 @@ impl Shared {
         }
     }
 
-    pub fn listener(&mut self, port: u16) -> Option<&mut Listener> {
-        self.listeners.iter_mut().find(|listener| listener.port == port)
+    pub fn listener(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.listeners.iter_mut().find(|listener| listener.id == id)
+    }
+
+    /// Who takes connections to `tuple`'s local end: who asked for its address before who takes any.
+    pub fn listener_for(&self, tuple: &FourTuple) -> Option<ListenerId> {
+        let taking = |address| {
+            let mut listeners = self.listeners.iter();
+            listeners.find(|listener| (listener.address, listener.port) == (address, tuple.local_port)).map(|listener| listener.id)
+        };
+        taking(Some(tuple.local_ip)).or_else(|| taking(None))
     }
 
     /// Three quarters of the endpoint's share of the driver's buffers are held.
@@ -277,8 +286,10 @@ pub(crate) struct Connection {
     pub id: ConnectionId,
     pub tuple: FourTuple,
     pub state: State,
-    /// The listening port whose half-open connections it counts among.
-    pub listener: Option<u16>,
+    /// Who takes it; `None`: we opened it.
+    pub listener: Option<ListenerId>,
+    /// It counts among the listener's half-open connections.
+    pub half_open: bool,
     /// Wants `transmit` to be called.
     pub wake: bool,
     /// Is in the endpoint's ready queue.
@@ -299,7 +310,6 @@ pub(crate) struct Connection {
     /// The application knows of it.
     known: bool,
     closed_reported: bool,
-    passive: bool,
     timestamps: bool,
     sack: bool,
     scaling: bool,
@@ -355,7 +365,7 @@ impl Connection {
 
     /// A peer opened it, and the handshake is over.
     pub fn is_accepted(&self) -> bool {
-        self.passive && self.is_synchronized() && self.state != State::TimeWait
+        self.listener.is_some() && self.is_synchronized() && self.state != State::TimeWait
     }
 
     fn is_synchronized(&self) -> bool {
@@ -384,7 +394,10 @@ impl Connection {
     }
 
     fn leave_half_open(&mut self, shared: &mut Shared) {
-        if let Some(listener) = self.listener.take().and_then(|port| shared.listener(port)) {
+        if !std::mem::take(&mut self.half_open) {
+            return;
+        }
+        if let Some(listener) = self.listener.and_then(|id| shared.listener(id)) {
             listener.half_open = listener.half_open.saturating_sub(1);
         }
     }

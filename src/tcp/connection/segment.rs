@@ -202,7 +202,7 @@ impl Connection {
             return false;
         }
         let reason = match self.state {
-            State::SynReceived if self.passive => {
+            State::SynReceived if self.listener.is_some() => {
                 shared.counters.attempt_fails += 1;
                 Reason::Reset
             }
@@ -268,8 +268,8 @@ impl Connection {
             return false;
         }
         let accept_queue_max = shared.options.accept_queue_max;
-        let overflows = self.passive
-            && shared.listener(self.tuple.local_port).is_none_or(|listener| listener.accept_pending >= accept_queue_max);
+        let is_full = |id| shared.listener(id).is_none_or(|listener| listener.accept_pending >= accept_queue_max);
+        let overflows = self.listener.is_some_and(is_full);
         if overflows {
             // The peer's data, or our SYN-ACK once more, brings another ACK when there may be room.
             shared.counters.listen_overflows += 1;

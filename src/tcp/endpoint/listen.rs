@@ -9,26 +9,51 @@ use crate::tcp::ListenError;
 use crate::wire::tcp::Flags;
 
 impl Endpoint {
-    /// Accepts connections to `port` at any local address.
+    /// Accepts connections to `port` at any local address that nobody listens at with `listen_at`.
     pub fn listen(&mut self, port: u16) -> Result<(), ListenError> {
+        self.add_listener(None, port)
+    }
+
+    /// Accepts connections to one local address and port (RFC 9293 section 3.9.1.1, MUST-43).
+    pub fn listen_at(&mut self, local: SocketAddr) -> Result<(), ListenError> {
+        if !is_host(local.ip()) {
+            return Err(ListenError::InvalidAddress);
+        }
+        self.add_listener(Some(local.ip()), local.port())
+    }
+
+    fn add_listener(&mut self, address: Option<IpAddr>, port: u16) -> Result<(), ListenError> {
         if port == 0 {
             return Err(ListenError::InvalidPort);
         }
-        if self.shared.listener(port).is_some() {
+        if self.shared.listeners.iter().any(|listener| (listener.address, listener.port) == (address, port)) {
             return Err(ListenError::InUse);
         }
         if self.shared.listeners.len() >= self.shared.options.listeners_max {
             return Err(ListenError::TooMany);
         }
-        self.shared.listeners.push(Listener { port, half_open: 0, accept_pending: 0, waiting: VecDeque::new() });
+        let id = ListenerId(self.next_listener);
+        self.next_listener = self.next_listener.saturating_add(1);
+        self.shared.listeners.push(Listener { id, address, port, half_open: 0, accept_pending: 0, waiting: VecDeque::new() });
         Ok(())
     }
 
-    /// Accepts no more connections to `port`; half-open ones are reset, accepted ones stay. `false`: it was not listened on.
+    /// Ends `listen`: half-open connections are reset, accepted ones stay. `false`: it was not listened on.
     pub fn unlisten(&mut self, port: u16) -> bool {
-        let Some(at) = self.shared.listeners.iter().position(|listener| listener.port == port) else { return false };
+        self.remove_listener(None, port)
+    }
+
+    /// Ends `listen_at`, likewise.
+    pub fn unlisten_at(&mut self, local: SocketAddr) -> bool {
+        self.remove_listener(Some(local.ip()), local.port())
+    }
+
+    fn remove_listener(&mut self, address: Option<IpAddr>, port: u16) -> bool {
+        let is_meant = |listener: &Listener| (listener.address, listener.port) == (address, port);
+        let Some(at) = self.shared.listeners.iter().position(is_meant) else { return false };
+        let id = self.shared.listeners[at].id;
         for index in 0..self.slots.len() {
-            if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.listener == Some(port)) {
+            if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.half_open && c.listener == Some(id)) {
                 connection.abort(&mut self.shared);
                 self.settle(index as u32);
             }
@@ -45,10 +70,10 @@ impl Endpoint {
         if !connection.may_be_replaced_by(repr, self.shared.options.timestamps) {
             return None;
         }
-        let remote_ip = connection.tuple.remote_ip;
-        self.shared.listener(repr.dst_port)?;
+        let tuple = connection.tuple;
+        let listener = self.shared.listener_for(&tuple)?;
         // Its own place in the table is one.
-        if !self.remote_has_place(remote_ip) || !self.make_half_open_room(repr.dst_port) {
+        if !self.remote_has_place(tuple.remote_ip) || !self.make_half_open_room(listener) {
             return None;
         }
         let connection = self.slots[index as usize].connection.as_mut()?;
@@ -70,16 +95,17 @@ impl Endpoint {
         iss_min: Option<SeqNumber>,
     ) {
         self.strays_in_turn += 1;
-        let listening = self.shared.listener(tuple.local_port).is_some();
         if repr.flags.contains(Flags::RST) {
             return;
         }
-        if repr.flags.contains(Flags::ACK) && listening && self.cookies.may_be_answered(now) {
-            return self.handle_cookie(now, tuple, repr, packet);
-        }
-        if repr.flags.contains(Flags::ACK) || !listening {
-            self.shared.reset(&tuple, repr, packet.len());
-            return;
+        let Some(listener) = self.shared.listener_for(&tuple) else {
+            return self.shared.reset(&tuple, repr, packet.len());
+        };
+        if repr.flags.contains(Flags::ACK) {
+            return match self.cookies.may_be_answered(now) {
+                true => self.handle_cookie(now, listener, tuple, repr, packet),
+                false => self.shared.reset(&tuple, repr, packet.len()),
+            };
         }
         // RFC 9293 section 3.10.7.2, fourth step: neither ACK nor SYN: dropped. SYN with FIN is nobody's (Linux: dropped).
         if !repr.flags.contains(Flags::SYN) || repr.flags.contains(Flags::FIN) {
@@ -89,16 +115,17 @@ impl Endpoint {
             return;
         }
         // A cookie could not keep the number (Linux: none where tcp_tw_isn is set).
-        if iss_min.is_none() && self.is_half_open_full(tuple.local_port) && self.shared.options.syn_cookies {
+        if iss_min.is_none() && self.is_half_open_full(listener) && self.shared.options.syn_cookies {
             return self.ask_for_cookie(now, &tuple, repr);
         }
-        if !self.make_half_open_room(tuple.local_port) {
+        if !self.make_half_open_room(listener) {
             return;
         }
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = iss_min.filter(|least| iss.distance(*least) < 0).unwrap_or(iss);
-        let index = self.admit(tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
-        self.note_half_open(tuple.local_port, ConnectionId { index, generation: self.slots[index as usize].generation });
+        let index =
+            self.admit(listener, tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
+        self.note_half_open(listener, ConnectionId { index, generation: self.slots[index as usize].generation });
         self.settle(index);
     }
 
@@ -128,12 +155,21 @@ impl Endpoint {
     }
 
     /// A half-open connection into the tables.
-    fn admit(&mut self, tuple: FourTuple, make: impl FnOnce(ConnectionId, &mut Shared) -> Connection) -> u32 {
-        if let Some(listener) = self.shared.listener(tuple.local_port) {
-            listener.half_open += 1;
+    fn admit(
+        &mut self,
+        listener: ListenerId,
+        tuple: FourTuple,
+        make: impl FnOnce(ConnectionId, &mut Shared) -> Connection,
+    ) -> u32 {
+        if let Some(of) = self.shared.listener(listener) {
+            of.half_open += 1;
         }
         self.shared.counters.passive_opens += 1;
-        self.insert(tuple, make)
+        self.insert(tuple, |id, shared| {
+            let mut connection = make(id, shared);
+            (connection.listener, connection.half_open) = (Some(listener), true);
+            connection
+        })
     }
 
     /// The last part of a handshake, unless its remote or the endpoint has as many connections as it may (as with a full accept queue: it
@@ -141,7 +177,7 @@ impl Endpoint {
     pub(super) fn may_establish(&mut self, index: u32, repr: &Repr) -> bool {
         let Some(connection) = &self.slots[index as usize].connection else { return false };
         let completes = connection.state == State::SynReceived
-            && connection.listener.is_some()
+            && connection.half_open
             && repr.flags.contains(Flags::ACK)
             && !repr.flags.contains(Flags::RST);
         let tuple = connection.tuple;
@@ -151,7 +187,7 @@ impl Endpoint {
     /// A SYN that came twice may have a half-open connection besides the cookie that its peer has taken and answers now: that one gives way.
     pub(super) fn cookie_takes_over(&mut self, now: Instant, index: u32, repr: &Repr) -> bool {
         let Endpoint { slots, shared, cookies, .. } = self;
-        let Some(connection) = slots[index as usize].connection.as_mut().filter(|c| c.listener.is_some()) else { return false };
+        let Some(connection) = slots[index as usize].connection.as_mut().filter(|c| c.half_open) else { return false };
         let is_ack = repr.flags.contains(Flags::ACK) && !repr.flags.contains(Flags::SYN) && !repr.flags.contains(Flags::RST);
         let may_be = is_ack && cookies.may_be_answered(now) && connection.is_answered_elsewhere(repr);
         if !may_be || cookies.syn_of(now, &connection.tuple, repr, &shared.options).is_none() {
@@ -165,7 +201,7 @@ impl Endpoint {
     /// A SYN that comes again and asks for less than was granted opens anew: an ACK of what the first was answered with is not believed.
     pub(super) fn begins_anew(&mut self, index: u32, repr: &Repr) -> bool {
         let Endpoint { slots, shared, .. } = self;
-        let half_open = slots[index as usize].connection.as_mut().filter(|c| c.listener.is_some() && c.is_asked_for_less(repr));
+        let half_open = slots[index as usize].connection.as_mut().filter(|c| c.half_open && c.is_asked_for_less(repr));
         let Some(connection) = half_open else { return false };
         connection.give_up_half_open(shared);
         self.settle(index);
@@ -191,9 +227,9 @@ impl Endpoint {
         }
     }
 
-    fn is_half_open_full(&mut self, port: u16) -> bool {
+    fn is_half_open_full(&mut self, listener: ListenerId) -> bool {
         let half_open_max = self.shared.options.syn_received_max;
-        self.shared.listener(port).is_some_and(|listener| listener.half_open >= half_open_max)
+        self.shared.listener(listener).is_some_and(|listener| listener.half_open >= half_open_max)
     }
 
     /// The SYN waits for its turn.
@@ -254,7 +290,7 @@ impl Endpoint {
     }
 
     /// An ACK that may be the last part of a handshake of which only a cookie is left (RFC 4987 section 3.6).
-    fn handle_cookie(&mut self, now: Instant, tuple: FourTuple, repr: &Repr, packet: RxPacket) {
+    fn handle_cookie(&mut self, now: Instant, listener: ListenerId, tuple: FourTuple, repr: &Repr, packet: RxPacket) {
         let syn = self.cookies.syn_of(now, &tuple, repr, &self.shared.options);
         let Some(syn) = syn.filter(|_| !repr.flags.contains(Flags::SYN)) else {
             self.shared.counters.syncookies_failed += 1;
@@ -269,7 +305,7 @@ impl Endpoint {
             return;
         }
         let accept_queue_max = self.shared.options.accept_queue_max;
-        if self.shared.listener(tuple.local_port).is_none_or(|listener| listener.accept_pending >= accept_queue_max) {
+        if self.shared.listener(listener).is_none_or(|listener| listener.accept_pending >= accept_queue_max) {
             // The peer's data bring another ACK when there may be room.
             self.shared.counters.listen_overflows += 1;
             return;
@@ -278,7 +314,8 @@ impl Endpoint {
         self.shared.counters.syncookies_recv += 1;
         let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = repr.ack - 1;
-        let index = self.admit(tuple, |id, shared| Connection::open_cookie(now, id, tuple, iss, timestamp_offset, shared, &syn));
+        let index =
+            self.admit(listener, tuple, |id, shared| Connection::open_cookie(now, id, tuple, iss, timestamp_offset, shared, &syn));
         if let Some(connection) = &mut self.slots[index as usize].connection {
             connection.handle_segment(now, &mut self.shared, repr, packet);
             if connection.state == State::SynReceived {
@@ -293,10 +330,10 @@ impl Endpoint {
     /// Room for one more half-open connection of a listener. At the maximum the oldest gives way (RFC 4987 section 3.4): an
     /// honest peer's handshake is done within a round trip, a forged one would keep its place until the retries are over, and
     /// a few of those a second would keep everybody out. `false`: there is none that could.
-    fn make_half_open_room(&mut self, port: u16) -> bool {
+    fn make_half_open_room(&mut self, listener: ListenerId) -> bool {
         let Endpoint { slots, shared, .. } = self;
         let half_open_max = shared.options.syn_received_max;
-        let Some(listener) = shared.listener(port) else { return false };
+        let Some(listener) = shared.listener(listener) else { return false };
         if listener.half_open < half_open_max {
             return true;
         }
@@ -315,10 +352,10 @@ impl Endpoint {
         false
     }
 
-    fn note_half_open(&mut self, port: u16, id: ConnectionId) {
+    fn note_half_open(&mut self, listener: ListenerId, id: ConnectionId) {
         let Endpoint { slots, shared, .. } = self;
         let half_open_max = shared.options.syn_received_max;
-        let Some(listener) = shared.listener(port) else { return };
+        let Some(listener) = shared.listener(listener) else { return };
         while listener.waiting.front().is_some_and(|oldest| !is_half_open(slots, *oldest)) {
             listener.waiting.pop_front();
         }
@@ -332,5 +369,5 @@ impl Endpoint {
 
 fn is_half_open(slots: &[Slot], id: ConnectionId) -> bool {
     let slot = slots.get(id.index as usize).filter(|slot| slot.generation == id.generation);
-    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.listener.is_some())
+    slot.and_then(|slot| slot.connection.as_ref()).is_some_and(|connection| connection.half_open)
 }
