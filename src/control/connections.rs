@@ -60,16 +60,26 @@ pub struct Connection {
     pub lastsnd_us: u64,
     #[serde(default)]
     pub lastrcv_us: u64,
+    /// Since anything acceptable came.
+    #[serde(default)]
+    pub lastack_us: u64,
     /// The network was seen to reorder.
     #[serde(default)]
     pub reordering: bool,
     /// Payload bytes of a full segment.
     pub mss: u32,
+    /// The same of the longest that the client has sent, and of what it may send.
+    #[serde(default)]
+    pub rcvmss: u32,
+    #[serde(default)]
+    pub advmss: u32,
     /// Bytes of the largest packet that the path is known to take; none: no smaller one than the port's was needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pmtu: Option<u32>,
-    /// Segments sent again.
+    /// Segments sent again, and those of them on their way.
     pub retrans: u64,
+    #[serde(default)]
+    pub retrans_in_flight: u64,
     /// Segments sent and not acknowledged.
     pub unacked: u64,
     /// Segments among them that the peer has told it has.
@@ -78,12 +88,25 @@ pub struct Connection {
     pub lost: u64,
     /// Segments that arrived at the peer, acknowledged or told by SACK.
     pub delivered: u64,
+    /// Bytes sent, those sent again among them.
+    #[serde(default)]
+    pub bytes_sent: u64,
+    #[serde(default)]
+    pub bytes_retrans: u64,
     /// Bytes acknowledged.
     pub bytes_acked: u64,
     /// Bytes received in order.
     pub bytes_received: u64,
     pub segs_out: u64,
     pub segs_in: u64,
+    /// Segments with text.
+    #[serde(default)]
+    pub data_segs_out: u64,
+    #[serde(default)]
+    pub data_segs_in: u64,
+    /// A congestion window in each round trip; none before the first measurement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_rate: Option<u64>,
     /// The peer's window, bytes.
     pub snd_wnd: u64,
     /// Ours, bytes.
@@ -139,6 +162,11 @@ fn text(row: &Connection) -> String {
         let _ = write!(text, " minrtt:{:.3}", milliseconds(least));
     }
     let _ = write!(text, " mss:{}", row.mss);
+    for (name, mss) in [("rcvmss", row.rcvmss), ("advmss", row.advmss)] {
+        if mss > 0 {
+            let _ = write!(text, " {name}:{mss}");
+        }
+    }
     let optional = [("pmtu", row.pmtu.map(u64::from)), ("cwnd", Some(row.cwnd)), ("ssthresh", row.ssthresh)];
     for (name, value) in optional {
         if let Some(value) = value {
@@ -146,23 +174,33 @@ fn text(row: &Connection) -> String {
         }
     }
     let counts = [
+        ("bytes_sent", row.bytes_sent),
+        ("bytes_retrans", row.bytes_retrans),
         ("bytes_acked", row.bytes_acked),
         ("bytes_received", row.bytes_received),
         ("segs_out", row.segs_out),
         ("segs_in", row.segs_in),
+        ("data_segs_out", row.data_segs_out),
+        ("data_segs_in", row.data_segs_in),
         ("unacked", row.unacked),
-        ("retrans", row.retrans),
         ("sacked", row.sacked),
         ("lost", row.lost),
         ("delivered", row.delivered),
         ("lastsnd", row.lastsnd_us / 1000),
         ("lastrcv", row.lastrcv_us / 1000),
+        ("lastack", row.lastack_us / 1000),
         ("rcv_ooo", row.rcv_ooo),
         ("snd_wnd", row.snd_wnd),
         ("rcv_wnd", row.rcv_wnd),
     ];
     for (name, value) in counts.iter().filter(|(_, value)| *value > 0) {
         let _ = write!(text, " {name}:{value}");
+    }
+    if row.retrans > 0 {
+        let _ = write!(text, " retrans:{}/{}", row.retrans_in_flight, row.retrans);
+    }
+    if let Some(rate) = row.send_rate {
+        let _ = write!(text, " send:{rate}bps");
     }
     if row.reordering {
         text.push_str(" reordering");
@@ -201,6 +239,8 @@ mod tests {
             reordering: true,
             mss: 1448,
             retrans: 2,
+            retrans_in_flight: 1,
+            send_rate: Some(77_226_666),
             ..Connection::default()
         }
     }
@@ -215,7 +255,7 @@ mod tests {
         assert_eq!(lines[1], "ESTAB            0     65536     1  10.77.0.2:2049             10.77.0.1:700");
         assert_eq!(
             lines[2],
-            "    ts sack wscale:7,6 cubic rto:202 backoff:1 rtt:1.500/0.250 mss:1448 cwnd:10 retrans:2 lastsnd:51 reordering timer:(on,150ms)",
+            "    ts sack wscale:7,6 cubic rto:202 backoff:1 rtt:1.500/0.250 mss:1448 cwnd:10 lastsnd:51 retrans:1/2 send:77226666bps reordering timer:(on,150ms)",
         );
         let mut out = Vec::new();
         show(&mut out, &mut line.as_bytes(), true).unwrap();

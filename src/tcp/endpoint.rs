@@ -744,8 +744,8 @@ impl Endpoint {
     fn settle(&mut self, index: u32) {
         let Some(connection) = self.slots.get_mut(index as usize).and_then(|slot| slot.connection.as_deref_mut()) else { return };
         let held = connection.driver_buffers();
-        self.shared.driver_buffers = self.shared.driver_buffers + held - connection.accounted_buffers;
-        connection.accounted_buffers = held;
+        self.shared.driver_buffers = self.shared.driver_buffers + held - connection.accounted_buffers as usize;
+        connection.accounted_buffers = held as u32;
         self.shared.counters.driver_buffers_held = self.shared.driver_buffers as u64;
         if connection.state == State::Closed {
             self.remove(index);
@@ -837,7 +837,7 @@ impl Endpoint {
             self.shared.counters.curr_connections -= 1;
         }
         if connection.released {
-            self.shared.driver_buffers -= connection.accounted_buffers;
+            self.shared.driver_buffers -= connection.accounted_buffers as usize;
             self.shared.counters.driver_buffers_held = self.shared.driver_buffers as u64;
             slot.connection = None;
             slot.generation = slot.generation.wrapping_add(1);

@@ -186,10 +186,16 @@ pub struct TcpInfo {
     pub last_sent_at: Instant,
     /// When text was received last.
     pub last_received_at: Instant,
+    /// When an acceptable segment was received last.
+    pub last_heard_at: Instant,
     /// The network was seen to reorder (RFC 8985 section 6.2 step 3).
     pub reordering_seen: bool,
     /// Payload bytes of a full segment.
     pub mss: u16,
+    /// Payload bytes of the longest segment that the peer has sent.
+    pub peer_mss: u16,
+    /// Payload bytes of the longest that it may send.
+    pub announced_mss: u16,
     /// Bytes of the largest IP packet that the path is known to take; `None`: no smaller one than the link's was needed.
     pub path_mtu: Option<u16>,
     /// Bytes.
@@ -218,12 +224,22 @@ pub struct TcpInfo {
     pub bytes_acknowledged: u64,
     /// In order, since the handshake, bytes.
     pub bytes_received: u64,
+    /// Of text, whether for the first time or again.
+    pub bytes_sent: u64,
     /// With text or without.
     pub segments_in: u64,
     /// Of a TSO chain each that the device cuts.
     pub segments_out: u64,
-    /// Of these, repetitions of what had been sent before.
+    /// Of `segments_in`, such as carry text.
+    pub text_segments_in: u64,
+    /// Of `segments_out`, such as carry text.
+    pub text_segments_out: u64,
+    /// Of these, repetitions of what had been sent before, modulo 2^32.
     pub retransmitted_segments: u64,
+    /// Text in them, bytes.
+    pub retransmitted_bytes: u64,
+    /// Of that, what was neither acknowledged nor lost since, bytes.
+    pub retransmitted_in_flight: u64,
     /// By how many bits the peer's windows are shifted, and ours (RFC 7323 section 2); `None`: not agreed on.
     pub window_scale: Option<(u8, u8)>,
     /// Agreed on (RFC 7323 section 3).

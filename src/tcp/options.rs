@@ -141,7 +141,7 @@ impl Default for Options {
             delayed_ack: Duration::from_millis(40),
             push_ack_delay: Duration::from_millis(1),
             quick_acks: 16,
-            syn_retries_max: 6,
+            syn_retries_max: 7,
             syn_ack_retries_max: 5,
             user_timeout: Duration::from_secs(180),
             fin_wait_2_timeout: Duration::from_secs(60),

@@ -28,23 +28,68 @@ const PEER_ACK_DELAY_MAX: u64 = 200_000_000;
 /// Timers closer than this make no sense on the wheel; nanoseconds: 2 ms.
 const PTO_MIN: u64 = 2_000_000;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transmission {
+    First,
+    Again,
+    /// It ended where none before it did.
+    Apart,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     start: u64,
     end: u64,
     /// Of the last transmission.
     sent_at: Instant,
-    sacked: bool,
-    /// Judged lost and not yet retransmitted.
-    lost: bool,
-    retransmitted: bool,
-    /// The last transmission ended at `end`, and none before it did.
-    apart: bool,
+    fate: Fate,
+    last: Transmission,
+    /// Payload bytes of its packets from `start` on, the last of which may be shorter.
+    packet: u16,
+    /// Bytes in flight when it was sent first, itself included.
+    flight: u32,
 }
 
 impl Sent {
     fn len(&self) -> u64 {
         self.end - self.start
+    }
+
+    fn is_sacked(&self) -> bool {
+        self.fate == Fate::Arrived
+    }
+
+    fn is_lost(&self) -> bool {
+        self.fate == Fate::Lost
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.fate == Fate::InFlight
+    }
+
+    fn is_retransmitted(&self) -> bool {
+        self.last != Transmission::First
+    }
+
+    fn is_apart(&self) -> bool {
+        self.last == Transmission::Apart
+    }
+
+    /// How far inside a packet `at` lies.
+    fn offset(&self, at: u64) -> u64 {
+        (at - self.start) % u64::from(self.packet.max(1))
+    }
+
+    /// The end of the last packet that lies before `at` as a whole.
+    fn packets_before(&self, at: u64) -> u64 {
+        if at >= self.end { self.end } else { at - self.offset(at) }
+    }
+
+    /// The start of the first packet that lies behind `at` as a whole.
+    fn packets_from(&self, at: u64) -> u64 {
+        let at = at.max(self.start);
+        let inside = self.offset(at);
+        if inside == 0 { at } else { (at - inside + u64::from(self.packet)).min(self.end) }
     }
 }
 
@@ -78,6 +123,8 @@ struct Rack {
 struct TailProbe {
     end: u64,
     retransmission: bool,
+    /// Bytes in flight when what it sends again was sent first.
+    flight: u64,
 }
 
 /// RFC 6937 section 3.
@@ -94,6 +141,7 @@ struct Prr {
 pub(crate) enum Fate {
     InFlight,
     Arrived,
+    /// And not sent again since.
     Lost,
 }
 
@@ -114,12 +162,29 @@ pub(crate) struct Delivery {
     pub apart: Option<u64>,
 }
 
+/// What time, or an acknowledgement, showed to be lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Losses {
+    /// Bytes, newly.
+    pub bytes: u64,
+    /// A copy was among them that had been sent since the window fell last.
+    pub copies: bool,
+    /// The largest flight that any of them was sent in, bytes.
+    pub flight: u64,
+    /// When more could be.
+    pub look_again: Option<Duration>,
+}
+
 /// What only a flight needs in which something is amiss: lost, reported out of order, sent again, probed for.
 #[derive(Clone, Copy, Debug)]
 struct Disorder {
     sacked: u64,
     lost: u64,
     phase: Phase,
+    /// When the window fell last.
+    since: Instant,
+    /// Something was lost that had not been sent by then.
+    lost_since: bool,
     probe: Option<TailProbe>,
     prr: Prr,
     /// D-SACK round: the multiplier of the reordering window grows once per round trip.
@@ -139,6 +204,8 @@ impl Disorder {
             sacked: 0,
             lost: 0,
             phase: Phase::Open,
+            since: Instant::ZERO,
+            lost_since: false,
             probe: None,
             prr: Prr::default(),
             dsack_round: None,
@@ -244,6 +311,16 @@ impl Scoreboard {
         self.disorder.as_ref().map_or(0, |disorder| disorder.lost)
     }
 
+    /// Bytes that were sent again, and neither acknowledged nor lost since.
+    pub fn retransmitted(&self) -> u64 {
+        self.sent.iter().filter(|sent| sent.is_retransmitted() && sent.is_in_flight()).map(Sent::len).sum()
+    }
+
+    /// Bytes in flight that were sent again, whatever became of the copies.
+    pub fn sent_again(&self) -> u64 {
+        self.sent.iter().filter(|sent| sent.is_retransmitted()).map(Sent::len).sum()
+    }
+
     /// When the oldest outstanding segment was last sent.
     pub fn oldest_sent_at(&self) -> Option<Instant> {
         self.sent.front().map(|sent| sent.sent_at)
@@ -253,22 +330,29 @@ impl Scoreboard {
         self.phase() != Phase::Open
     }
 
-    pub fn on_sent(&mut self, start: u64, end: u64, now: Instant) {
+    /// `start..end` was sent, in packets of `packet` bytes.
+    pub fn on_sent(&mut self, start: u64, end: u64, packet: u16, now: Instant) {
         debug_assert!(self.sent.back().is_none_or(|last| last.end == start));
-        self.sent.push_back(Sent { start, end, sent_at: now, sacked: false, lost: false, retransmitted: false, apart: false });
         self.outstanding += end - start;
+        let flight = self.outstanding as u32;
+        let (fate, last) = (Fate::InFlight, Transmission::First);
+        self.sent.push_back(Sent { start, end, sent_at: now, fate, last, packet, flight });
         if let Some(disorder) = &mut self.disorder {
             disorder.prr.out += end - start;
         }
     }
 
-    /// `start..end` was sent again; `start` is where an entry starts and `end` not past where it ends.
-    pub fn on_retransmitted(&mut self, start: u64, end: u64, now: Instant) {
+    /// `start..end` was sent again, in packets of `packet` bytes; `start` is where an entry starts and `end` not past where it ends.
+    pub fn on_retransmitted(&mut self, start: u64, end: u64, packet: u16, now: Instant) {
         let Some(index) = self.index_of(start) else { return };
         self.cut(index, end);
         let sent = &mut self.sent[index];
-        let found = if std::mem::take(&mut sent.lost) { sent.len() } else { 0 };
-        (sent.sent_at, sent.retransmitted, sent.apart) = (now, true, false);
+        let found = if sent.is_lost() { sent.len() } else { 0 };
+        if found > 0 {
+            sent.fate = Fate::InFlight;
+        }
+        (sent.sent_at, sent.last) = (now, Transmission::Again);
+        sent.packet = packet;
         let disorder = self.disorder();
         disorder.lost -= found;
         disorder.touched = true;
@@ -278,13 +362,13 @@ impl Scoreboard {
     /// What was sent again last from `start` on ended where nothing had ended before: an ACK of exactly that is its own.
     pub fn on_sent_apart(&mut self, start: u64) {
         if let Some(sent) = self.index_of(start).map(|index| &mut self.sent[index]) {
-            sent.apart = true;
+            sent.last = Transmission::Apart;
         }
     }
 
     /// Such a copy of the first range is on its way.
     pub fn is_first_apart(&self) -> bool {
-        self.sent.front().is_some_and(|sent| sent.apart && !sent.lost)
+        self.sent.front().is_some_and(|sent| sent.is_apart() && !sent.is_lost())
     }
 
     /// The first range judged lost.
@@ -292,7 +376,7 @@ impl Scoreboard {
         if self.lost() == 0 {
             return None;
         }
-        self.sent.iter().find(|sent| sent.lost).map(|sent| (sent.start, sent.end))
+        self.sent.iter().find(|sent| sent.is_lost()).map(|sent| (sent.start, sent.end))
     }
 
     /// The first range in flight, whatever is known of it.
@@ -302,7 +386,7 @@ impl Scoreboard {
 
     /// The first range in flight was sent more than once.
     pub fn is_first_retransmitted(&self) -> bool {
-        self.sent.front().is_some_and(|sent| sent.retransmitted)
+        self.sent.front().is_some_and(|sent| sent.is_retransmitted())
     }
 
     /// The last `mss` bytes in flight, as a range of their own: what a tail loss probe sends again.
@@ -325,16 +409,18 @@ impl Scoreboard {
         let sent = &mut self.sent[index];
         if sent.start < at && at < sent.end {
             let rest = Sent { start: at, ..*sent };
-            (sent.end, sent.apart) = (at, false);
+            sent.end = at;
+            if sent.is_apart() {
+                sent.last = Transmission::Again;
+            }
             self.sent.insert(index + 1, rest);
         }
     }
 
-    /// RFC 8985 section 6.2 step 2: the most recently sent segment known to have arrived. `echoed_before` tells whether the
-    /// peer's timestamp echo is older than the given transmission, so that an earlier copy was acknowledged.
-    fn advance_rack(&mut self, sent: &Sent, now: Instant, min_rtt: Option<u64>, echoed_before: &dyn Fn(Instant) -> bool) {
+    /// RFC 8985 section 6.2 step 2: the most recently sent segment known to have arrived.
+    fn advance_rack(&mut self, sent: &Sent, now: Instant, min_rtt: Option<u64>) {
         let rtt = now.nanos_since(sent.sent_at);
-        if sent.retransmitted && (echoed_before(sent.sent_at) || min_rtt.is_some_and(|min| rtt < min)) {
+        if sent.is_retransmitted() && min_rtt.is_some_and(|min| rtt < min) {
             return;
         }
         self.rack.rtt = rtt;
@@ -342,7 +428,7 @@ impl Scoreboard {
             (self.rack.xmit_at, self.rack.end) = (sent.sent_at, sent.end);
         }
         // Step 3: acknowledged below what was acknowledged before, and never sent again: the network reorders.
-        if sent.end < self.forward && !sent.retransmitted {
+        if sent.end < self.forward && !sent.is_retransmitted() {
             self.rack.reordering_seen = true;
         }
         self.forward = self.forward.max(sent.end);
@@ -350,7 +436,7 @@ impl Scoreboard {
 
     fn deliver(&mut self, sent: &Sent, now: Instant, delivery: &mut Delivery) {
         delivery.delivered += sent.len();
-        if sent.retransmitted {
+        if sent.is_retransmitted() {
             delivery.retransmitted = true;
         } else {
             let rtt = now.nanos_since(sent.sent_at);
@@ -358,7 +444,8 @@ impl Scoreboard {
         }
     }
 
-    /// Everything before `una` arrived.
+    /// Everything before `una` arrived. `echoed_before` tells whether the peer's timestamp echo is older than the given transmission, so that
+    /// an earlier copy was acknowledged (RFC 8985 section 6.2 step 2).
     pub fn acknowledge(
         &mut self,
         una: u64,
@@ -370,25 +457,30 @@ impl Scoreboard {
         let mut latest = Instant::ZERO;
         while let Some(first) = self.sent.front_mut().filter(|first| first.start < una) {
             // Of a chain that is acknowledged in part the rest stays in flight.
-            let sent = Sent { end: first.end.min(una), apart: first.apart && first.end == una, ..*first };
+            let mut sent = *first;
+            sent.end = sent.end.min(una);
+            // Only the end of it tells the copy.
+            let apart = first.is_apart() && first.end == una;
             first.start = sent.end;
             if first.start == first.end {
                 self.sent.pop_front();
             }
             self.outstanding -= sent.len();
-            if sent.sacked {
+            if sent.is_sacked() {
                 self.disorder().sacked -= sent.len();
                 continue;
             }
-            if sent.lost {
+            if sent.is_lost() {
                 self.disorder().lost -= sent.len();
             }
             self.deliver(&sent, now, delivery);
-            if sent.apart && sent.sent_at >= latest {
+            if apart && sent.sent_at >= latest {
                 delivery.apart = Some(now.nanos_since(sent.sent_at));
             }
             latest = latest.max(sent.sent_at);
-            self.advance_rack(&sent, now, min_rtt, echoed_before);
+            if !sent.is_retransmitted() || !echoed_before(sent.sent_at) {
+                self.advance_rack(&sent, now, min_rtt);
+            }
         }
         if let Some(disorder) = &mut self.disorder {
             disorder.touched &= !self.sent.is_empty();
@@ -426,38 +518,35 @@ impl Scoreboard {
     }
 
     /// The bytes `left..right` arrived ahead of their turn.
-    pub fn sack(
-        &mut self,
-        left: u64,
-        right: u64,
-        now: Instant,
-        min_rtt: Option<u64>,
-        echoed_before: &dyn Fn(Instant) -> bool,
-        delivery: &mut Delivery,
-    ) {
+    ///
+    /// Whole packets, that is: what is left of one that a block tells of in part would go again, as a packet for each piece (Linux:
+    /// tcp_match_skb_to_sack). The timestamp echo of such an ACK is that of the last segment in order (RFC 7323 section 4.3), and tells of no copy
+    /// which one it was: only the time does (as in Linux).
+    pub fn sack(&mut self, left: u64, right: u64, now: Instant, min_rtt: Option<u64>, delivery: &mut Delivery) {
         let Some(first) = self.index_of(left) else { return };
         self.disorder().touched = true;
+        let left = self.sent[first].packets_from(left);
         if !self.is_full() {
             self.cut(first, left);
         }
         let mut index = if self.sent[first].start < left { first + 1 } else { first };
         while let Some(sent) = self.sent.get(index).copied().filter(|sent| sent.start < right) {
-            if sent.end > right && self.is_full() {
+            let end = sent.packets_before(right);
+            if end == sent.start || (end < sent.end && self.is_full()) {
                 break;
             }
-            self.cut(index, right);
-            let sent = Sent { end: sent.end.min(right), ..sent };
-            if !sent.sacked {
-                self.sent[index].sacked = true;
-                self.sent[index].lost = false;
+            self.cut(index, end);
+            let sent = Sent { end, ..sent };
+            if !sent.is_sacked() {
+                self.sent[index].fate = Fate::Arrived;
                 let disorder = self.disorder();
-                if sent.lost {
+                if sent.is_lost() {
                     disorder.lost -= sent.len();
                 }
                 disorder.sacked += sent.len();
                 delivery.sacked += sent.len();
                 self.deliver(&sent, now, delivery);
-                self.advance_rack(&sent, now, min_rtt, echoed_before);
+                self.advance_rack(&sent, now, min_rtt);
             }
             index += 1;
         }
@@ -466,7 +555,7 @@ impl Scoreboard {
     /// RFC 8985 section 6.2 step 4: the reordering window, nanoseconds.
     fn reordering_window(&self, rtt: &RttEstimator, mss: u64) -> u64 {
         let many_sacked =
-            self.sacked() >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.sacked).count() as u64 >= DUP_THRESH;
+            self.sacked() >= DUP_THRESH * mss || self.sent.iter().filter(|sent| sent.is_sacked()).count() as u64 >= DUP_THRESH;
         if !self.rack.reordering_seen && (self.in_recovery() || many_sacked) {
             return 0;
         }
@@ -474,8 +563,8 @@ impl Scoreboard {
         (min / 4).saturating_mul(u64::from(self.rack.reo_wnd_mult)).min(rtt.smoothed_nanos().unwrap_or(min))
     }
 
-    /// RFC 8985 section 6.2 step 4: a D-SACK, up to `right`, means that a retransmission was not needed.
-    pub fn on_dsack(&mut self, una: u64, right: u64, nxt: u64) {
+    /// RFC 8985 section 6.2 step 4: a D-SACK, up to `right`, means that a retransmission was not needed. `true`: it was the tail probe.
+    pub fn on_dsack(&mut self, una: u64, right: u64, nxt: u64) -> bool {
         let disorder = self.disorder();
         if disorder.dsack_round.is_none_or(|round| una >= round) {
             disorder.dsack_round = Some(nxt);
@@ -485,14 +574,14 @@ impl Scoreboard {
         // What the probe sent, with a FIN behind it or not.
         let is_probe = |probe: &mut TailProbe| probe.retransmission && (probe.end == right || probe.end == right + 1);
         let disorder = self.disorder();
-        if let Some(probe) = disorder.probe.take_if(is_probe) {
-            // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
-            // If the ACK of the first copy has come before this one, it was only late. If not, it was lost, perhaps with the
-            // request that carried it, and tells nothing of the peer's timer.
-            if self.first().is_none_or(|(start, _)| start >= probe.end) {
-                self.on_late_ack();
-            }
+        let Some(probe) = disorder.probe.take_if(is_probe) else { return false };
+        // RFC 8985 section 7.4.2: both copies arrived, the probe repaired nothing.
+        // If the ACK of the first copy has come before this one, it was only late. If not, it was lost, perhaps with the
+        // request that carried it, and tells nothing of the peer's timer.
+        if self.first().is_none_or(|(start, _)| start >= probe.end) {
+            self.on_late_ack();
         }
+        true
     }
 
     /// The next lone segment's probe leaves the ACK more time.
@@ -500,27 +589,38 @@ impl Scoreboard {
         self.peer_ack_delay = (self.peer_ack_delay * 2).min(PEER_ACK_DELAY_MAX);
     }
 
-    /// RFC 8985 section 6.2 step 5: marks what is lost; gives the bytes newly marked and when to look again.
-    pub fn detect_losses(&mut self, now: Instant, rtt: &RttEstimator, mss: u64) -> (u64, Option<Duration>) {
+    /// RFC 8985 section 6.2 step 5: marks what is lost.
+    pub fn detect_losses(&mut self, now: Instant, rtt: &RttEstimator, mss: u64) -> Losses {
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let Rack { xmit_at, end, .. } = self.rack;
-        let mut newly_lost = 0;
+        let since = self.disorder.as_ref().map_or(Instant::ZERO, |disorder| disorder.since);
+        let point = match self.phase() {
+            Phase::Open => u64::MAX,
+            Phase::Recovery { point } | Phase::Loss { point } => point,
+        };
+        let (mut bytes, mut copies, mut lost_since, mut flight) = (0, false, false, 0);
         let mut again: Option<u64> = None;
-        for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
+        for sent in self.sent.iter_mut().filter(|sent| sent.is_in_flight()) {
             // Only what was sent before something that arrived can be judged.
             if (sent.sent_at, sent.end) >= (xmit_at, end) {
                 continue;
             }
             let elapsed = now.nanos_since(sent.sent_at);
             if elapsed >= window {
-                sent.lost = true;
-                newly_lost += sent.len();
+                sent.fate = Fate::Lost;
+                bytes += sent.len();
+                copies |= sent.is_retransmitted() && sent.sent_at >= since;
+                lost_since |= sent.start >= point;
+                flight = flight.max(sent.flight);
             } else {
                 again = Some(again.map_or(window - elapsed, |other| other.max(window - elapsed)));
             }
         }
-        self.note_lost(newly_lost);
-        (newly_lost, again.map(Duration::from_nanos))
+        self.note_lost(bytes);
+        if lost_since {
+            self.disorder().lost_since = true;
+        }
+        Losses { bytes, copies, flight: flight.into(), look_again: again.map(Duration::from_nanos) }
     }
 
     fn note_lost(&mut self, bytes: u64) {
@@ -556,51 +656,63 @@ impl Scoreboard {
         told * mss
     }
 
-    /// Marks the first `mss` bytes lost; gives the bytes newly marked.
-    pub fn mark_first_lost(&mut self, mss: u64) -> u64 {
-        let Some((start, _)) = self.first() else { return 0 };
+    /// Marks the first `mss` bytes lost.
+    pub fn mark_first_lost(&mut self, mss: u64) -> Losses {
+        let Some((start, _)) = self.first() else { return Losses::default() };
         self.cut(0, start + mss);
         let sent = &mut self.sent[0];
-        if sent.lost || sent.sacked {
-            return 0;
+        if !sent.is_in_flight() {
+            return Losses::default();
         }
-        sent.lost = true;
-        let len = sent.len();
-        self.note_lost(len);
-        len
+        sent.fate = Fate::Lost;
+        let (bytes, flight) = (sent.len(), sent.flight.into());
+        self.note_lost(bytes);
+        Losses { bytes, flight, ..Losses::default() }
     }
 
-    pub fn enter_recovery(&mut self, nxt: u64, mss: u64) {
+    /// Bytes in flight when the first segment was sent first.
+    pub fn first_flight(&self) -> u64 {
+        self.sent.front().map_or(0, |sent| sent.flight.into())
+    }
+
+    /// For `newly_lost` bytes.
+    pub fn enter_recovery(&mut self, now: Instant, nxt: u64, newly_lost: u64, mss: u64) {
         let outstanding = self.outstanding;
         let disorder = self.disorder();
+        if disorder.phase == Phase::Open {
+            (disorder.timed_out, disorder.timeouts) = (u64::MAX, 0);
+        }
         disorder.phase = Phase::Recovery { point: nxt };
+        (disorder.since, disorder.lost_since) = (now, false);
         disorder.probe = None;
         // RFC 6937 section 3.1: RecoverFS is the flight before the loss was known.
-        disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked).max(mss), ..Prr::default() };
+        let lost_before = disorder.lost.saturating_sub(newly_lost);
+        disorder.prr = Prr { flight_at_start: (outstanding - disorder.sacked - lost_before).max(mss), ..Prr::default() };
     }
 
     /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
     pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
         let timeouts = self.timeouts().saturating_add(1);
-        let reneged = self.sent.front().is_some_and(|first| first.sacked);
+        let reneged = self.sent.front().is_some_and(|first| first.is_sacked());
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let has_sacked = self.sacked() > 0 && !reneged;
         let first = self.first().map_or(u64::MAX, |(start, _)| start);
         let Scoreboard { sent: flight, disorder, .. } = self;
         let disorder = disorder.get_or_insert_with(|| Box::new(Disorder::new()));
         for (index, sent) in flight.iter_mut().enumerate() {
-            if reneged && sent.sacked {
+            if reneged && sent.is_sacked() {
                 // RFC 2018 section 8: the receiver dropped what it had reported.
-                sent.sacked = false;
+                sent.fate = Fate::InFlight;
                 disorder.sacked -= sent.len();
             }
             let old = !has_sacked || index == 0 || now.nanos_since(sent.sent_at) >= window;
-            if !sent.sacked && !sent.lost && old {
-                sent.lost = true;
+            if sent.is_in_flight() && old {
+                sent.fate = Fate::Lost;
                 disorder.lost += sent.len();
             }
         }
         disorder.phase = Phase::Loss { point: nxt };
+        (disorder.since, disorder.lost_since) = (now, false);
         (disorder.timed_out, disorder.timeouts) = (first, timeouts);
         disorder.duplicate_acks = 0;
         disorder.probe = None;
@@ -608,7 +720,7 @@ impl Scoreboard {
 
     /// The first segment has timed out in this episode already.
     pub fn has_timed_out(&self) -> bool {
-        let of_last = |disorder: &Disorder| matches!(disorder.phase, Phase::Loss { .. }).then_some(disorder.timed_out);
+        let of_last = |disorder: &Disorder| (disorder.phase != Phase::Open).then_some(disorder.timed_out);
         let timed_out = self.disorder.as_deref().and_then(of_last);
         timed_out.is_some_and(|timed_out| self.sent.front().is_some_and(|first| first.start == timed_out))
     }
@@ -629,8 +741,8 @@ impl Scoreboard {
     pub fn fate(&self, position: u64) -> Fate {
         match self.index_of(position).map(|index| &self.sent[index]) {
             None => Fate::Arrived,
-            Some(sent) if sent.sacked => Fate::Arrived,
-            Some(sent) if sent.lost || sent.retransmitted => Fate::Lost,
+            Some(sent) if sent.is_sacked() => Fate::Arrived,
+            Some(sent) if sent.is_lost() || sent.is_retransmitted() => Fate::Lost,
             Some(_) => Fate::InFlight,
         }
     }
@@ -639,19 +751,24 @@ impl Scoreboard {
     pub fn mark_lost(&mut self, start: u64, end: u64) {
         let Some(first) = self.index_of(start) else { return };
         let mut lost = 0;
-        for sent in self.sent.iter_mut().skip(first).take_while(|sent| sent.end <= end).filter(|sent| !sent.sacked && !sent.lost)
-        {
-            sent.lost = true;
+        for sent in self.sent.iter_mut().skip(first).take_while(|sent| sent.end <= end).filter(|sent| sent.is_in_flight()) {
+            sent.fate = Fate::Lost;
             lost += sent.len();
         }
         self.note_lost(lost);
     }
 
-    /// Everything in flight goes again, for no fault of the network: the path MTU fell.
+    /// Everything in flight goes again, for no fault of the network.
     pub fn mark_all_lost(&mut self) {
+        self.mark_larger_lost(0);
+    }
+
+    /// Packets of more than `payload` bytes go again, for no fault of the network: the path MTU fell.
+    pub fn mark_larger_lost(&mut self, payload: u64) {
         let mut lost = 0;
-        for sent in self.sent.iter_mut().filter(|sent| !sent.sacked && !sent.lost) {
-            sent.lost = true;
+        let is_larger = |sent: &Sent| sent.len().min(u64::from(sent.packet)) > payload;
+        for sent in self.sent.iter_mut().filter(|sent| sent.is_in_flight() && is_larger(sent)) {
+            sent.fate = Fate::Lost;
             lost += sent.len();
         }
         self.note_lost(lost);
@@ -659,8 +776,8 @@ impl Scoreboard {
 
     /// The repair was not needed: what is outstanding is in flight, not lost.
     pub fn forget_losses(&mut self) {
-        for sent in self.sent.iter_mut().filter(|sent| sent.lost) {
-            sent.lost = false;
+        for sent in self.sent.iter_mut().filter(|sent| sent.is_lost()) {
+            sent.fate = Fate::InFlight;
         }
         let disorder = self.disorder();
         disorder.lost = 0;
@@ -676,13 +793,14 @@ impl Scoreboard {
         self.sacked() > 0 || self.in_recovery() || delivery.retransmitted
     }
 
-    /// Ends recovery when its point is acknowledged; tells whether it did.
-    pub fn leave_recovery(&mut self, una: u64) -> bool {
-        let Some(disorder) = &mut self.disorder else { return false };
-        let (Phase::Recovery { point } | Phase::Loss { point }) = disorder.phase else { return false };
+    /// Ends recovery when its point is acknowledged. Gives, if it did, whether there were losses of what was sent meanwhile.
+    pub fn leave_recovery(&mut self, una: u64) -> Option<bool> {
+        let disorder = self.disorder.as_mut()?;
+        let (Phase::Recovery { point } | Phase::Loss { point }) = disorder.phase else { return None };
         if una < point {
-            return false;
+            return None;
         }
+        let lost_since = std::mem::take(&mut disorder.lost_since);
         disorder.phase = Phase::Open;
         disorder.duplicate_acks = 0;
         self.recover = point;
@@ -691,7 +809,7 @@ impl Scoreboard {
         if self.rack.reo_wnd_persist == 0 {
             self.rack.reo_wnd_mult = 1;
         }
-        true
+        Some(lost_since)
     }
 
     /// RFC 9937 (and RFC 6937) section 3.1, on each ACK in recovery: how many bytes may be sent now. `safe`: the ACK moved SND.UNA and tells
@@ -743,21 +861,15 @@ impl Scoreboard {
     }
 
     pub fn on_probe_sent(&mut self, end: u64, retransmission: bool) {
-        self.disorder().probe = Some(TailProbe { end, retransmission });
+        let flight = self.sent.back().map_or(0, |sent| sent.flight.into());
+        self.disorder().probe = Some(TailProbe { end, retransmission, flight });
     }
 
-    /// Bytes of a tail probe that sent something again, and of whose fate nothing is known.
-    pub fn probed(&self) -> u64 {
-        let probe = self.disorder.as_ref().and_then(|disorder| disorder.probe).filter(|probe| probe.retransmission);
-        let copy = probe.and_then(|probe| self.sent.iter().rev().find(|sent| sent.end == probe.end && sent.retransmitted));
-        copy.map_or(0, Sent::len)
-    }
-
-    /// RFC 8985 section 7.4.2, on an ACK up to `una`; `true`: the probe repaired a loss, the window has to fall once.
-    /// `plain_duplicate`: a duplicate ACK without SACK blocks, so both copies arrived (a D-SACK is `on_dsack`'s).
-    pub fn on_probe_acknowledged(&mut self, una: u64, plain_duplicate: bool) -> bool {
-        let Some(disorder) = &mut self.disorder else { return false };
-        let Some(probe) = disorder.probe.filter(|probe| una >= probe.end) else { return false };
+    /// RFC 8985 section 7.4.2, on an ACK up to `una`. The probe repaired a loss: gives the flight it was of, for which the window has to fall
+    /// once. `plain_duplicate`: a duplicate ACK without SACK blocks, so both copies arrived (a D-SACK is `on_dsack`'s).
+    pub fn on_probe_acknowledged(&mut self, una: u64, plain_duplicate: bool) -> Option<u64> {
+        let disorder = self.disorder.as_mut()?;
+        let probe = disorder.probe.filter(|probe| una >= probe.end)?;
         let repaired = probe.retransmission && una > probe.end;
         if !probe.retransmission || repaired || plain_duplicate {
             disorder.probe = None;
@@ -765,7 +877,7 @@ impl Scoreboard {
         if probe.retransmission && !repaired && plain_duplicate {
             self.on_late_ack();
         }
-        repaired
+        repaired.then_some(probe.flight)
     }
 }
 
@@ -773,19 +885,68 @@ impl Scoreboard {
 mod tests {
     use super::*;
 
+    /// RFC 8985 section 6.2 step 2.
+    #[test]
+    fn an_older_echo_of_what_is_acknowledged_does_not_move_rack() {
+        for older in [false, true] {
+            let mut scoreboard = Scoreboard::new();
+            let at = Instant::from_millis;
+            scoreboard.on_sent(0, 1000, 1000, at(10));
+            scoreboard.on_sent(1000, 2000, 1000, at(11));
+            scoreboard.mark_all_lost();
+            scoreboard.on_retransmitted(0, 1000, 1000, at(100));
+            let mut delivery = Delivery::default();
+            scoreboard.acknowledge(1000, at(150), Some(10_000_000), &|_| older, &mut delivery);
+            assert_eq!(scoreboard.rack.xmit_at, if older { Instant::ZERO } else { at(100) });
+        }
+    }
+
+    /// What SACK tells of is whole packets.
+    #[test]
+    fn blocks_are_rounded_to_packets() {
+        for ((left, right), sacked) in [
+            ((0, 999), (0, 0)),
+            ((1, 1000), (0, 0)),
+            ((0, 1000), (0, 1000)),
+            ((1, 2000), (1000, 2000)),
+            ((1001, 3000), (2000, 3000)),
+            ((1000, 4500), (1000, 4500)),
+            ((1000, 4499), (1000, 4000)),
+            ((4000, 4500), (4000, 4500)),
+            ((4001, 4500), (0, 0)),
+            ((4400, 5500), (4500, 5500)),
+            ((4400, 6000), (4500, 6000)),
+        ] {
+            let (mut scoreboard, mut delivery) = (Scoreboard::new(), Delivery::default());
+            // A chain whose last packet is short, and a packet behind it.
+            scoreboard.on_sent(0, 4500, 1000, Instant::ZERO);
+            scoreboard.on_sent(4500, 5500, 1000, Instant::ZERO);
+            scoreboard.sack(left, right, Instant::from_millis(5), None, &mut delivery);
+            let mut found = scoreboard.sent.iter().filter(|sent| sent.is_sacked());
+            let range = found.next().map_or((0, 0), |first| (first.start, found.last().unwrap_or(first).end));
+            assert_eq!(range, (sacked.0, sacked.1.min(5500)), "{left}..{right}");
+            assert_eq!(scoreboard.sacked(), range.1 - range.0);
+        }
+    }
+
+    #[test]
+    fn a_packet_in_flight_takes_32_bytes() {
+        assert_eq!(std::mem::size_of::<Sent>(), 32);
+    }
+
     #[test]
     fn blocks_of_single_bytes_do_not_fragment_the_flight_without_bound() {
         let mut scoreboard = Scoreboard::new();
         let (flight, now) = (1 << 20, Instant::from_millis(5));
-        scoreboard.on_sent(0, flight, now);
+        scoreboard.on_sent(0, flight, 1, now);
         let mut delivery = Delivery::default();
         for left in (1..flight).step_by(2) {
-            scoreboard.sack(left, left + 1, now, None, &|_| false, &mut delivery);
+            scoreboard.sack(left, left + 1, now, None, &mut delivery);
         }
         assert!(scoreboard.sent.len() <= ENTRIES_MAX && scoreboard.is_full(), "{} entries", scoreboard.sent.len());
         assert_eq!(scoreboard.sacked(), delivery.sacked);
         // What covers whole entries is still noted.
-        scoreboard.sack(1, flight, now, None, &|_| false, &mut delivery);
+        scoreboard.sack(1, flight, now, None, &mut delivery);
         assert_eq!(scoreboard.sacked(), flight - 1);
         scoreboard.acknowledge(flight, now, None, &|_| false, &mut delivery);
         assert!(scoreboard.is_empty() && delivery.delivered == flight);

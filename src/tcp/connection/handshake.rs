@@ -77,6 +77,7 @@ impl Connection {
             duplicate_acks: 0,
             quick_acks: options.quick_acks,
             last_received_at: now,
+            last_heard_at: now,
             challenge_at: Instant::ZERO,
         };
         Connection {
@@ -213,7 +214,7 @@ impl Connection {
         }
         // RFC 7323 section 2.2: the window of a SYN is never scaled.
         self.send.window = u64::from(syn.window);
-        self.send.window_max = self.send.window;
+        self.send.window_max = self.send.window as u32;
         self.send.window_seq = SEQUENCE_ORIGIN;
         self.send.window_ack = SEQUENCE_ORIGIN;
     }

@@ -109,7 +109,9 @@ impl Shared {
     pub fn listener_for(&self, tuple: &FourTuple) -> Option<ListenerId> {
         let taking = |address| {
             let mut listeners = self.listeners.iter();
-            listeners.find(|listener| (listener.address, listener.port) == (address, tuple.local_port)).map(|listener| listener.id)
+            listeners
+                .find(|listener| (listener.address, listener.port) == (address, tuple.local_port))
+                .map(|listener| listener.id)
         };
         taking(Some(tuple.local_ip)).or_else(|| taking(None))
     }
@@ -180,8 +182,8 @@ struct SendState {
     /// SND.WL1, SND.WL2.
     window_seq: u64,
     window_ack: u64,
-    /// The largest window the peer ever had: half of it is worth a short segment (RFC 9293 section 3.8.6.2.1).
-    window_max: u64,
+    /// The largest window the peer ever had, at most 1 GiB (RFC 7323 section 2.3): half of it is worth a short segment (RFC 9293 section 3.8.6.2.1).
+    window_max: u32,
     scale: u8,
     /// The peer's MSS option, or 536 without one (RFC 9293 section 3.7.1, MUST-15).
     peer_mss: u16,
@@ -198,7 +200,7 @@ struct SendState {
     /// Close was called: a FIN follows the queue.
     fin: bool,
     /// The last list that was refused, bytes.
-    refused: usize,
+    refused: u32,
     last_sent_at: Instant,
     /// New data wait until then, if they are paced.
     paced_until: Instant,
@@ -231,7 +233,7 @@ struct ReceiveState {
     limit_before: u32,
     chain: RxChain,
     /// Upper bound of the driver buffers in `chain`.
-    chain_driver_buffers: usize,
+    chain_driver_buffers: u32,
     reassembly: Reassembly,
     /// The application will read no more.
     refuses_text: bool,
@@ -255,6 +257,8 @@ struct ReceiveState {
     quick_acks: u8,
     /// Of text.
     last_received_at: Instant,
+    /// Of an acceptable segment.
+    last_heard_at: Instant,
     /// When a challenge ACK may go out again.
     challenge_at: Instant,
 }
@@ -278,7 +282,11 @@ enum Ack {
 struct Statistics {
     segments_in: u64,
     segments_out: u64,
-    retransmitted: u64,
+    /// Of them, such as carry text, or none.
+    text_segments_in: u64,
+    bare_segments_out: u64,
+    retransmitted: u32,
+    retransmitted_bytes: u64,
     bytes_in: u64,
 }
 
@@ -297,7 +305,7 @@ pub(crate) struct Connection {
     /// What the timer wheel knows.
     pub armed: Instant,
     /// Driver buffers the endpoint counts for it.
-    pub accounted_buffers: usize,
+    pub accounted_buffers: u32,
     pub entered_time_wait: bool,
     /// Counts among its remote's connections.
     pub counted_at_remote: bool,
@@ -433,8 +441,11 @@ impl Connection {
             congestion_control: self.congestion.name(),
             last_sent_at: self.send.last_sent_at,
             last_received_at: self.receive.last_received_at,
+            last_heard_at: self.receive.last_heard_at,
             reordering_seen: self.scoreboard.reordering_seen(),
             mss: self.send.mss,
+            peer_mss: self.receive.mss,
+            announced_mss: self.receive.mss_max,
             path_mtu: (self.send.path_mtu < u16::MAX).then_some(self.send.path_mtu),
             congestion_window: self.congestion.window(),
             slow_start_threshold: self.congestion.slow_start_threshold(),
@@ -449,9 +460,15 @@ impl Connection {
             out_of_order_bytes: self.receive.reassembly.len(),
             bytes_acknowledged: self.send.unacknowledged.saturating_sub(SEQUENCE_ORIGIN + 1),
             bytes_received: self.statistics.bytes_in,
+            bytes_sent: self.send.next.min(self.send.queue.end()).saturating_sub(SEQUENCE_ORIGIN + 1)
+                + self.statistics.retransmitted_bytes,
             segments_in: self.statistics.segments_in,
             segments_out: self.statistics.segments_out,
-            retransmitted_segments: self.statistics.retransmitted,
+            text_segments_in: self.statistics.text_segments_in,
+            text_segments_out: self.statistics.segments_out - self.statistics.bare_segments_out,
+            retransmitted_segments: self.statistics.retransmitted.into(),
+            retransmitted_bytes: self.statistics.retransmitted_bytes,
+            retransmitted_in_flight: self.scoreboard.retransmitted(),
             window_scale: self.scaling.then_some((self.send.scale, self.receive.scale)),
             timestamps: self.timestamps,
             sack: self.sack,
@@ -470,6 +487,6 @@ mod tests {
         // Beyond this come a controller (at most 112 bytes), a table entry (45), a slot (16) and a timer (24), and what tables have in
         // reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 784, "{size} bytes");
+        assert!(size <= 800, "{size} bytes");
     }
 }

@@ -27,6 +27,9 @@ const MTU_BASE: u16 = 1280;
 const BLACK_HOLE_TIMEOUTS: u8 = 3;
 /// RFC 4821 section 7.3's coarse table: tunnels, PPPoE, Ethernet, FDDI, jumbo frames.
 const USUAL: [u16; 8] = [1280, 1400, 1450, 1480, 1492, 1500, 4352, 9000];
+/// How often a router's word is taken before a larger packet was seen to pass again; then the path is taken for the least there is. Each time
+/// what is in flight goes again, and what makes a path of more narrowings, each behind the last, is no network.
+const REDUCTIONS_MAX: u8 = 8;
 /// RFC 4821 section 7.4: data behind a probe whose duplicate ACKs tell at once that it was lost, segments.
 const SEGMENTS_BEHIND_PROBE: u64 = 4;
 
@@ -37,6 +40,7 @@ pub(super) struct PathMtu {
     /// Sizes from here on are known to be lost; starts over with each raise.
     too_big: u16,
     probe: Option<Probe>,
+    reductions: u8,
     /// It takes less than `MTU_MIN_IPV4`.
     below_least: bool,
 }
@@ -61,7 +65,12 @@ impl Connection {
     fn lower_path_mtu(&mut self, now: Instant, shared: &Shared, mtu: u16) {
         self.send.path_mtu = mtu;
         let raise_at = now + shared.options.path_mtu_raise;
-        self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None, below_least: false }));
+        let reductions = self.mtu_reductions() + 1;
+        self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None, reductions, below_least: false }));
+    }
+
+    fn mtu_reductions(&self) -> u8 {
+        self.send.path.as_ref().map_or(0, |path| path.reductions)
     }
 
     /// Routers may cut what is sent.
@@ -81,7 +90,8 @@ impl Connection {
             return;
         }
         // RFC 1191 section 3 allows only to go down; sizes below the minimum may be an attack (RFC 5927 section 7).
-        let (told, mtu) = (mtu, mtu.max(self.mtu_min()));
+        let told = mtu;
+        let mtu = if self.mtu_reductions() < REDUCTIONS_MAX { mtu.max(self.mtu_min()) } else { self.mtu_min() };
         let size = self.send.mss.saturating_add(self.overhead());
         let below_least = told < mtu && told < size && self.tuple.remote_ip.is_ipv4() && !self.may_fragment();
         let lower = mtu < self.send.path_mtu && mtu < size;
@@ -94,7 +104,7 @@ impl Connection {
                 // What follows from it is to be learned again, also where the size stays.
                 self.send.mss_of = (0, 0);
             }
-            self.scoreboard.mark_all_lost();
+            self.scoreboard.mark_larger_lost(u64::from(told.saturating_sub(self.overhead())));
             // What a router dropped is lost, whatever comes to light about a repair that had begun before.
             self.send.repair = Repair::new();
             self.wake = true;
@@ -188,7 +198,7 @@ impl Connection {
                 shared.counters.mtup_success += 1;
                 self.send.path_mtu = probe.mtu;
                 if let Some(path) = &mut self.send.path {
-                    (path.probe, path.below_least) = (None, false);
+                    (path.probe, path.reductions, path.below_least) = (None, 0, false);
                 }
             }
             Fate::Lost => {

@@ -105,6 +105,7 @@ impl Connection {
     pub fn handle_train(&mut self, shared: &mut Shared, train: &Train) {
         let now = train.now();
         self.statistics.segments_in += u64::from(train.segments);
+        self.statistics.text_segments_in += u64::from(train.text_segments);
         let ack = self.ack_position(train.ack);
         let receive = &mut self.receive;
         if train.from.remembers {
@@ -116,6 +117,7 @@ impl Connection {
         } else if self.send.window == 0 || self.scoreboard.is_empty() {
             (self.send.stalled_since, self.send.retries) = (now, 0);
         }
+        self.receive.last_heard_at = now;
         self.restart_keepalive(now, shared);
         if train.text > 0 {
             self.observe_mss(train.longest);

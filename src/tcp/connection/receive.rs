@@ -141,7 +141,7 @@ impl Connection {
     #[inline]
     pub(super) fn take_in(&mut self, buf: RxBuf) {
         self.receive.next += buf.len() as u64;
-        self.receive.chain_driver_buffers += usize::from(buf.is_driver_buffer());
+        self.receive.chain_driver_buffers += u32::from(buf.is_driver_buffer());
         self.receive.chain.push_text(buf);
     }
 
@@ -247,7 +247,7 @@ impl Connection {
 
     /// Driver buffers held; an upper bound, exact while the stream holds no copies.
     pub fn driver_buffers(&self) -> usize {
-        self.receive.chain_driver_buffers.min(self.receive.chain.buffers()) + self.receive.reassembly.driver_buffers()
+        (self.receive.chain_driver_buffers as usize).min(self.receive.chain.buffers()) + self.receive.reassembly.driver_buffers()
     }
 
     /// Joins the small pieces of the stream: a hostile peer's one-byte segments become full pages.
@@ -302,7 +302,7 @@ impl Connection {
         self.receive.reassembly.replace_each(&mut copy);
         let reassembly_left = self.receive.reassembly.driver_buffers();
         self.receive.chain.replace_each(&mut copy);
-        self.receive.chain_driver_buffers = left - reassembly_left;
+        self.receive.chain_driver_buffers = (left - reassembly_left) as u32;
     }
 
     pub fn received_chain(&mut self) -> &mut RxChain {
@@ -312,7 +312,7 @@ impl Connection {
     /// The application consumed something.
     pub fn on_consumed(&mut self, _now: Instant, shared: &mut Shared) {
         let receive = &mut self.receive;
-        receive.chain_driver_buffers = receive.chain_driver_buffers.min(receive.chain.buffers());
+        receive.chain_driver_buffers = receive.chain_driver_buffers.min(receive.chain.buffers() as u32);
         if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
             return;
         }

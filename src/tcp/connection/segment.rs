@@ -43,6 +43,7 @@ impl Connection {
     /// A segment that was not predicted. `payload` is what follows the header.
     pub fn handle_segment(&mut self, now: Instant, shared: &mut Shared, repr: &Repr, payload: RxPacket) {
         self.statistics.segments_in += 1;
+        self.statistics.text_segments_in += u64::from(!payload.is_empty());
         if self.state == State::SynSent {
             return self.handle_in_syn_sent(now, shared, repr, payload);
         }
@@ -52,6 +53,7 @@ impl Connection {
             && self.check_syn(now, shared, &segment)
             && self.check_ack(now, shared, &segment);
         if acceptable {
+            self.receive.last_heard_at = now;
             self.restart_keepalive(now, shared);
             if self.ecn.on {
                 self.process_marks(now, shared, &segment);
@@ -101,7 +103,7 @@ impl Connection {
             return self.state == State::SynReceived && segment.has(Flags::SYN);
         }
         let ack = self.ack_position(segment.repr.ack);
-        ack <= self.send.next && ack + self.send.window_max.max(1) >= self.send.unacknowledged
+        ack <= self.send.next && ack + u64::from(self.send.window_max.max(1)) >= self.send.unacknowledged
     }
 
     /// RFC 7323 section 4.3 (2): only from a segment that spans Last.ACK.sent, or lies before it.
@@ -252,7 +254,7 @@ impl Connection {
         }
         // RFC 5961 section 5.2: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
         let SendState { unacknowledged, next, window_max, .. } = self.send;
-        if ack > next || ack + window_max.max(1) < unacknowledged {
+        if ack > next || ack + u64::from(window_max.max(1)) < unacknowledged {
             shared.counters.unacceptable_acks += 1;
             self.challenge(now, shared);
             return false;

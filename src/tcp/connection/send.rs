@@ -83,7 +83,8 @@ impl Connection {
 
     #[cold]
     fn refuse(&mut self, shared: &mut Shared, len: usize) -> Result<(), SendError> {
-        self.send.refused = len;
+        // More than any queue takes is never room for.
+        self.send.refused = u32::try_from(len).unwrap_or(u32::MAX);
         shared.counters.send_queue_full += 1;
         Err(SendError::Full)
     }
@@ -177,16 +178,17 @@ impl Connection {
             repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
         }
         if again {
-            self.scoreboard.on_retransmitted(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
-            self.count_retransmission(shared, 1);
+            self.scoreboard.on_retransmitted(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, 1, now);
+            self.count_retransmission(shared, 1, 0);
         } else {
-            self.scoreboard.on_sent(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, now);
+            self.scoreboard.on_sent(SEQUENCE_ORIGIN, SEQUENCE_ORIGIN + 1, 1, now);
             self.send.next = SEQUENCE_ORIGIN + 1;
             self.send.stalled_since = now;
         }
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
         }
+        self.statistics.bare_segments_out += 1;
         self.emit(now, shared, repr, 0, out);
         true
     }
@@ -197,9 +199,10 @@ impl Connection {
         shared.counters.out_segs += packets;
     }
 
-    fn count_retransmission(&mut self, shared: &mut Shared, packets: u64) {
+    fn count_retransmission(&mut self, shared: &mut Shared, packets: u64, len: u64) {
         shared.counters.retrans_segs += packets;
-        self.statistics.retransmitted += packets;
+        self.statistics.retransmitted = self.statistics.retransmitted.wrapping_add(packets as u32);
+        self.statistics.retransmitted_bytes += len;
     }
 
     /// Bytes the network may take now.
@@ -272,9 +275,10 @@ impl Connection {
         let whole = self.whole_packets(data_end.saturating_sub(start), allowance.max(1), limits);
         let range = Range { start, len: whole, fin: end > self.send.queue.end() && start + whole as u64 == data_end };
         let sent = self.emit_range(now, shared, limits, out, &range);
-        self.scoreboard.on_retransmitted(start, start + sent, now);
+        self.scoreboard.on_retransmitted(start, start + sent, self.send.mss, now);
         // Without the FIN, which travels with the last of them.
-        self.count_retransmission(shared, out.packets(sent.min(range.len as u64) as usize));
+        let len = sent.min(range.len as u64);
+        self.count_retransmission(shared, out.packets(len as usize), len);
         self.note_repair(now, sent);
         self.send.last_sent_at = now;
         // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
@@ -386,7 +390,7 @@ impl Connection {
         let nagle = self.nagle && !self.scoreboard.is_empty() && !fin;
         len >= u64::from(self.send.mss)
             || (everything && !nagle)
-            || (!everything && len >= self.send.window_max / WORTHWHILE_FRACTION)
+            || (!everything && len >= u64::from(self.send.window_max) / WORTHWHILE_FRACTION)
             || self.send.override_due
     }
 
@@ -408,7 +412,7 @@ impl Connection {
         if self.ecn.on {
             self.mark_capable(out);
         }
-        self.scoreboard.on_sent(range.start, range.start + sent, now);
+        self.scoreboard.on_sent(range.start, range.start + sent, self.send.mss, now);
         self.send.next = range.start + sent;
         self.send.last_sent_at = now;
         // RFC 6298 section 5.1.
@@ -452,7 +456,10 @@ impl Connection {
                 .max(1),
         };
         let len = match range.len {
-            0 => 0,
+            0 => {
+                self.statistics.bare_segments_out += 1;
+                0
+            }
             wanted => self.send.queue.gather(range.start, wanted, &composition, &mut out.payload),
         };
         if len > mss {
@@ -491,8 +498,15 @@ impl Connection {
         if !std::mem::take(&mut self.send.probe_due) {
             return false;
         }
-        let repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
-        self.emit(now, shared, repr, 0, out);
+        // Being unacceptable it is dropped with what it tells (section 3.10.7.4, first step): an ACK that is owed, a window that has opened and
+        // a duplicate are still to be told.
+        let (edge, duplicate) = (self.receive.edge, std::mem::take(&mut self.receive.duplicate));
+        let mut repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
+        (self.receive.edge, self.receive.duplicate) = (edge, duplicate);
+        repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
+        self.statistics.bare_segments_out += 1;
+        self.count_packets(shared, 1);
+        out.seal(&self.tuple, &repr, 0);
         // The next probe, with backoff, unless the window opens.
         if self.send.next < self.send.queue.end() || (self.send.fin && !self.fin_sent()) {
             self.arm_persist(now);
@@ -516,6 +530,7 @@ impl Connection {
             return false;
         }
         shared.counters.pure_acks += 1;
+        self.statistics.bare_segments_out += 1;
         if !self.ecn.on && !self.reports_blocks() && self.receive.duplicate_acks == 0 {
             self.emit_plain(now, shared, self.send.next, Flags::ACK, 0, out);
             return true;

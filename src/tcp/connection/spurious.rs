@@ -62,9 +62,9 @@ impl Repair {
 }
 
 impl Connection {
-    /// A loss was found, or the retransmission timer expired. `open`: nothing was being repaired before. `probed` bytes of a tail probe are on
-    /// their way: a D-SACK of them says nothing of this episode (Linux: tcp_init_undo).
-    pub(super) fn begin_repair(&mut self, timeout: bool, open: bool, probed: u64) {
+    /// A loss was found, or the retransmission timer expired. `open`: nothing was being repaired before. `copies` bytes had been sent again, by a tail
+    /// probe or in an earlier episode: a D-SACK of them says nothing of this one (Linux: tcp_init_undo).
+    pub(super) fn begin_repair(&mut self, timeout: bool, open: bool, copies: u64) {
         // Timestamps tell sooner. In an episode that had begun already the timeout was none of the originals'.
         let frto = timeout && open && !self.timestamps && self.is_synchronized();
         // The next ACK of new data is the first range's. If that was sent again in an episode before, the echo may be of that copy:
@@ -75,7 +75,7 @@ impl Connection {
             timestamp: None,
             frto: if frto { Frto::Retransmitted } else { Frto::Off },
             begun_at: self.send.unacknowledged,
-            sent_again: probed as u32,
+            sent_again: copies as u32,
             marked: false,
         };
     }

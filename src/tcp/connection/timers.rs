@@ -208,19 +208,19 @@ impl Connection {
         // other is, whatever the peer answers meanwhile.
         let first = !self.scoreboard.has_timed_out();
         let open = !self.scoreboard.in_recovery();
-        let flight = self.send.next - self.send.unacknowledged;
+        let flight = (self.send.next - self.send.unacknowledged).max(self.scoreboard.first_flight());
         if answered {
             self.count_try(now);
         } else {
             self.send.retries = self.send.retries.saturating_add(1);
         }
-        let probed = self.scoreboard.probed();
+        let copies = self.scoreboard.sent_again();
         self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
         if first {
-            self.begin_repair(true, open, probed);
+            self.begin_repair(true, open, copies);
             self.ecn.note_timeout(self.send.unacknowledged, self.send.next);
         } else {
             self.continue_repair();
@@ -290,8 +290,8 @@ impl Connection {
 
     fn on_reorder_timeout(&mut self, now: Instant, shared: &mut Shared) {
         let flight = self.send.next - self.send.unacknowledged;
-        let newly_lost = self.mark_losses(now, u64::from(self.send.mss));
-        self.on_losses(now, shared, newly_lost, flight);
+        let losses = self.mark_losses(now, u64::from(self.send.mss));
+        self.on_losses(now, shared, &losses, flight);
         // Before it is sent again: its ACK would pass for the probe's.
         self.observe_mtu_probe(now, shared);
         if let Phase::Recovery { .. } = self.scoreboard.phase() {

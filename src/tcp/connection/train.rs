@@ -161,6 +161,8 @@ pub(crate) struct Train {
     pub(super) segments: u32,
     /// Of them, such as acknowledge something new.
     pub(super) acks: u32,
+    /// And such as carry text, which comes to `text` bytes.
+    pub(super) text_segments: u32,
     pub(super) text: u64,
     /// Buffers that the text is in.
     buffers: usize,
@@ -183,6 +185,7 @@ impl Train {
             look: first.look,
             segments: 0,
             acks: 0,
+            text_segments: 0,
             text: 0,
             buffers: 0,
             last_len: 0,
@@ -277,6 +280,7 @@ impl Train {
         let alike = len == std::mem::replace(&mut self.last_len, len);
         if len > 0 {
             self.remembers = false;
+            self.text_segments += 1;
             self.text += len;
             self.place = self.place.wrapping_add(len << 32);
             if !alike {

@@ -123,8 +123,8 @@ impl Endpoint {
         }
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = iss_min.filter(|least| iss.distance(*least) < 0).unwrap_or(iss);
-        let index =
-            self.admit(listener, tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
+        let index = self
+            .admit(listener, tuple, |id, shared| Connection::open_passive(now, id, tuple, iss, timestamp_offset, shared, repr));
         self.note_half_open(listener, ConnectionId { index, generation: self.slots[index as usize].generation });
         self.settle(index);
     }
@@ -314,8 +314,8 @@ impl Endpoint {
         self.shared.counters.syncookies_recv += 1;
         let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = repr.ack - 1;
-        let index =
-            self.admit(listener, tuple, |id, shared| Connection::open_cookie(now, id, tuple, iss, timestamp_offset, shared, &syn));
+        let index = self
+            .admit(listener, tuple, |id, shared| Connection::open_cookie(now, id, tuple, iss, timestamp_offset, shared, &syn));
         if let Some(connection) = &mut self.slots[index as usize].connection {
             connection.handle_segment(now, &mut self.shared, repr, packet);
             if connection.state == State::SynReceived {

@@ -225,6 +225,57 @@ fn listeners_are_bounded_and_can_be_closed() {
     assert!(sent(&mut tcp, START)[0].flags.contains(Flags::RST));
 }
 
+/// RFC 9293 section 3.9.1.1, MUST-43.
+#[test]
+fn listeners_may_take_one_address_only() {
+    let mut tcp = endpoint(Options::default());
+    let local = |text: &str| address(&format!("{text}:2049"));
+    assert_eq!(tcp.listen_at(local("10.0.0.2")), Ok(()));
+    assert_eq!(tcp.listen_at(local("10.0.0.2")), Err(ListenError::InUse));
+    for nobody in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "[::]", "[ff02::1]"] {
+        assert_eq!(tcp.listen_at(local(nobody)), Err(ListenError::InvalidAddress), "{nobody}");
+    }
+    let answer = |tcp: &mut Endpoint, to: &str, port: u16| {
+        inject(tcp, START, "10.0.0.1".parse().unwrap(), to.parse().unwrap(), &syn(port));
+        sent(tcp, START).first().map(|repr| repr.flags)
+    };
+    assert_eq!(answer(&mut tcp, "10.0.0.2", 700), Some(Flags::SYN | Flags::ACK));
+    assert_eq!(answer(&mut tcp, "10.0.0.3", 700), Some(Flags::RST | Flags::ACK), "another address of ours");
+    // Any other address, beside it.
+    assert_eq!(tcp.listen(2049), Ok(()));
+    assert_eq!(answer(&mut tcp, "10.0.0.3", 700), Some(Flags::SYN | Flags::ACK));
+    // Each ends what is its own.
+    assert!(tcp.unlisten(2049) && !tcp.unlisten(2049));
+    assert_eq!(tcp.connections().count(), 1);
+    assert_eq!(answer(&mut tcp, "10.0.0.3", 701).map(|flags| flags.contains(Flags::RST)), Some(true));
+    assert_eq!(answer(&mut tcp, "10.0.0.2", 701), Some(Flags::SYN | Flags::ACK));
+    assert!(tcp.unlisten_at(local("10.0.0.2")) && !tcp.unlisten_at(local("10.0.0.2")));
+    assert_eq!(tcp.connections().count(), 0);
+}
+
+/// What is left of a listener that has ended counts among nobody's, not even of the next on its port.
+#[test]
+fn a_listener_s_queue_ends_with_it() {
+    let mut tcp = endpoint(Options { accept_queue_max: 1, ..Options::default() });
+    let (from, to) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let open = |tcp: &mut Endpoint, port: u16| {
+        inject(tcp, START, from, to, &syn(port));
+        let syn_ack = sent(tcp, START).into_iter().find(|repr| repr.flags.contains(Flags::SYN)).unwrap();
+        let options = TcpOptions { timestamps: syn(port).options.timestamps, ..TcpOptions::default() };
+        let ack = Repr { flags: Flags::ACK, seq: syn_ack.ack, ack: syn_ack.seq + 1, options, ..syn(port) };
+        inject(tcp, START, from, to, &ack);
+    };
+    tcp.listen(2049).unwrap();
+    open(&mut tcp, 700);
+    assert!(tcp.unlisten(2049));
+    tcp.listen(2049).unwrap();
+    // The first is still in the queue of events, and the new listener's maximum is one.
+    open(&mut tcp, 701);
+    let accepted = std::iter::from_fn(|| tcp.poll_event()).filter(|event| matches!(event, Event::Accepted { .. })).count();
+    assert_eq!(accepted, 2);
+    assert_eq!(tcp.counters().listen_overflows, 0);
+}
+
 /// A flood of SYNs from everywhere, and honest peers in it: nothing is kept of the flood, everybody honest gets in.
 #[test]
 fn honest_peers_get_in_during_a_flood() {
