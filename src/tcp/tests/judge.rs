@@ -488,18 +488,21 @@ impl Judge {
         own.tally.empty += u64::from(empty);
         own.last_ack = last.max(ack);
         own.receive_edge = old_edge.max(edge);
-        let said = (ack, edge, segment.blocks.clone(), segment.has(ECE));
-        let nothing_new = own.said.as_ref() == Some(&said);
-        let unanswered = own.unanswered;
-        let nothing_said = empty && nothing_new && unanswered == 0;
-        own.surplus = if nothing_said { own.surplus + 1 } else { 0 };
+        let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
+        // A probe is dropped unread (RFC 9293 section 3.10.7.4, first step): it says nothing, and answers nothing.
+        if !is_probe {
+            let said = (ack, edge, segment.blocks.clone(), segment.has(ECE));
+            let nothing_new = own.said.as_ref() == Some(&said);
+            let unanswered = own.unanswered;
+            let nothing_said = empty && nothing_new && unanswered == 0;
+            own.surplus = if nothing_said { own.surplus + 1 } else { 0 };
+            // A SYN-ACK may come out of no memory and answers one SYN.
+            let answers_all = ack >= own.believed_end && !nothing_new && !segment.has(SYN);
+            own.unanswered = if answers_all { 0 } else { unanswered.saturating_sub(1) };
+            own.said = Some(said);
+        }
         // Without SACK each segment behind a hole has its own ACK, and which of a burst's is whose cannot be told.
         let too_many = own.surplus > u64::from(!agreed);
-        // A SYN-ACK may come out of no memory and answers one SYN.
-        let answers_all = ack >= own.believed_end && !nothing_new && !segment.has(SYN);
-        own.unanswered = if answers_all { 0 } else { unanswered.saturating_sub(1) };
-        own.said = Some(said);
-        let is_probe = empty && place(segment.seq, own.isn.unwrap_or(0)) < own.sent_end;
         let too_soon = own.window_probe_at.is_some_and(|last| at.saturating_sub(last) < PROBE_MIN);
         if is_probe {
             own.window_probe_at = Some(at);
