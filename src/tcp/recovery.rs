@@ -923,7 +923,7 @@ mod tests {
             scoreboard.on_sent(4500, 5500, 1000, Instant::ZERO);
             scoreboard.sack(left, right, Instant::from_millis(5), None, &mut delivery);
             let mut found = scoreboard.sent.iter().filter(|sent| sent.is_sacked());
-            let range = found.next().map_or((0, 0), |first| (first.start, found.last().unwrap_or(first).end));
+            let range = found.next().map_or((0, 0), |first| (first.start, found.next_back().unwrap_or(first).end));
             assert_eq!(range, (sacked.0, sacked.1.min(5500)), "{left}..{right}");
             assert_eq!(scoreboard.sacked(), range.1 - range.0);
         }
