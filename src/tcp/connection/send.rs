@@ -499,11 +499,16 @@ impl Connection {
             return false;
         }
         // Being unacceptable it is dropped with what it tells (section 3.10.7.4, first step): an ACK that is owed, a window that has opened and
-        // a duplicate are still to be told.
-        let (edge, duplicate) = (self.receive.edge, std::mem::take(&mut self.receive.duplicate));
+        // a duplicate are still to be told, and no more is promised than was before.
+        let ReceiveState { edge, next, scale, duplicate, .. } = self.receive;
+        self.receive.duplicate = (0, 0);
         let mut repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
         (self.receive.edge, self.receive.duplicate) = (edge, duplicate);
+        repr.window = (edge.saturating_sub(next) >> scale).min(u64::from(u16::MAX)) as u16;
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
+        if self.ecn.on {
+            self.echo_marks(&mut repr);
+        }
         self.statistics.bare_segments_out += 1;
         self.count_packets(shared, 1);
         out.seal(&self.tuple, &repr, 0);
