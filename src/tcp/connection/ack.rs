@@ -208,7 +208,12 @@ impl Connection {
         // RFC 5681 section 4.3: losses in two windows are two signs of congestion, though those of the second were known before the first was
         // repaired.
         if left == Some(true) && losses.bytes == 0 {
-            self.begin_recovery(now, shared, 0, flight);
+            if self.scoreboard.is_empty() {
+                self.congestion.on_loss(now, flight);
+                self.note_reduction_apart();
+            } else {
+                self.begin_recovery(now, shared, 0, flight);
+            }
         }
         self.on_losses(now, shared, &losses, flight);
         losses.bytes
