@@ -89,7 +89,7 @@ pub enum Command {
         /// Repeat every so many seconds, counters as rates per second; stop with Ctrl-C.
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
         watch: Option<u32>,
-        /// Every TCP connection instead of counters, with the columns of `ss -ti`; with --json one object a line.
+        /// Every TCP connection instead of counters, with columns of `ss -ti`; with --json one object a line.
         #[arg(long, conflicts_with = "watch")]
         connections: bool,
     },
