@@ -65,7 +65,7 @@ impl Connection {
     fn lower_path_mtu(&mut self, now: Instant, shared: &Shared, mtu: u16) {
         self.send.path_mtu = mtu;
         let raise_at = now + shared.options.path_mtu_raise;
-        let reductions = self.mtu_reductions() + 1;
+        let reductions = self.mtu_reductions().saturating_add(1);
         self.send.path = Some(Box::new(PathMtu { raise_at, too_big: u16::MAX, probe: None, reductions, below_least: false }));
     }
 
@@ -90,13 +90,13 @@ impl Connection {
             return;
         }
         // RFC 1191 section 3 allows only to go down; sizes below the minimum may be an attack (RFC 5927 section 7).
-        let told = mtu;
-        let mtu = if self.mtu_reductions() < REDUCTIONS_MAX { mtu.max(self.mtu_min()) } else { self.mtu_min() };
+        let (told, mtu) = (mtu, mtu.max(self.mtu_min()));
         let size = self.send.mss.saturating_add(self.overhead());
         let below_least = told < mtu && told < size && self.tuple.remote_ip.is_ipv4() && !self.may_fragment();
         let lower = mtu < self.send.path_mtu && mtu < size;
         if lower || below_least {
-            self.lower_path_mtu(now, shared, mtu.min(self.send.path_mtu));
+            let is_last = self.mtu_reductions() >= REDUCTIONS_MAX;
+            self.lower_path_mtu(now, shared, if is_last { self.mtu_min() } else { mtu.min(self.send.path_mtu) });
             shared.counters.pmtu_reductions += u64::from(lower);
             if let Some(path) = self.send.path.as_mut().filter(|_| below_least) {
                 path.below_least = true;
