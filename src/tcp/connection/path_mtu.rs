@@ -7,7 +7,7 @@
 //! A router's claim is believed at once, as in Linux, if it quotes what is in flight (RFC 5927 section 4). Section 7.2 would hold it back, once as
 //! large a packet was acknowledged, until the quoted segment has timed out: every path that really narrows would cost each of its connections a
 //! timeout, and nothing here outlives a connection to spare the next one. What a forger gains who knows both ends' ports and guesses a number in
-//! flight is bounded instead: no size below the minimum, nothing that stalls (what was in flight goes again, in smaller packets), no fall of
+//! flight is bounded instead: no size below the minimum, few steps on the way there, nothing that stalls (what was in flight goes again, in smaller packets), no fall of
 //! the window, and `path_mtu_raise` later a larger packet is tried.
 //!
 //! Where IPv4's path takes less than that minimum, packets have its size and routers may cut them (RFC 1191 section 3: a host may stop by
