@@ -23,9 +23,11 @@ pub const CASES: &[Case] = &[
 const READERS: usize = 64;
 const READ_BYTES: u32 = 32 << 10;
 /// What a flood of `RATE_HELD` must leave of the goodput beside the same generator whose packets end before the TAP: the median of rounds.
+/// Asked for in full mode only, on a machine that does nothing else. Server, generator and readers share two CPUs and whatever is below
+/// them, so elsewhere the ratio says more about the machine than about the server, and is printed. tests/syn_flood.rs holds the server
+/// to it everywhere, at more SYNs than this generator brings into a TAP, on a clock of its own.
 const LEFT_MIN: f64 = 0.8;
-/// SYNs a second at which that is asked for. The server has a CPU, the kernel's side, generator and readers, the other one; what else the
-/// machine does takes from both. What the server leaves at higher rates is what tests/syn_flood.rs holds it to, without a machine.
+/// SYNs a second.
 const RATE_HELD: u64 = 20_000;
 /// What may be measured again, and says so: whatever else the machine does falls on one half of a round or the other.
 const TRIES: u32 = 8;
@@ -127,10 +129,11 @@ fn read(rpc: &mut Rpc, file: &[u8], offset: u64) -> Result<Vec<u8>> {
 
 /// Goodput beside generators of several rates, and what of it their floods leave.
 fn compare(ground: &Ground, bytes: &AtomicU64) -> Result<()> {
-    if full() {
-        for rate in RATES {
-            rounds_at(ground, bytes, ROUNDS_BESIDE, rate)?;
-        }
+    if !full() {
+        return rounds_at(ground, bytes, ROUNDS_BESIDE, RATE_HELD).map(|_| ());
+    }
+    for rate in RATES {
+        rounds_at(ground, bytes, ROUNDS_BESIDE, rate)?;
     }
     for attempt in 1..=TRIES {
         let left = rounds_at(ground, bytes, ROUNDS, RATE_HELD)?;
