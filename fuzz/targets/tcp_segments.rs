@@ -18,8 +18,10 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
-use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxBuf, Slice};
-use nfsplice::tcp::{ConnectionId, Endpoint, Event, FourTuple, IcmpError, SendError, State, Transmit, TransmitLimits};
+use nfsplice::buf::{Checksum, FragmentArena, PagePool, RxBuf, RxPacket, Slice};
+use nfsplice::tcp::{
+    ConnectionId, Endpoint, Event, FourTuple, IcmpError, SendError, State, TcpCounters, Transmit, TransmitLimits,
+};
 use nfsplice::time::{Duration, Instant};
 use nfsplice::wire::tcp::{Flags, HEADER_LEN_MAX, Repr, SeqNumber, Timestamps};
 
@@ -50,6 +52,16 @@ const WINDOW_SLACK: usize = 8;
 const STEPS_TO_FINISH: usize = 5_000;
 
 static TRACE: LazyLock<bool> = LazyLock::new(|| std::env::var_os("TCP_TRACE").is_some());
+
+/// What became of a packet that reached an endpoint.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Taken,
+    /// It would complete a handshake while the accept queue is full: nothing of it is kept but its timestamp.
+    Waits,
+    /// It answers a cookie while there is no place for a connection, or follows what answers one: nobody knows of it.
+    Lost,
+}
 
 struct Side {
     endpoint: Endpoint,
@@ -416,20 +428,38 @@ impl Conversation {
 
     fn deliver(&mut self, to: usize, packet: &Packet) {
         self.trace(to, '<', &packet.bytes, packet.ecn);
-        let dst = self.setup.address(to);
         // What the attacker has made has any checksum: a device may be wrong.
         let checksum = if self.setup.verifies && !packet.forged { Checksum::Unknown } else { Checksum::Good };
+        let fate = self.hand_over(to, packet, packet.received(self.cut), checksum);
+        self.tell_fate_of(to, packet, fate);
+    }
+
+    /// `packet`, or what begins with it, reaches an endpoint.
+    fn hand_over(&mut self, to: usize, packet: &Packet, received: RxPacket, checksum: Checksum) -> Fate {
+        let dst = self.setup.address(to);
         let endpoint = &mut self.sides[to].endpoint;
-        let turned_away = endpoint.counters().listen_overflows;
-        endpoint.handle_marked_segment(self.now, packet.src, dst, packet.received(self.cut), checksum, packet.ecn);
-        if endpoint.counters().listen_overflows != turned_away
-            && let Some(judge) = packet.connection.and_then(|at| self.connections[at].judge.as_mut())
-        {
-            // A segment that would complete a handshake is dropped while the accept queue is full, but for its timestamp.
-            judge.intrudes(to, &packet.bytes);
-            return;
+        let before = *endpoint.counters();
+        endpoint.handle_marked_segment(self.now, packet.src, dst, received, checksum, packet.ecn);
+        let after = endpoint.counters();
+        let without_place = |counters: &TcpCounters| counters.listen_drops + counters.remote_drops + counters.syncookies_failed;
+        let is_syn = Repr::parse(&packet.bytes).is_ok_and(|(segment, _)| segment.flags.contains(Flags::SYN));
+        if after.listen_overflows != before.listen_overflows {
+            Fate::Waits
+        } else if without_place(after) != without_place(&before) && !packet.forged && !is_syn {
+            Fate::Lost
+        } else {
+            Fate::Taken
         }
-        self.tell_of(to, packet);
+    }
+
+    fn tell_fate_of(&mut self, to: usize, packet: &Packet, fate: Fate) {
+        let judge = packet.connection.and_then(|at| self.connections[at].judge.as_mut());
+        match (fate, judge) {
+            (Fate::Waits, Some(judge)) => drop(judge.intrudes(to, &packet.bytes)),
+            (Fate::Lost, Some(judge)) => judge.loses(1 - to, &packet.bytes),
+            (Fate::Lost, None) => {}
+            (Fate::Taken, _) | (Fate::Waits, None) => self.tell_of(to, packet),
+        }
     }
 
     /// As `Shard` does it: where the device put it, if it continues a train.
@@ -454,15 +484,15 @@ impl Conversation {
             [first, ..] => {
                 let dst = self.setup.address(to);
                 self.trace(to, '[', &first.bytes, first.ecn);
-                let endpoint = &mut self.sides[to].endpoint;
-                endpoint.handle_marked_segment(self.now, first.src, dst, joined(&packets), Checksum::Good, first.ecn);
-                if let Some(judge) = first.connection.and_then(|at| self.connections[at].judge.as_mut()) {
+                let fate = self.hand_over(to, first, joined(&packets), Checksum::Good);
+                let judge = first.connection.and_then(|at| self.connections[at].judge.as_mut());
+                if let Some(judge) = judge.filter(|_| fate == Fate::Taken) {
                     // The device has put the last one's timestamp in the first one's place.
                     let header = joined(&packets).first[..first.header_len()].to_vec();
                     let header = with_checksum(first.src, dst, header);
                     judge.delivers(self.now.nanos(), to, [first.src, dst], &header, 0);
                 }
-                packets.iter().for_each(|packet| self.tell_of(to, packet));
+                packets.iter().for_each(|packet| self.tell_fate_of(to, packet, fate));
             }
         }
     }
