@@ -13,6 +13,7 @@ mod judge;
 mod packet;
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,7 @@ use crate::client::{NFS, Reply, Rpc, UNSTABLE, Written, Xdr, parse_read, procedu
 use crate::libnfs::Random;
 use crate::net::Netns;
 use crate::report::{Report, full};
-use crate::server::{self, DEVICE, SERVER_ADDRESS, Setup};
+use crate::server::{self, DEVICE, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup};
 use crate::standin;
 use judge::{Terms, Verdict, judge};
 use packet::{Capture, SYN};
@@ -30,6 +31,7 @@ use packet::{Capture, SYN};
 const FAR: &str = "far0";
 const NEAR: &str = "near0";
 const FAR_ADDRESS: &str = "10.77.0.3";
+const FAR_ADDRESS_V6: &str = "fd4e:6673::3";
 const MOUNT_PORT: u16 = 20_048;
 /// Bytes of a call's data, and calls under way.
 const PIECE: usize = 256 << 10;
@@ -40,6 +42,8 @@ const LOST_MIN: u32 = 3;
 /// One way the link and the peer may be.
 struct Case {
     name: &'static str,
+    /// What carries it.
+    ipv6: bool,
     mib: usize,
     mtu: u16,
     /// The peer's, where it is another one.
@@ -56,8 +60,19 @@ struct Case {
     tcp: &'static str,
 }
 
-const PLAIN: Case =
-    Case { name: "plain", mib: 16, mtu: 1500, far_mtu: None, loss: 0, marks: 0, bottleneck: None, settings: &[], tcp: "" };
+const PLAIN: Case = Case {
+    name: "plain",
+    ipv6: false,
+    mib: 16,
+    mtu: 1500,
+    far_mtu: None,
+    loss: 0,
+    marks: 0,
+    bottleneck: None,
+    settings: &[],
+    tcp: "",
+};
+const OVER_IPV6: Case = Case { ipv6: true, ..PLAIN };
 
 const CASES: &[Case] = &[
     PLAIN,
@@ -93,6 +108,20 @@ const CASES: &[Case] = &[
         tcp: "pacing = true",
         ..PLAIN
     },
+    Case { name: "ipv6", ..OVER_IPV6 },
+    Case { name: "ipv6_mtu1280_loss1", mib: 4, mtu: 1280, loss: 1, ..OVER_IPV6 },
+    Case { name: "ipv6_mtu9000", mib: 32, mtu: 9000, ..OVER_IPV6 },
+    Case { name: "ipv6_loss1", mib: 8, loss: 1, ..OVER_IPV6 },
+    Case { name: "ipv6_loss5", mib: 2, loss: 5, ..OVER_IPV6 },
+    Case { name: "ipv6_ecn_loss1", mib: 8, marks: 1, loss: 1, settings: &[("tcp_ecn", "1")], ..OVER_IPV6 },
+    Case {
+        name: "ipv6_everything_off_loss1",
+        mib: 4,
+        loss: 1,
+        settings: &[("tcp_timestamps", "0"), ("tcp_sack", "0"), ("tcp_window_scaling", "0")],
+        ..OVER_IPV6
+    },
+    Case { name: "ipv6_bottleneck", mib: 8, bottleneck: Some("rate 100mbit burst 16k limit 64k"), ..OVER_IPV6 },
 ];
 
 pub fn run(report: &mut Report) {
@@ -132,11 +161,12 @@ impl Case {
 struct Link {
     bed: Bed,
     far: Netns,
+    server: IpAddr,
 }
 
 impl Link {
     fn new(case: &Case) -> Result<Link> {
-        let setup = Setup { mtu: case.mtu, bridge: true, tcp: case.tcp.into(), ..Setup::default() };
+        let setup = Setup { mtu: case.mtu, ipv6: case.ipv6, bridge: true, tcp: case.tcp.into(), ..Setup::default() };
         let bed = Bed::new(setup)?;
         let far = Netns::new()?;
         let far_mtu = case.far_mtu.unwrap_or(case.mtu);
@@ -145,6 +175,9 @@ impl Link {
         // Packets of the size of the wire's, not chains of the kernel's.
         far.ip(&format!("link set {FAR} gso_max_segs 1"))?;
         far.ip(&format!("addr add {FAR_ADDRESS}/24 dev {FAR}"))?;
+        if case.ipv6 {
+            far.ip(&format!("-6 addr add {FAR_ADDRESS_V6}/64 dev {FAR} nodad"))?;
+        }
         far.ip(&format!("link set {FAR} mtu {far_mtu} up"))?;
         far.inside(|| -> Result<()> {
             for (name, value) in case.settings {
@@ -152,7 +185,8 @@ impl Link {
             }
             Ok(())
         })??;
-        let link = Link { bed, far };
+        let server = if case.ipv6 { SERVER_ADDRESS_V6 } else { SERVER_ADDRESS }.parse()?;
+        let link = Link { bed, far, server };
         // Neighbours are found before anything is dropped.
         link.rpc(server::NFS_PORT)?.null()?;
         link.impair(case)?;
@@ -160,8 +194,7 @@ impl Link {
     }
 
     fn rpc(&self, port: u16) -> Result<Rpc> {
-        let to = format!("{SERVER_ADDRESS}:{port}").parse()?;
-        let stream = self.far.connect(to, Duration::from_secs(20))?;
+        let stream = self.far.connect(SocketAddr::new(self.server, port), Duration::from_secs(20))?;
         // Whatever is this machine's default.
         rustix::net::sockopt::set_tcp_congestion(&stream, "cubic")?;
         Rpc::new(stream)
@@ -177,14 +210,15 @@ impl Link {
     /// Drops and marks what comes in from either end.
     fn impair(&self, case: &Case) -> Result<()> {
         let (loss, marks) = (case.loss, case.marks);
+        let (of_tcp, family) = if case.ipv6 { ("ip6 nexthdr tcp", "ip6") } else { ("ip protocol tcp", "ip") };
         let mut rules = String::new();
         for device in [DEVICE, NEAR] {
             let mut lines = String::new();
             if loss > 0 {
-                lines += &format!("ip protocol tcp numgen random mod 100 < {loss} counter drop\n");
+                lines += &format!("{of_tcp} numgen random mod 100 < {loss} counter drop\n");
             }
             if marks > 0 {
-                lines += &format!("ip ecn ect0 numgen random mod 100 < {marks} ip ecn set ce counter\n");
+                lines += &format!("{family} ecn ect0 numgen random mod 100 < {marks} {family} ecn set ce counter\n");
             }
             rules += &format!("chain {device} {{ type filter hook ingress device \"{device}\" priority 0; {lines} }}\n");
         }

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::net::Netns;
 use crate::process::{self, Daemon};
-use crate::server::SERVER_ADDRESS;
+use crate::server::{SERVER_ADDRESS, SERVER_ADDRESS_V6};
 
 pub const FIN: u16 = 0x01;
 pub const SYN: u16 = 0x02;
@@ -102,7 +102,7 @@ impl Capture {
         let mut command = net.command("tcpdump");
         // 64 MiB between the kernel and tcpdump; tcpdump stays root, which the folder belongs to.
         command.args(["-i", device, "-s", &snaplen, "-B", "65536", "-Z", "root", "-n", "-w"]).arg(path);
-        command.arg(format!("tcp and host {SERVER_ADDRESS}"));
+        command.arg(format!("tcp and (host {SERVER_ADDRESS} or host {SERVER_ADDRESS_V6})"));
         let mut tcpdump = Daemon::spawn(command, &path.with_extension("log"))?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while !fs::read_to_string(&tcpdump.log)?.contains("listening on") {
@@ -133,6 +133,7 @@ const FIELDS: &[&str] = &[
     "frame.number",
     "frame.time_epoch",
     "ip.src",
+    "ipv6.src",
     "tcp.srcport",
     "tcp.dstport",
     "tcp.seq_raw",
@@ -148,7 +149,9 @@ const FIELDS: &[&str] = &[
     "tcp.options.timestamp.tsval",
     "tcp.options.timestamp.tsecr",
     "ip.dsfield.ecn",
+    "ipv6.tclass.ecn",
     "ip.len",
+    "ipv6.plen",
     "ip.checksum.status",
     "tcp.checksum.status",
     "tcp.checksum",
@@ -189,7 +192,8 @@ fn parse(line: &str) -> Result<Packet> {
         ensure!(left.len() == right.len(), "half a block");
         Ok(left.into_iter().zip(right).collect())
     };
-    let from_server = field("ip.src") == SERVER_ADDRESS;
+    let ipv6 = given("ipv6.src");
+    let from_server = if ipv6 { field("ipv6.src") == SERVER_ADDRESS_V6 } else { field("ip.src") == SERVER_ADDRESS };
     let (seconds, fraction) = field("frame.time_epoch").split_once('.').context("a time")?;
     let micros = fraction.get(..6).context("microseconds")?;
     let both_zeros = (field("tcp.checksum"), field("tcp.checksum_calculated")) == ("0xffff", "0x0000");
@@ -216,8 +220,9 @@ fn parse(line: &str) -> Result<Packet> {
             true => Some((number("tcp.options.timestamp.tsval")?, number("tcp.options.timestamp.tsecr")?)),
             false => None,
         },
-        ecn: number("ip.dsfield.ecn")? as u8,
-        ip_len: number("ip.len")?,
+        ecn: number(if ipv6 { "ipv6.tclass.ecn" } else { "ip.dsfield.ecn" })? as u8,
+        // RFC 8200 section 3: what follows the header of 40 bytes.
+        ip_len: if ipv6 { 40 + number("ipv6.plen")? } else { number("ip.len")? },
         // 0 is tshark's word for bad, 2 for "not looked at", as in a capture of headers. It calls 0xffff for 0 bad, too, which is the same
         // in ones' complement, and what both the kernel and DPDK send (RFC 1624 section 3).
         bad_checksum: field("ip.checksum.status") == "0" || (field("tcp.checksum.status") == "0" && !both_zeros),
