@@ -30,6 +30,24 @@ const ADDRESSES: u8 = 4;
 /// The file that everybody reads.
 const FILE_BYTES: usize = 1 << 20;
 
+/// What an attack may fill for as long as it lasts. Half-open connections are not among it: they keep their places until their SYN-ACKs
+/// were repeated or newer ones need them, hold no buffers, and have their own bound.
+const GAUGES: &[&str] = &[
+    "tcp.curr_estab",
+    "tcp.driver_buffers_held",
+    "rpc.connections",
+    "rpc.calls_in_flight",
+    "port0.rx_buffers_in_use",
+    "port0.tx_headers_in_use",
+    "port0.tx_pieces_in_use",
+    "port0.tx_copies_in_use",
+    "port0.arp.parked_now",
+    "pages.cache_used",
+    "pages.fragments_used",
+];
+/// Until then a server at rest has given back what it can.
+const REST_LIMIT: Duration = Duration::from_secs(20);
+
 pub struct Ground {
     bed: Bed,
     root: Handle,
@@ -40,10 +58,13 @@ pub fn run(report: &mut Report) {
     let ground = |setup: Setup, case: fn(&mut Ground) -> Result<()>| {
         standin::only_nfsplice()?;
         let mut ground = Ground::new(setup)?;
+        ground.still_serves()?;
+        let at_rest = ground.at_rest(&|_, _| true)?;
         if let Err(error) = case(&mut ground) {
             bail!("{error:#}\n{}", ground.bed.running()?.tail());
         }
         ground.still_serves()?;
+        ground.at_rest(&|gauge, level| level <= at_rest[gauge]).context("what the attack filled is not empty again")?;
         ground.bed.finish()
     };
     for (name, case) in flood::CASES.iter().chain(liars::CASES) {
@@ -94,6 +115,30 @@ impl Ground {
     fn counters(&self) -> Result<Counters> {
         std::thread::sleep(Duration::from_millis(500));
         server::stats(self.bed.folder())
+    }
+
+    /// The counters once nothing is under way and every gauge is as it `should` be.
+    fn at_rest(&self, should: &dyn Fn(&str, f64) -> bool) -> Result<Counters> {
+        let deadline = Instant::now() + REST_LIMIT;
+        loop {
+            let now = self.counters()?;
+            let level = |gauge: &str| now.get(gauge).copied().with_context(|| format!("no gauge {gauge}"));
+            let mut held = Vec::new();
+            for gauge in GAUGES {
+                if !should(gauge, level(gauge)?) {
+                    held.push(format!("{gauge} {}", level(gauge)?));
+                }
+            }
+            if held.is_empty() && level("rpc.calls_in_flight")? == 0.0 && level("tcp.curr_estab")? == 0.0 {
+                return Ok(now);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "after {REST_LIMIT:?}: {} connections, {}",
+                now["tcp.curr_estab"],
+                held.join(", ")
+            );
+        }
     }
 
     /// A READ of `count` bytes as a record on the wire.
