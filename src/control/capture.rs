@@ -7,17 +7,16 @@
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use crossbeam::queue::ArrayQueue;
 
-use super::inquiry::{Capture, CapturedFrame, Inquiries, Inquiry};
+use super::inquiry::{Capture, CapturedFrame, CapturedFrames, Inquiries, Inquiry};
 
-/// Bytes that the ring may hold, and the frames it has room for at least and at most.
+/// Bytes and frames that the ring may hold.
 const RING_BYTES_MAX: usize = 32 << 20;
-const RING_FRAMES: std::ops::RangeInclusive<usize> = 128..=16_384;
+const RING_FRAMES_MAX: usize = 16_384;
 /// How long the writer sleeps when the ring is empty.
 const POLL: Duration = Duration::from_millis(5);
 /// How long the cores may take to hear that a capture is over: they look every 100 ms.
@@ -93,13 +92,11 @@ pub fn serve(
         return writeln!(out, "no port {}; there are {}", wanted.port, inquiries.ports.join(", "));
     };
     let snaplen = wanted.snaplen as usize;
-    let room = (RING_BYTES_MAX / snaplen).clamp(*RING_FRAMES.start(), *RING_FRAMES.end());
     let running = Running(Capture {
         port,
         snaplen,
         transport_port: wanted.transport_port,
-        frames: Arc::new(ArrayQueue::new(room)),
-        dropped: Arc::new(AtomicU64::new(0)),
+        frames: Arc::new(CapturedFrames::new(RING_FRAMES_MAX, RING_BYTES_MAX)),
         over: Arc::new(AtomicBool::new(false)),
     });
     if !inquiries.ask(&Inquiry::Capture(running.0.clone())) {
@@ -110,11 +107,13 @@ pub fn serve(
     out.flush()?;
     let end = Instant::now() + Duration::from_secs(wanted.seconds.into());
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
-        write_frames(out, &running.0.frames)?;
+        let written = write_frames(out, &running.0.frames)?;
         if gone() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        std::thread::sleep(POLL);
+        if written == 0 {
+            std::thread::sleep(POLL);
+        }
     }
     running.0.over.store(true, Ordering::Relaxed);
     // The ring is this thread's alone when the last core has let go of it.
@@ -123,17 +122,21 @@ pub fn serve(
         std::thread::sleep(POLL);
     }
     write_frames(out, &running.0.frames)?;
-    out.write_all(&interface_statistics(running.0.dropped.load(Ordering::Relaxed)))?;
+    out.write_all(&interface_statistics(running.0.frames.dropped()))?;
     out.flush()
 }
 
-fn write_frames(out: &mut dyn Write, frames: &ArrayQueue<CapturedFrame>) -> io::Result<()> {
+/// What waits; how many frames.
+fn write_frames(out: &mut dyn Write, frames: &CapturedFrames) -> io::Result<usize> {
+    let mut written = 0;
     // What comes meanwhile is for the next time.
-    for _ in 0..frames.len() {
+    for _ in 0..frames.waiting() {
         let Some(frame) = frames.pop() else { break };
         out.write_all(&enhanced_packet(&frame))?;
+        written += 1;
     }
-    out.flush()
+    out.flush()?;
+    Ok(written)
 }
 
 /// A block: type, length, body padded to words, length.
@@ -353,13 +356,12 @@ mod tests {
     fn a_capture_ends_with_its_time_and_counts_what_found_no_room() {
         let (inquiries, mailboxes) = Inquiries::new(1, vec!["net_tap0".into()]);
         let wanted = Wanted { port: "0".into(), seconds: 1, snaplen: SNAPLEN_MAX, transport_port: None };
+        let sent = RING_FRAMES_MAX as u64 + 100;
         let core = std::thread::spawn(move || {
             let Ok(Inquiry::Capture(capture)) = mailboxes[0].recv() else { panic!("no capture") };
             // More than the ring holds, faster than anybody writes.
-            for number in 0..=255 {
-                if capture.frames.push(frame(false, number)).is_err() {
-                    capture.dropped.fetch_add(1, Ordering::Relaxed);
-                }
+            for number in 0..sent {
+                capture.frames.push(frame(false, number as u8));
             }
             while !capture.over.load(Ordering::Relaxed) {
                 std::thread::sleep(POLL);
@@ -371,7 +373,7 @@ mod tests {
         let file = temporary("full");
         let captured = save(&mut out.as_slice(), &file).unwrap();
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(captured.frames + captured.dropped, 256);
+        assert_eq!(captured.frames + captured.dropped, sent);
         let mut out = Vec::new();
         serve(&mut out, &|| false, &Wanted { port: "7".into(), ..wanted }, &inquiries, &AtomicBool::new(false)).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "no port 7; there are net_tap0\n");

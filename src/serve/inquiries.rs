@@ -177,7 +177,8 @@ impl Sink for Tap {
     }
 
     fn wants(&self, headers: &[u8]) -> bool {
-        self.capture.transport_port.is_none_or(|port| crate::net::capture::has_port(headers, port))
+        let of_port = self.capture.transport_port.is_none_or(|port| crate::net::capture::has_port(headers, port));
+        of_port && !self.capture.frames.turns_away()
     }
 
     fn take(&mut self, direction: Direction, original_len: usize, bytes: Vec<u8>) {
@@ -189,9 +190,7 @@ impl Sink for Tap {
             original_len: original_len as u32,
             bytes,
         };
-        if self.capture.frames.push(frame).is_err() {
-            self.capture.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.capture.frames.push(frame);
     }
 }
 
@@ -199,10 +198,9 @@ impl Sink for Tap {
 mod tests {
     use super::*;
     use crate::buf::{FragmentArena, PagePool};
-    use crate::control::inquiry::Inquiries as Asking;
+    use crate::control::inquiry::{CapturedFrames, Inquiries as Asking};
     use crate::net::memory_link::{EndOptions, Impairments, MemoryLink};
     use crate::net::{Device, Interface, InterfaceOptions, TxOffload};
-    use crossbeam::queue::ArrayQueue;
     use std::sync::Arc;
 
     fn capture() -> Capture {
@@ -210,8 +208,7 @@ mod tests {
             port: 0,
             snaplen: 128,
             transport_port: None,
-            frames: Arc::new(ArrayQueue::new(4)),
-            dropped: Arc::default(),
+            frames: Arc::new(CapturedFrames::new(4, 4096)),
             over: Arc::default(),
         }
     }
@@ -236,9 +233,9 @@ mod tests {
         aborted.over.store(true, Ordering::Relaxed);
         step(&mut lanes, Some(&next));
         step(&mut lanes, None);
-        assert_eq!((aborted.frames.len(), next.frames.len()), (1, 2));
+        assert_eq!((aborted.frames.waiting(), next.frames.waiting()), (1, 2));
         next.over.store(true, Ordering::Relaxed);
         step(&mut lanes, None);
-        assert_eq!((next.frames.len(), Arc::strong_count(&next.frames), Arc::strong_count(&aborted.frames)), (2, 1, 1));
+        assert_eq!((next.frames.waiting(), Arc::strong_count(&next.frames), Arc::strong_count(&aborted.frames)), (2, 1, 1));
     }
 }
