@@ -7,6 +7,7 @@
 //! - [`rx`], [`mbuf`]: receive bursts of owned, read-only buffers.
 //! - [`chain`], [`tx`]: send a header and payload by reference ([`chain::TxPayload`]), or copied as a baseline.
 //! - [`pool`], [`capability`], [`stats`], [`error`]: mempools, what a driver can do, counters, errors.
+//! - `hold`, `setup`, `tap`: what a chain keeps alive, how a port is configured, net_tap's signals.
 //!
 //! The rule of this crate: no safe call writes into memory that a NIC may be reading. Received bytes are given out as
 //! `&[u8]` only, headers are copied into fresh buffers before the driver sees them, and payload is promised unchanged
@@ -28,6 +29,7 @@ pub mod port;
 pub mod rx;
 mod setup;
 pub mod stats;
+mod tap;
 pub mod tx;
 
 pub use capability::{PortCapabilities, RssSpread};

@@ -2,9 +2,8 @@
 //!
 //! To sleep without losing a packet: poll until empty, [`RxQueue::arm_interrupt`], poll once more, wait (epoll, level
 //! triggered) on [`RxQueue::event_fd`] and whatever else may wake the core, [`RxQueue::disarm_interrupt`], poll.
-//! net_tap's driver has SIGIO sent to its process for each packet, so the wait may end early with EINTR, and right after
-//! waking a poll may still come back empty; the descriptor stays readable, so the next wait ends at once. Where all
-//! threads block SIGIO, as in the server, neither happens, and each poll asks the kernel.
+//! net_tap's driver may have signals sent to its process (`tap`), so the wait may end early with EINTR, and right after
+//! waking a poll may still come back empty; the descriptor stays readable, so the next wait ends at once.
 
 use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},

@@ -191,6 +191,10 @@ impl<'a> Setup<'a> {
         if interrupts_configured {
             open.capabilities.rx_interrupts = crate::rx::interrupts_work(&open);
         }
+        if open.driver == "net_tap" {
+            crate::tap::end_signals()
+                .map_err(|error| Error::Invalid(format!("port {}: the signals of its driver: {error}", open.name)))?;
+        }
         Ok(open)
     }
 

@@ -216,7 +216,7 @@ fn readable(rx: &RxQueue, wait: Duration) -> bool {
     let fd = rx.event_fd().expect("net_tap has one");
     let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
     loop {
-        // The driver's SIGIO may end the wait early.
+        // The driver's signal may end the wait early.
         match poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&wait)) {
             Ok(ready) => return ready > 0,
             Err(rustix::io::Errno::INTR) => {}

@@ -6,8 +6,9 @@
 //! - The server is a daemon without one: read the configuration again. Then SIGHUP is blocked, in this thread and in those it
 //!   starts from now on, so that ctrlc's handler never runs for it, and one thread waits for it with sigwait(3).
 //!
-//! SIGIO is blocked, too: DPDK's net_tap asks the kernel for one with each packet, which would wake some thread and interrupt the
-//! packet loop, only to tell it to look where it looks anyway. Its driver takes a process that never got one to be polling.
+//! The real-time signals are blocked, too: DPDK's net_tap asks the kernel for one with each packet, which would interrupt some thread, in
+//! a system call or in the packet loop, only to tell it to look where it looks anyway. Where all threads block them, `dpdk` asks the
+//! kernel to send none. SIGIO, which the kernel sends where such a signal finds no room, would end the process.
 //!
 //! `nix` is what ctrlc is built on; its sigmask is the safe one.
 
@@ -70,8 +71,8 @@ impl Hangup {
     }
 }
 
-/// Installs the handlers. Call once, early on the main thread: the threads started before it would still take SIGIO, and with
-/// [`Hangup::Reloads`] let SIGHUP through to ctrlc.
+/// Installs the handlers. Call once, early on the main thread: the threads started before it would still take the signals of devices, and
+/// with [`Hangup::Reloads`] let SIGHUP through to ctrlc.
 ///
 /// `on_stop` runs on ctrlc's thread after each SIGINT or SIGTERM, `on_hangup` on its own thread after each SIGHUP.
 pub fn install(
@@ -80,7 +81,7 @@ pub fn install(
     on_stop: impl Fn(Stop) + Send + 'static,
     on_hangup: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
-    block(Signal::SIGIO)?;
+    signals_of_devices().thread_block()?;
     if hangup == Hangup::Reloads {
         wait_for_hangups(on_hangup)?;
     }
@@ -97,6 +98,15 @@ fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<
     };
     std::thread::Builder::new().name("sighup".to_owned()).spawn(body)?;
     Ok(())
+}
+
+/// What the kernel may be asked to send when a descriptor is readable (`F_SETSIG` of fcntl(2)).
+fn signals_of_devices() -> SigSet {
+    let mut set = SigSet::all();
+    // Signal has no names for the real-time ones: they are what is left of all.
+    Signal::iterator().for_each(|named| set.remove(named));
+    set.add(Signal::SIGIO);
+    set
 }
 
 /// Blocks a signal in this thread and those it starts from now on; tells which, to be waited for.
@@ -121,6 +131,28 @@ mod tests {
         assert_eq!(flag.request(), Stop::Now);
         assert_eq!(flag.request(), Stop::Now);
         assert_eq!(seen_elsewhere.get(), Stop::Now);
+    }
+
+    /// By what the kernel says: a hexadecimal mask, bit 0 for signal 1.
+    #[test]
+    fn threads_started_afterwards_do_not_take_what_devices_send() {
+        const SIGTERM: u32 = 15;
+        const SIGIO: u32 = 29;
+        // The C library keeps the first two of the kernel's real-time signals, 32 and 33, for itself.
+        const REAL_TIME: std::ops::RangeInclusive<u32> = 34..=64;
+        let blocked = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap()
+        };
+        let server = move || {
+            signals_of_devices().thread_block().unwrap();
+            std::thread::spawn(blocked).join().unwrap()
+        };
+        let mask = std::thread::spawn(server).join().unwrap();
+        let has = |signal: u32| mask >> (signal - 1) & 1 == 1;
+        assert!(REAL_TIME.chain([SIGIO]).all(has), "{mask:x}");
+        assert!(!has(SIGTERM), "{mask:x}");
     }
 
     #[test]

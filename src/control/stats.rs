@@ -211,9 +211,11 @@ impl Answering {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             peer.set_read_timeout(Some(deadline.left()?))?;
-            match peer.read(&mut request[length..])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                more => length += more,
+            match peer.read(&mut request[length..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(more) => length += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         match &request[..length] {
@@ -301,9 +303,11 @@ fn core_time(board: &Board, core: usize) -> CoreTime {
 fn write_within(peer: &mut UnixStream, mut rest: &[u8], deadline: &Deadline) -> io::Result<()> {
     while !rest.is_empty() {
         peer.set_write_timeout(Some(deadline.left()?))?;
-        match peer.write(rest)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => rest = &rest[written..],
+        match peer.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -354,9 +358,12 @@ fn explain(path: &Path, error: io::Error) -> io::Error {
         io::ErrorKind::ConnectionRefused => "its server is gone",
         io::ErrorKind::PermissionDenied => "only the server's user and root may ask",
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the server does not answer",
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the server hung up",
         _ => "cannot ask the server",
     };
-    io::Error::new(error.kind(), format!("{}: {hint} ({error})", path.display()))
+    // A broken pipe is what the reader of our output leaves behind who has seen enough: not this.
+    let kind = if error.kind() == io::ErrorKind::BrokenPipe { io::ErrorKind::ConnectionReset } else { error.kind() };
+    io::Error::new(kind, format!("{}: {hint} ({error})", path.display()))
 }
 
 #[cfg(test)]
@@ -438,6 +445,14 @@ mod tests {
         let error = start(&directory.socket()).unwrap_err();
         assert!(error.to_string().contains("is not a socket"), "{error}");
         assert_eq!(std::fs::read(directory.socket()).unwrap(), b"precious");
+    }
+
+    /// `nfsplice stats | head` may end in silence; a server that hangs up may not.
+    #[test]
+    fn a_server_that_hangs_up_is_an_error_of_its_own() {
+        let error = explain(Path::new("stats.sock"), io::ErrorKind::BrokenPipe.into());
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(error.to_string(), "stats.sock: the server hung up (broken pipe)");
     }
 
     #[test]
