@@ -80,13 +80,20 @@ for ((tries = 0; ; tries++)); do
   sleep 0.1
 done
 
+# nfs-cp makes a new file only.
+written=written.txt
+for ((next = 2; ; next++)); do
+  [ -e "export/$written" ] || break
+  written=written-$next.txt
+done
+
 cat <<EOF
 
 Ready. ./export is served at nfs://$server_address/export, and at nfs://$server_address6/export. In another terminal:
 
   ip netns exec $namespace nfs-ls nfs://$server_address/export
   ip netns exec $namespace nfs-cat nfs://$server_address/export/hello.txt
-  ip netns exec $namespace nfs-cp /etc/hostname nfs://$server_address/export/written.txt
+  ip netns exec $namespace nfs-cp /etc/hostname nfs://$server_address/export/$written
 
 Ctrl-C stops the server and removes the namespace.
 EOF
