@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::config::{Config, Export, LogLevel, Machine, Problems};
+use super::config::{Config, Export, LogLevel, Machine, Problems, own_networks};
 
 /// The exports' rules as they are now, shared by all cores.
 #[derive(Debug)]
@@ -124,6 +124,10 @@ fn merge(running: &Config, wanted: &Config) -> Config {
         let same = |other: &&Export| (other.id, &other.name, &other.store) == (export.id, &export.name, &export.store);
         if let Some(other) = wanted.exports.iter().find(same) {
             *export = other.clone();
+            if export.clients_by_default {
+                // The ports stay as they are until a restart, and with them whose networks are the server's own.
+                export.clients = own_networks(running.ports.iter());
+            }
         }
     }
     next
@@ -248,6 +252,21 @@ store = 'memory'
         assert!(server.rules.changed(&mut seen).is_none(), "/b is still served");
         // Asked again, it says the same again: it is still waiting for a restart.
         assert_eq!(server.reload(&text).unwrap(), Changes { applied: vec![], after_restart: changes.after_restart });
+    }
+
+    /// Otherwise an address for the next start locks out everybody who has an export mounted now.
+    #[test]
+    fn whom_an_export_is_for_by_default_stays_with_the_ports() {
+        let mut server = Server::start("default-clients");
+        let changes = server.reload(&FILE.replace("10.77.0.2", "10.88.0.2")).unwrap();
+        assert_eq!(changes.applied, [""; 0]);
+        assert!(changes.after_restart.iter().any(|change| change.starts_with("export[\"/a\"].clients")), "{changes:?}");
+        let mut seen = 1;
+        assert!(server.rules.changed(&mut seen).is_none());
+        // What is named applies.
+        let text = FILE.replace("10.77.0.2", "10.88.0.2").replace("name = '/a'", "name = '/a'\nclients = ['10.88.0.9']");
+        let changes = server.reload(&text).unwrap();
+        assert_eq!(changes.applied, ["export[\"/a\"].clients: [\"10.77.0.0/24\"] -> [\"10.88.0.9/32\"]"]);
     }
 
     #[test]

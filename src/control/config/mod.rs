@@ -344,6 +344,19 @@ pub struct Export {
     pub anongid: u32,
     /// Networks that may use the export. Never empty.
     pub clients: Vec<Cidr>,
+    /// The file does not name them: they are those of the ports.
+    pub clients_by_default: bool,
+}
+
+/// Whom an export without `clients` is for, the server's own networks: never the whole Internet by omission.
+pub fn own_networks<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<Cidr> {
+    let mut networks: Vec<Cidr> = Vec::new();
+    for network in ports.flat_map(Port::networks) {
+        if !networks.contains(&network) {
+            networks.push(network);
+        }
+    }
+    networks
 }
 
 /// Where an export's files are.
@@ -398,13 +411,7 @@ impl Config {
         let memory = root.table("memory", Memory::read);
         let tcp = root.table("tcp", Tcp::read);
         let ports = root.tables("port", |section, _| Port::read(section, cores.engine.len()));
-        // Without `clients` an export is for the server's own networks: never for the whole Internet by omission.
-        let mut own_networks: Vec<Cidr> = Vec::new();
-        for network in ports.iter().flatten().flat_map(Port::networks) {
-            if !own_networks.contains(&network) {
-                own_networks.push(network);
-            }
-        }
+        let own_networks = own_networks(ports.iter().flatten());
         let exports = root.tables("export", |section, _| Export::read(section, &own_networks));
         let limits = root.table("limits", Limits::read);
         root.finish();
@@ -646,10 +653,12 @@ impl Export {
         let squash = section.or("squash", one_of(), Squash::Root);
         let anonuid = section.or("anonuid", number(0..=u32::MAX - 1), 65_534);
         let anongid = section.or("anongid", number(0..=u32::MAX - 1), 65_534);
-        let clients = section.optional("clients", ClientNetworks).unwrap_or_else(|| own_networks.to_vec());
+        let clients = section.optional("clients", ClientNetworks);
+        let clients_by_default = clients.is_none();
+        let clients = clients.unwrap_or_else(|| own_networks.to_vec());
         let name = name?;
         let id = id.unwrap_or_else(|| id_from_name(&name));
-        Some(Self { name, store: store?, id, read_only, squash, anonuid, anongid, clients })
+        Some(Self { name, store: store?, id, read_only, squash, anonuid, anongid, clients, clients_by_default })
     }
 
     fn read_store(section: &mut Section<'_, '_>) -> Option<Store> {
