@@ -1,6 +1,6 @@
 //! The command line: serve, check-config, stats, load.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,8 +56,11 @@ fn show_stats(socket: &Path, json: bool, watch: Option<u32>) -> Exit {
 
 fn show_connections(socket: &Path, json: bool) -> Exit {
     let show = || -> anyhow::Result<()> {
-        let server = stats::ask(socket, stats::CONNECTIONS_REQUEST, Duration::ZERO)?;
-        connections::show(&mut std::io::stdout().lock(), &mut std::io::BufReader::new(server), json)
+        let mut server = stats::ask(socket, stats::CONNECTIONS_REQUEST, Duration::ZERO)?;
+        // All of it first: the server waits for no pager.
+        let mut rows = Vec::new();
+        server.read_to_end(&mut rows)?;
+        connections::show(&mut std::io::stdout().lock(), &mut rows.as_slice(), json)
     };
     done(show())
 }
@@ -65,6 +68,9 @@ fn show_connections(socket: &Path, json: bool) -> Exit {
 fn capture_frames(socket: &Path, wanted: &Wanted, file: &Path) -> Exit {
     let save = || -> anyhow::Result<()> {
         let mut server = stats::ask(socket, wanted.request().as_bytes(), Duration::from_secs(wanted.seconds.into()))?;
+        // The server sends what is left, and how many frames found no room, to one who says nothing more.
+        let asking = server.try_clone()?;
+        ctrlc::set_handler(move || drop(asking.shutdown(std::net::Shutdown::Write)))?;
         let captured = capture::save(&mut server, file)?;
         eprintln!("{} frames in {}, {} found no room", captured.frames, file.display(), captured.dropped);
         Ok(())

@@ -19,6 +19,8 @@ const RING_BYTES_MAX: usize = 32 << 20;
 const RING_FRAMES_MAX: usize = 16_384;
 /// How long the writer sleeps when the ring is empty.
 const POLL: Duration = Duration::from_millis(5);
+/// How long who captures may take nothing, as a stopped process or a hanging disk does, before the capture is over.
+pub const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long the cores may take to hear that a capture is over: they look every 100 ms.
 const OVER_MAX: Duration = Duration::from_secs(1);
 /// Longest block that a client takes, bytes.
@@ -77,11 +79,20 @@ impl Drop for Running {
     }
 }
 
+/// The other end of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    Listens,
+    /// Wants no more frames, but how it ended.
+    HasEnough,
+    Gone,
+}
+
 /// The server's side: asks the cores and writes what they see to `out`, until the time is over, `stop` is set or nobody reads.
-/// `gone`: whoever asked has hung up, which a write would not tell as long as there is nothing to write.
+/// `listens`: what whoever asked wants, which a write would not tell as long as there is nothing to write.
 pub fn serve(
     out: &mut dyn Write,
-    gone: &dyn Fn() -> bool,
+    listens: &dyn Fn() -> Listener,
     wanted: &Wanted,
     inquiries: &Inquiries,
     stop: &AtomicBool,
@@ -108,8 +119,10 @@ pub fn serve(
     let end = Instant::now() + Duration::from_secs(wanted.seconds.into());
     while Instant::now() < end && !stop.load(Ordering::Relaxed) {
         let written = write_frames(out, &running.0.frames)?;
-        if gone() {
-            return Err(io::ErrorKind::BrokenPipe.into());
+        match listens() {
+            Listener::Listens => {}
+            Listener::HasEnough => break,
+            Listener::Gone => return Err(io::ErrorKind::BrokenPipe.into()),
         }
         if written == 0 {
             std::thread::sleep(POLL);
@@ -242,7 +255,7 @@ pub fn save(server: &mut dyn Read, file: &Path) -> anyhow::Result<Captured> {
         }
         block.resize(len, 0);
         if read_all(server, &mut block[8..])? != len - 8 {
-            bail!("the server ended in the middle of a block; {} holds what came before", file.display());
+            bail!("the server ended in the middle of a block{}", what_is_left(out.is_some(), file));
         }
         if out.is_none() {
             out = Some(io::BufWriter::new(
@@ -258,13 +271,18 @@ pub fn save(server: &mut dyn Read, file: &Path) -> anyhow::Result<Captured> {
             ended = true;
         }
     }
+    let begun = out.is_some();
     if let Some(mut out) = out {
         out.flush().with_context(|| format!("cannot write {}", file.display()))?;
     }
     if !ended {
-        bail!("the server ended before the capture did; {} holds what came before", file.display());
+        bail!("the server ended before the capture did{}", what_is_left(begun, file));
     }
     Ok(captured)
+}
+
+fn what_is_left(begun: bool, file: &Path) -> String {
+    if begun { format!("; {} holds what came before", file.display()) } else { String::new() }
 }
 
 /// Fills `into`, or as much of it as comes before the end.
@@ -368,14 +386,15 @@ mod tests {
             }
         });
         let mut out = Vec::new();
-        serve(&mut out, &|| false, &wanted, &inquiries, &AtomicBool::new(false)).unwrap();
+        serve(&mut out, &|| Listener::Listens, &wanted, &inquiries, &AtomicBool::new(false)).unwrap();
         core.join().unwrap();
         let file = temporary("full");
         let captured = save(&mut out.as_slice(), &file).unwrap();
         std::fs::remove_file(&file).unwrap();
         assert_eq!(captured.frames + captured.dropped, sent);
         let mut out = Vec::new();
-        serve(&mut out, &|| false, &Wanted { port: "7".into(), ..wanted }, &inquiries, &AtomicBool::new(false)).unwrap();
+        serve(&mut out, &|| Listener::Listens, &Wanted { port: "7".into(), ..wanted }, &inquiries, &AtomicBool::new(false))
+            .unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "no port 7; there are net_tap0\n");
     }
 }

@@ -96,7 +96,7 @@ pub enum Command {
     /// Copy the frames of a port of the running server into a pcapng file.
     ///
     /// Frames are seen as the stack sees them: before the card cuts large segments and fills in checksums. The server does not
-    /// wait for the capture; frames that find no room are counted.
+    /// wait for the capture; frames that find no room are counted. Ctrl-C ends it early.
     Capture {
         /// The port: its device as in the configuration, such as net_tap0 or 0000:03:00.0, or its number, from 0.
         port: String,

@@ -24,7 +24,7 @@ use crossbeam::channel::{RecvTimeoutError, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-use super::capture;
+use super::capture::{self, Listener};
 use super::inquiry::{Inquiries, Inquiry};
 use super::metrics::Board;
 use super::threads::{self, Placement};
@@ -163,10 +163,39 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether the other end is closed, with or without something left to read from it.
-fn has_hung_up(peer: &UnixStream) -> bool {
-    let mut watched = [PollFd::new(peer, PollFlags::empty())];
-    poll(&mut watched, Some(&Timespec::default())).is_ok() && watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+/// Whether the other end is closed, or says nothing more, with or without something left to read from it.
+fn listener(peer: &UnixStream) -> Listener {
+    let mut watched = [PollFd::new(peer, PollFlags::RDHUP)];
+    match poll(&mut watched, Some(&Timespec::default())).map(|_| watched[0].revents()) {
+        Ok(seen) if seen.intersects(PollFlags::HUP | PollFlags::ERR) => Listener::Gone,
+        Ok(seen) if seen.intersects(PollFlags::RDHUP) => Listener::HasEnough,
+        _ => Listener::Listens,
+    }
+}
+
+/// What is captured, on its way to one who may stand still for a while: it is waited for, but not at the end of the server.
+struct Patient {
+    peer: UnixStream,
+    stop: Arc<AtomicBool>,
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let until = Instant::now() + capture::IDLE_MAX;
+        loop {
+            match self.peer.write(bytes) {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+                        && Instant::now() < until
+                        && !self.stop.load(Ordering::Relaxed) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.peer.flush()
+    }
 }
 
 /// What the stats thread owns.
@@ -252,7 +281,7 @@ impl Answering {
 
     fn capture(&self, mut peer: UnixStream, request: &str) -> io::Result<()> {
         let Some(wanted) = capture::Wanted::parse(request) else { return Err(io::ErrorKind::InvalidData.into()) };
-        peer.set_write_timeout(Some(Duration::from_millis(EXCHANGE_MS_MAX)))?;
+        peer.set_write_timeout(Some(Duration::from_millis(STOP_POLL_MS as u64)))?;
         let mut running = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
         if running.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return peer.write_all(b"another capture runs\n");
@@ -260,9 +289,9 @@ impl Answering {
         let (inquiries, stop) = (self.inquiries.clone(), Arc::clone(&self.stop));
         let watched = peer.try_clone()?;
         *running = Some(threads::spawn("capture", self.placement.clone(), move || {
-            let mut out = io::BufWriter::new(peer);
+            let mut out = io::BufWriter::new(Patient { peer, stop: Arc::clone(&stop) });
             // Whoever asked has gone: there is nobody to tell.
-            let _ = capture::serve(&mut out, &|| has_hung_up(&watched), &wanted, &inquiries, &stop);
+            let _ = capture::serve(&mut out, &|| listener(&watched), &wanted, &inquiries, &stop);
         })?);
         Ok(())
     }
@@ -511,9 +540,6 @@ mod tests {
         let mut block = [0; 4];
         first.read_exact(&mut block).unwrap();
         assert_eq!(block, [0x0a, 0x0d, 0x0d, 0x0a]);
-        // Nothing more to say is not gone.
-        first.shutdown(std::net::Shutdown::Write).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
         assert!(!capture.over.load(Ordering::Relaxed));
         drop(first);
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -521,6 +547,27 @@ mod tests {
             assert!(Instant::now() < deadline, "the capture goes on for nobody");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn a_capture_is_ended_early_by_one_who_says_nothing_more() {
+        let directory = Directory::new("enough");
+        let (inquiries, mailboxes) = Inquiries::new(1, vec!["net_tap0".into()]);
+        let _server = start_with(&directory.socket(), inquiries).unwrap();
+        let mut asking = ask(&directory.socket(), b"capture 0 60 128 0\n", Duration::ZERO).unwrap();
+        let Ok(Inquiry::Capture(capture)) = mailboxes[0].recv() else { panic!("no capture") };
+        capture.frames.push(crate::control::inquiry::CapturedFrame {
+            at_ns: 1,
+            outgoing: true,
+            core: 0,
+            original_len: 60,
+            bytes: vec![7; 60],
+        });
+        drop(capture);
+        asking.shutdown(std::net::Shutdown::Write).unwrap();
+        let file = directory.0.join("enough.pcapng");
+        let captured = capture::save(&mut asking, &file).unwrap();
+        assert_eq!((captured.frames, captured.dropped), (1, 0));
     }
 
     #[test]

@@ -176,10 +176,11 @@ fn hanging_capture() -> Result<()> {
             Ok(())
         };
         go_on("without a capture")?;
-        let (mut hangs, path) = begin_capture(&bed, "hangs", 6)?;
+        let (mut hangs, path) = begin_capture(&bed, "hangs", 8)?;
         go_on("beside one of whole frames")?;
         hangs.signal(Signal::STOP);
         go_on("while nobody takes what is captured")?;
+        go_on("while that goes on")?;
         hangs.signal(Signal::CONT);
         ensure!(hangs.wait(Duration::from_secs(20))?.success(), "{}", hangs.tail());
         let said = hangs.tail();
@@ -192,7 +193,10 @@ fn hanging_capture() -> Result<()> {
         go_on("beside another")?;
         dies.kill();
         go_on("after it was killed")?;
-        let (mut last, path) = begin_capture(&bed, "last", 1)?;
+        let (mut last, path) = begin_capture(&bed, "last", 600)?;
+        go_on("beside the last")?;
+        // Ctrl-C.
+        last.signal(Signal::INT);
         ensure!(last.wait(Duration::from_secs(20))?.success(), "{}", last.tail());
         ensure!(read_capture(&path)? > 100, "few frames in the last");
         Ok(())
