@@ -3,7 +3,7 @@
 use crate::buf::PagePool;
 use crate::control::metrics::{LayoutBuilder, Publisher};
 use crate::counters;
-use crate::net::interface::InterfaceCounters;
+use crate::net::interface::{InterfaceCounters, Ipv6Counters};
 use crate::net::neighbour::NeighbourCounters;
 use crate::shard::Lane;
 
@@ -123,11 +123,11 @@ pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
     stores.add_to(layout)
 }
 
-/// `lanes`: for each port, the core's lane if it shares the port.
+/// `lanes`: for each port, the core's lane if it shares the port, and whether the port has IPv6.
 pub fn publish(
     publisher: &mut Publisher,
     shard: &mut ServingShard,
-    lanes: &[Option<usize>],
+    lanes: impl Iterator<Item = (Option<usize>, bool)>,
     core: &CoreCounters,
     pages: &PageCounters,
 ) {
@@ -144,15 +144,21 @@ pub fn publish(
         shard.programs().nfs3().counters(),
     ];
     let none = (PortCounters::default(), InterfaceCounters::default(), NeighbourCounters::default());
-    for lane in lanes {
+    let none_of_ipv6 = Ipv6Counters::default();
+    for (lane, has_ipv6) in lanes {
         match lane.and_then(|lane| Some((ports.get(lane)?, shard.lanes().get(lane)?))) {
             Some((port, lane)) => {
                 layers.extend([port as &dyn counters::Counters, lane.interface.counters(), lane.interface.neighbour_counters()]);
                 layers.extend(lane.interface.ipv6_counters().map(|counters| counters as &dyn counters::Counters));
                 layers.extend(lane.interface.ipv6_neighbour_counters().map(|counters| counters as &dyn counters::Counters));
             }
-            // Where there is IPv6, there is one core, which has a lane of every port.
-            None => layers.extend([&none.0 as &dyn counters::Counters, &none.1, &none.2]),
+            // A port with fewer queues than there are cores.
+            None => {
+                layers.extend([&none.0 as &dyn counters::Counters, &none.1, &none.2]);
+                if has_ipv6 {
+                    layers.extend([&none_of_ipv6 as &dyn counters::Counters, &none.2]);
+                }
+            }
         }
     }
     publisher.publish(&layers);

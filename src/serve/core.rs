@@ -244,7 +244,9 @@ impl Core {
         if let Some(publisher) = &mut self.publisher {
             let core = CoreCounters { sleeps: self.sleeps };
             let pages = if self.index == 0 { self.common.pools.counters() } else { PageCounters::default() };
-            board::publish(publisher, &mut self.shard, &self.lane_of_port, &core, &pages);
+            let ports = self.common.seed.config.ports.iter();
+            let lanes = self.lane_of_port.iter().copied().zip(ports.map(|port| port.has_ipv6()));
+            board::publish(publisher, &mut self.shard, lanes, &core, &pages);
         }
     }
 }

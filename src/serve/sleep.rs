@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::control::config::PORTS_MAX;
 use crate::time::Duration;
 
 /// The longest wait: counters are published and stop requests are seen at least this often.
@@ -18,8 +19,12 @@ pub const SLEEP_MAX: Duration = Duration::from_millis(50);
 /// The wait of a core with a port that cannot signal.
 pub const NAP: Duration = Duration::from_micros(100);
 
-/// Descriptors one core can wait on, its own included.
-const DESCRIPTORS_MAX: usize = 32;
+/// The wait beside a port whose descriptor says that its device is gone, as that of a TAP that was deleted: it would end each other wait at
+/// once. Frames of other ports, timers and wake-ups come late by as much.
+const NAP_BESIDE_BROKEN: Duration = Duration::from_millis(10);
+
+/// Descriptors that need no allocation, the core's own included: all ports but the last of as many as there may be.
+const DESCRIPTORS_INLINE: usize = PORTS_MAX;
 
 /// Wakes one core from any thread.
 pub struct Waker {
@@ -56,14 +61,22 @@ impl Waker {
 
     /// Waits until woken, until one of `ports` is readable, or for `timeout`. Call `prepare` first.
     pub fn sleep(&self, ports: &[BorrowedFd<'_>], timeout: Duration) {
-        let mut descriptors: smallvec::SmallVec<[PollFd<'_>; DESCRIPTORS_MAX]> = smallvec::SmallVec::new();
+        let mut descriptors: smallvec::SmallVec<[PollFd<'_>; DESCRIPTORS_INLINE]> = smallvec::SmallVec::new();
         descriptors.push(PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN));
-        for port in ports.iter().take(DESCRIPTORS_MAX - 1) {
+        for port in ports {
             descriptors.push(PollFd::from_borrowed_fd(*port, PollFlags::IN));
         }
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timespec = |time: Duration| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
         // An error is an interruption by a signal: the loop looks around and comes back.
-        let _ = poll(&mut descriptors, Some(&timeout));
+        let _ = poll(&mut descriptors, Some(&timespec(timeout)));
+        if !descriptors.iter().any(|descriptor| descriptor.revents().contains(PollFlags::IN)) {
+            let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+            let before = descriptors.len();
+            descriptors.retain(|descriptor| !descriptor.revents().intersects(broken));
+            if descriptors.len() < before {
+                let _ = poll(&mut descriptors, Some(&timespec(timeout.min(NAP_BESIDE_BROKEN))));
+            }
+        }
         self.cancel();
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.descriptor, &mut count);
@@ -88,6 +101,22 @@ mod tests {
         waker.wake();
         woke.recv().unwrap();
         thread.join().unwrap();
+    }
+
+    /// Each wait would end at once, and an idle core take all of its CPU.
+    #[test]
+    fn a_device_that_is_gone_does_not_keep_the_core_awake() {
+        let waker = Waker::new().unwrap();
+        // As the descriptor of a deleted TAP: an error, and nothing to read.
+        let (reader, broken) = std::io::pipe().unwrap();
+        drop(reader);
+        let (alive, _writer) = std::io::pipe().unwrap();
+        for _ in 0..5 {
+            waker.prepare();
+            let begun = std::time::Instant::now();
+            waker.sleep(&[broken.as_fd(), alive.as_fd()], Duration::from_secs(3600));
+            assert!(begun.elapsed() >= NAP_BESIDE_BROKEN);
+        }
     }
 
     #[test]

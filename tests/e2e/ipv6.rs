@@ -30,6 +30,7 @@ pub fn run(report: &mut Report) {
     report.case("no_answer_goes_where_no_route_leads", || on_bed(dual(), no_route));
     report.case("ping", || on_bed(dual(), ping));
     report.case("two_cores_share_a_tap", || on_bed(Setup { engine: "0, 1", ..dual() }, two_cores));
+    report.case("two_cores_one_queue", || on_bed(Setup { engine: "0, 1", queues: Some(1), ..dual() }, calls));
     report.case("libnfs", || on_bed(dual(), libnfs_tree));
     report.case("large_file_mtu9000", || on_bed(Setup { mtu: 9000, ..dual() }, large_reads));
     report.case("narrow_link_behind_a_router", narrow_link);

@@ -48,6 +48,8 @@ pub struct Setup {
     pub bridge: bool,
     /// Both ends have addresses of IPv6 too.
     pub ipv6: bool,
+    /// Instead of one for each core.
+    pub queues: Option<usize>,
     /// The port is in this VLAN, and the kernel's end has its addresses there.
     pub vlan: Option<u16>,
     /// Lines for the section `[[port]]`.
@@ -70,6 +72,7 @@ impl Default for Setup {
             tcp: String::new(),
             bridge: false,
             ipv6: false,
+            queues: None,
             vlan: None,
             port_keys: String::new(),
             more_clients: Vec::new(),
@@ -98,7 +101,7 @@ impl Setup {
             cache = self.page_cache_mib,
             device = self.device,
             engine = self.engine,
-            queues = self.engine.split(',').count(),
+            queues = self.queues.unwrap_or_else(|| self.engine.split(',').count()),
             mtu = self.mtu,
         );
         let own = Export {
