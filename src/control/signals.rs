@@ -2,7 +2,7 @@
 //!
 //! `ctrlc` (feature `termination`) takes SIGINT, SIGTERM and SIGHUP with one handler that cannot tell them apart. For SIGINT and
 //! SIGTERM that is right: the first one drains, the second one stops at once. SIGHUP means two things:
-//! - The server has a controlling terminal, which went away: drain, like ctrlc does.
+//! - The server has a controlling terminal, which went away: drain, like ctrlc does, unless it was started to ignore that (nohup).
 //! - The server is a daemon without one: read the configuration again. Then SIGHUP is blocked, in this thread and in those it
 //!   starts from now on, so that ctrlc's handler never runs for it, and one thread waits for it with sigwait(3).
 //!
@@ -82,10 +82,21 @@ pub fn install(
     on_hangup: impl FnMut() + Send + 'static,
 ) -> io::Result<()> {
     signals_of_devices().thread_block()?;
-    if hangup == Hangup::Reloads {
-        wait_for_hangups(on_hangup)?;
+    match hangup {
+        Hangup::Reloads => wait_for_hangups(on_hangup)?,
+        // nohup(1): ctrlc would take it all the same.
+        Hangup::Drains if is_ignored(Signal::SIGHUP)? => drop(block(Signal::SIGHUP)?),
+        Hangup::Drains => {}
     }
     ctrlc::set_handler(move || on_stop(stop.request())).map_err(io::Error::other)
+}
+
+/// Whether whoever started this process wants it to ignore a signal. Bit 0 of the kernel's mask is signal 1.
+fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    Ok(mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 fn wait_for_hangups(mut on_hangup: impl FnMut() + Send + 'static) -> io::Result<()> {
@@ -131,6 +142,13 @@ mod tests {
         assert_eq!(flag.request(), Stop::Now);
         assert_eq!(flag.request(), Stop::Now);
         assert_eq!(seen_elsewhere.get(), Stop::Now);
+    }
+
+    #[test]
+    fn what_is_ignored_is_known() {
+        // Rust's own start ignores SIGPIPE.
+        assert!(is_ignored(Signal::SIGPIPE).unwrap());
+        assert!(!is_ignored(Signal::SIGTERM).unwrap());
     }
 
     /// By what the kernel says: a hexadecimal mask, bit 0 for signal 1.

@@ -63,6 +63,7 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
     let stop = StopFlag::default();
     let serving = Arc::new(AtomicBool::new(false));
     let is_serving = Arc::clone(&serving);
+    let hurried = AtomicBool::new(false);
     signals::install(
         stop.clone(),
         Hangup::of_this_process(),
@@ -73,7 +74,12 @@ pub fn run(config: Config, file: &Path, machine: Machine) -> anyhow::Result<()> 
                 tracing::info!("stopped before it served");
                 std::process::exit(0);
             }
-            Stop::Now => tracing::warn!("stopping at once"),
+            // What was acknowledged as stable is on the disk; what waits for a disk that does not answer was not.
+            Stop::Now if hurried.swap(true, Ordering::Relaxed) => {
+                tracing::warn!("ended as it is");
+                std::process::exit(1);
+            }
+            Stop::Now => tracing::warn!("stopping at once: only writes under way to a disk are waited for; once more does not"),
             _ => tracing::info!("stopping: calls in progress are answered first; once more stops at once"),
         },
         move || reloader.reload_and_log(),
