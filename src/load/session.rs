@@ -90,6 +90,7 @@ fn compare(a: &Path, b: &Path) -> Exit {
 }
 
 fn measure(options: &Options) -> anyhow::Result<Report> {
+    check_results(options)?;
     let stop = StopFlag::default();
     let on_stop = |request| {
         if request == Stop::Now {
@@ -130,7 +131,20 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// Results that cannot be written are told before they are measured. What is there already stays until there is something better.
+fn check_results(options: &Options) -> anyhow::Result<()> {
+    for path in options.json.iter().chain(&options.histogram) {
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 fn write_results(options: &Options, report: &Report) -> anyhow::Result<()> {
+    std::io::stdout().lock().write_all(report.to_text().as_bytes())?;
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -138,7 +152,6 @@ fn write_results(options: &Options, report: &Report) -> anyhow::Result<()> {
     if let Some(path) = &options.histogram {
         std::fs::write(path, report.to_hgrm()).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    std::io::stdout().lock().write_all(report.to_text().as_bytes())?;
     Ok(())
 }
 
