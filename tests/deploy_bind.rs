@@ -251,6 +251,13 @@ fn a_card_that_the_machine_lives_on_is_refused() {
             assert!(refused.err.starts_with(&format!("nfsplice-bind: refused: {reason}")), "{}", refused.err);
         }
     }
+    // sudo does not hand the variable on: it is looked for where the script was started from, in the end this process.
+    let own = format!("proc/{}/environ", std::process::id());
+    machine.file(&own, &format!("HOME=/root\0SSH_CONNECTION={ssh}\0LANG=C\0"));
+    let refused = machine.bind(&["--apply", "0000:04:00.0"]);
+    assert_eq!(refused.code, 3);
+    assert!(refused.err.contains("0000:04:00.0 (ens4) carries this SSH session"), "{}", refused.err);
+    fs::remove_dir_all(machine.root.join("proc").join(std::process::id().to_string())).unwrap();
     let shared = machine.bind(&["--apply", "0000:04:00.0"]);
     assert_eq!(shared.code, 3);
     assert!(shared.err.contains("shares its IOMMU group with 0000:04:00.1 (driver e1000)"), "{}", shared.err);
