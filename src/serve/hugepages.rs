@@ -17,13 +17,21 @@ pub fn check(needed_mib: u32) -> anyhow::Result<()> {
 
 fn check_in(sizes: &Path, needed_mib: u32) -> anyhow::Result<()> {
     let free_mib = free_kib(sizes) >> 10;
+    // Those that others have stay theirs.
+    let missing = u64::from(needed_mib).saturating_sub(free_mib).div_ceil(2);
+    let pages = there_are(sizes) + missing;
     ensure!(
         free_mib >= u64::from(needed_mib),
         "memory.hugepages: {needed_mib} MiB of hugepages are needed (memory.eal_mib, memory.page_cache_mib and the exports in memory), \
-         {free_mib} MiB are free. Reserve them, in pages of 2 MiB: sysctl vm.nr_hugepages={}; or set hugepages = false.",
-        needed_mib.div_ceil(2)
+         {free_mib} MiB are free. Reserve them, in pages of 2 MiB: sysctl vm.nr_hugepages={pages}; or set hugepages = false."
     );
     Ok(())
+}
+
+/// Pages of 2 MiB, in use or not.
+fn there_are(sizes: &Path) -> u64 {
+    let count = std::fs::read_to_string(sizes.join("hugepages-2048kB/nr_hugepages"));
+    count.ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Of all sizes together; what cannot be read counts as none.
@@ -49,10 +57,12 @@ mod tests {
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(folder.join("free_hugepages"), pages).unwrap();
         }
+        // 90 of 2 MiB are in use.
+        std::fs::write(sizes.join("hugepages-2048kB/nr_hugepages"), "100\n").unwrap();
         assert!(check_in(&sizes, 1024 + 20).is_ok());
         let text = check_in(&sizes, 1024 + 21).unwrap_err().to_string();
         assert!(text.contains("1045 MiB of hugepages are needed") && text.contains("1044 MiB are free"), "{text}");
-        assert!(text.contains("sysctl vm.nr_hugepages=523"), "{text}");
+        assert!(text.contains("sysctl vm.nr_hugepages=101;"), "{text}");
         assert!(check_in(&sizes.join("none"), 1).is_err());
         std::fs::remove_dir_all(&sizes).unwrap();
     }
