@@ -1,8 +1,10 @@
 //! The command line: serve, check-config, stats, load.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -70,7 +72,13 @@ fn capture_frames(socket: &Path, wanted: &Wanted, file: &Path) -> Exit {
         let mut server = stats::ask(socket, wanted.request().as_bytes(), Duration::from_secs(wanted.seconds.into()))?;
         // The server sends what is left, and how many frames found no room, to one who says nothing more.
         let asking = server.try_clone()?;
-        ctrlc::set_handler(move || drop(asking.shutdown(std::net::Shutdown::Write)))?;
+        let asked = AtomicBool::new(false);
+        ctrlc::set_handler(move || {
+            // A server that does not answer is not waited for twice.
+            if asked.swap(true, Ordering::Relaxed) || asking.shutdown(Shutdown::Write).is_err() {
+                std::process::exit(Exit::Failure as i32);
+            }
+        })?;
         let captured = capture::save(&mut server, file)?;
         eprintln!("{} frames in {}, {} found no room", captured.frames, file.display(), captured.dropped);
         Ok(())

@@ -131,9 +131,10 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Results that cannot be written are told before they are measured. What is there already stays until there is something better.
+/// Results that cannot be written are told before they are measured. What is there already stays until there is something better; who
+/// reads a pipe would take this for the end.
 fn check_results(options: &Options) -> anyhow::Result<()> {
-    for path in options.json.iter().chain(&options.histogram) {
+    for path in options.json.iter().chain(&options.histogram).filter(|path| path.metadata().map_or(true, |file| file.is_file())) {
         std::fs::File::options()
             .create(true)
             .append(true)

@@ -19,8 +19,8 @@ pub const SLEEP_MAX: Duration = Duration::from_millis(50);
 /// The wait of a core with a port that cannot signal.
 pub const NAP: Duration = Duration::from_micros(100);
 
-/// The wait beside a port whose descriptor says that its device is gone, as that of a TAP that was deleted: it would end each other wait at
-/// once. Frames of other ports, timers and wake-ups come late by as much.
+/// The longest wait beside a port whose descriptor says that its device is gone, as that of a TAP that was deleted: it would end each wait at
+/// once. Other ports and wake-ups end it as ever.
 const NAP_BESIDE_BROKEN: Duration = Duration::from_millis(10);
 
 /// Descriptors that need no allocation, the core's own included: all ports but the last of as many as there may be.
