@@ -18,7 +18,7 @@ use crate::net::interface::IcmpErrorKind;
 use crate::net::{Device, Ingress, Interface, OutgoingPacket, RxFrame, SendRefused, UdpDatagram};
 use crate::rpc::{self, CloseReason, ConnectionKey, Destination, Programs};
 use crate::tcp::{self, ConnectionId, Event, FourTuple, SendError, Transmit, TransmitLimits};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::icmpv4::unreachable;
 use crate::wire::protocol;
 use crate::wire::tcp::SeqNumber;
@@ -34,6 +34,10 @@ const PACKETS_PER_TURN: usize = 64;
 /// Bursts of frames that the turn after one with so many packets takes in at most: it lasted long, and a queue that overflows drops calls
 /// and acknowledgements as well as a flood's SYNs.
 const BURSTS_AFTER_FULL_TURN: usize = 4;
+
+/// How long a device that takes nothing at all is waited for on a core with other devices, whose packets wait meanwhile. A ring that the line
+/// drains takes something every few microseconds; one whose cable is pulled, or whose guest has stopped, may take nothing ever again.
+const STUCK_AFTER: Duration = Duration::from_millis(10);
 
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
@@ -54,6 +58,8 @@ counters! {
         packets_out,
         /// Times a packet waited for a full device.
         device_full,
+        /// Packets dropped because their device had taken nothing for 10 ms while the core has others (TCP sends them again).
+        device_stuck,
         /// Packets dropped on their way out: no route, no neighbour, or a limit of the device (TCP sends them again).
         packets_undeliverable,
         /// Replies whose connection could not take them: the connection was reset.
@@ -83,6 +89,8 @@ pub struct Shard<D, P> {
     transmit: Transmit,
     /// `transmit` holds a packet that the device had no room for.
     transmit_waits: bool,
+    /// By lane: when its device first had no room, if it has taken nothing since.
+    full_since: Vec<Option<Instant>>,
     /// The last turn sent as much as one may.
     was_full: bool,
 }
@@ -121,6 +129,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
     pub fn new(lanes: Vec<Lane<D>>, tcp: tcp::Endpoint, rpc: rpc::Server, programs: P, datagram_ports: Vec<u16>) -> Shard<D, P> {
         let limits = common_limits(&lanes);
         Shard {
+            full_since: vec![None; lanes.len()],
             lanes,
             tcp,
             rpc,
@@ -163,7 +172,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
     /// When `turn` must be called even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let interfaces = self.lanes.iter().filter_map(|lane| lane.interface.poll_timeout());
-        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).min()
+        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).chain(self.stuck_at()).min()
     }
 
     // ---- Up: frames to layers ----
@@ -449,7 +458,15 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     /// One burst for each device; how many frames went, among them those that an earlier burst had no room for.
     fn flush(&mut self) -> usize {
-        self.lanes.iter_mut().map(|lane| lane.device.flush()).sum()
+        let mut flushed = 0;
+        for (lane, full_since) in self.lanes.iter_mut().zip(&mut self.full_since) {
+            let taken = lane.device.flush();
+            if taken > 0 {
+                *full_since = None;
+            }
+            flushed += taken;
+        }
+        flushed
     }
 
     /// Whether there is room for more: a packet that the device had no room for stays in `transmit`.
@@ -475,16 +492,14 @@ impl<D: Device, P: Programs> Shard<D, P> {
         };
         let mut result = interface.send_taking(now, device, &packet, payload, payload_len as usize);
         if result == Err(SendRefused::Full) {
-            device.flush();
+            if device.flush() > 0 {
+                self.full_since[at] = None;
+            }
             result = interface.send_taking(now, device, &packet, payload, payload_len as usize);
         }
         match result {
             Ok(()) => true,
-            Err(SendRefused::Full) => {
-                self.counters.device_full += 1;
-                self.transmit_waits = true;
-                false
-            }
+            Err(SendRefused::Full) => self.device_is_full(now, at),
             Err(SendRefused::BeyondLinkMtu { mtu }) => {
                 self.narrow(now, mtu);
                 true
@@ -494,6 +509,29 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 true
             }
         }
+    }
+
+    /// Whether to go on with the next packet. All wait with the one at hand, so that none overtakes another of its connection; but what other
+    /// devices would take must not wait for ever for one that is stuck.
+    #[cold]
+    fn device_is_full(&mut self, now: Instant, at: usize) -> bool {
+        let since = *self.full_since[at].get_or_insert(now);
+        if self.lanes.len() > 1 && now.since(since) >= STUCK_AFTER {
+            self.counters.device_stuck += 1;
+            return true;
+        }
+        self.counters.device_full += 1;
+        self.transmit_waits = true;
+        false
+    }
+
+    /// When the packet that waits is given up, if it ever is.
+    fn stuck_at(&self) -> Option<Instant> {
+        if !self.transmit_waits || self.lanes.len() < 2 {
+            return None;
+        }
+        let since = self.full_since[self.lane_of(self.transmit.src)?]?;
+        Some(since + STUCK_AFTER)
     }
 
     /// TCP plans with what the ports carry. That a router has told less (RFC 4861 section 6.3.4) it hears at the first packet that is

@@ -185,6 +185,11 @@ fn exported(store: Box<dyn Store>) -> Volumes {
 
 impl<D: Device> Server<D> {
     pub fn new(setup: &Setup, device: D) -> Server<D> {
+        Server::on_ports(setup, vec![(setup, device)])
+    }
+
+    /// On several ports, each with the addresses of a setup of its own; everything else is as `setup` says.
+    pub fn on_ports(setup: &Setup, ports: Vec<(&Setup, D)>) -> Server<D> {
         let cache = setup.cache.clone().unwrap_or_else(|| PagePool::anonymous(setup.cache_blocks, setup.block_bytes).unwrap());
         let fragments = setup.fragments.clone().unwrap_or_else(|| PagePool::anonymous(256, 64 << 10).unwrap());
         let local = open_local(setup, &cache);
@@ -196,8 +201,11 @@ impl<D: Device> Server<D> {
         let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
         tcp.set_copy_out(arena(&fragments));
         tcp.listen(NFS_PORT).unwrap();
-        let options = setup.interface(device.capabilities().mac, SERVER_ADDRESS, SERVER_ADDRESS_V6);
-        let interface = Interface::new(options, arena(&fragments), Instant::ZERO).unwrap();
+        let lane = |(setup, device): (&Setup, D)| {
+            let options = setup.interface(device.capabilities().mac, SERVER_ADDRESS, SERVER_ADDRESS_V6);
+            Lane { interface: Interface::new(options, arena(&fragments), Instant::ZERO).unwrap(), device }
+        };
+        let lanes = ports.into_iter().map(lane).collect();
         let rpc = match &setup.shared {
             Some(shared) => rpc::Server::sharing(setup.rpc, arena(&fragments), shared.drc.clone()),
             None => rpc::Server::new(setup.rpc, arena(&fragments)),
@@ -205,7 +213,7 @@ impl<D: Device> Server<D> {
         let mount = Mount::new(mount::Options::default(), Arc::new(MountList::default()));
         let programs =
             ProgramTable::new(volumes, Rpcbind::new(Vec::new(), Duration::ZERO).unwrap(), mount, Nfs3::new(setup.nfs3));
-        let shard = Shard::new(vec![Lane { device, interface }], tcp, rpc, programs, Vec::new());
+        let shard = Shard::new(lanes, tcp, rpc, programs, Vec::new());
         let at_rest = (cache.outstanding(), fragments.outstanding());
         Server { shard, cache, fragments, root, at_rest, _local: local }
     }
