@@ -9,11 +9,12 @@ use std::rc::Rc;
 
 use nfsplice::net::interface::Ipv6Counters;
 use nfsplice::net::spread::Spread;
+use nfsplice::net::{Device, TxOffload};
 use nfsplice::shard::steering::{self, SteeringCounters};
 use nfsplice::time::Duration;
 use nfsplice::wire::{ethernet, icmpv6, ipv6, protocol};
 use support::cores::{Choose, Cores};
-use support::nfs::{self, Args, CREATE, NFS3ERR_NOENT, READ, REMOVE, WRITE};
+use support::nfs::{self, Args, CREATE, GETATTR, NFS3ERR_NOENT, READ, REMOVE, WRITE};
 use support::server::{NFS_PORT, Setup};
 use support::{CLIENT_MAC, SERVER_MAC};
 
@@ -150,6 +151,38 @@ fn a_full_inbox_drops_and_counts_and_the_connection_goes_on() {
     cores.wait(streams[1], xid).ok();
     let read = cores.call(streams[0], READ, &nfs::read(&file, 0, 300_000)).ok().data();
     assert!(read == data);
+    cores.close_all();
+}
+
+/// Whoever floods the link with ARP must not take the place of segments that are handed over.
+#[test]
+fn copies_of_frames_about_neighbours_fill_a_quarter_of_an_inbox() {
+    let small = steering::Options { inbox_frames_max: 64, ..steering::Options::default() };
+    let mut cores = Cores::with_inboxes(&Setup::default(), CORES, Box::new(|_| 0), small);
+    let streams = cores.connect_to_each();
+    let root = cores.root.clone();
+    cores.stopped[1] = true;
+    let before = cores.shards[0].steering_counters();
+    // Requests of anybody for anybody's address: every core is to see them.
+    let request = |host: u8| {
+        let arp = [&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 1, host, 10, 77, 0, host][..], &[0; 6], &[10, 77, 0, 99]].concat();
+        [&[0xff; 6][..], &[2, 0, 0, 0, 1, host], &[8, 6], &arp].concat()
+    };
+    for host in 100..200 {
+        cores.client.device.transmit(&request(host), &[], &TxOffload::default()).unwrap();
+    }
+    cores.client.device.flush();
+    cores.settle();
+    let counters = cores.shards[0].steering_counters();
+    assert_eq!(counters.neighbour_copies - before.neighbour_copies, 16);
+    assert_eq!(counters.neighbour_copies_dropped - before.neighbour_copies_dropped, 84);
+    let xid = cores.client.call(cores.now, streams[1], GETATTR, &Args::new().opaque(&root));
+    cores.settle();
+    let counters = cores.shards[0].steering_counters();
+    assert!(counters.handed_over > before.handed_over, "the segment has a place");
+    assert_eq!(counters.inbox_full, 0);
+    cores.stopped[1] = false;
+    cores.wait(streams[1], xid).ok();
     cores.close_all();
 }
 

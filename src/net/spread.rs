@@ -23,12 +23,15 @@ use crate::wire::ethernet::{Frame, ethertype};
 /// Scaling", 2012.
 pub const SYMMETRIC_KEY_WORD: u16 = 0x6d5a;
 
-/// The next header of ICMPv6 (RFC 4443 section 1) and of hop-by-hop options (RFC 8200 section 4.3), and the types that neighbour discovery
-/// and a listener query (RFC 3810 section 5.1, behind a router alert) have.
+/// The next header of ICMPv6 (RFC 4443 section 1) and of hop-by-hop options (RFC 8200 section 4.3), and the types and hop limits that
+/// neighbour discovery (RFC 4861 sections 4.1 to 4.5) and a listener query (RFC 3810 section 5.1, behind a router alert) have: others' hop limits
+/// say that they come from behind a router, and no core would believe them.
 const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const LISTENER_QUERY: u8 = 130;
+const LISTENER_HOP_LIMIT: u8 = 1;
 const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+const DISCOVERY_HOP_LIMIT: u8 = 255;
 
 /// Bytes of the longest input: two IPv6 addresses and two ports.
 const INPUT_BYTES_MAX: usize = 36;
@@ -118,9 +121,9 @@ pub fn concerns_every_core(frame: &[u8]) -> bool {
     let packet = frame.payload();
     match frame.ethertype() {
         ethertype::ARP => true,
-        ethertype::IPV6 => match packet.get(6) {
-            Some(&ICMPV6) => packet.get(40).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind)),
-            Some(&HOP_BY_HOP) => is_listener_query(packet),
+        ethertype::IPV6 => match packet.get(6..8) {
+            Some([ICMPV6, DISCOVERY_HOP_LIMIT]) => packet.get(40).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind)),
+            Some([HOP_BY_HOP, LISTENER_HOP_LIMIT]) => is_listener_query(packet),
             _ => false,
         },
         _ => false,
@@ -263,9 +266,11 @@ mod tests {
         let frame = |ethertype: u16, payload: &[u8]| [&[2; 12][..], &ethertype.to_be_bytes(), payload].concat();
         assert!(concerns_every_core(&frame(ethertype::ARP, &[0; 28])));
         let mut ipv6 = [0; 48];
-        (ipv6[6], ipv6[40]) = (58, 135);
+        (ipv6[6], ipv6[7], ipv6[40]) = (58, 255, 135);
         assert!(concerns_every_core(&frame(ethertype::IPV6, &ipv6)));
-        ipv6[40] = 128;
+        ipv6[7] = 254;
+        assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "from behind a router");
+        (ipv6[7], ipv6[40]) = (255, 128);
         assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "echo");
         (ipv6[6], ipv6[40]) = (6, 135);
         assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "TCP");
@@ -273,8 +278,11 @@ mod tests {
         // A listener query behind eight and sixteen octets of hop-by-hop options.
         for len in [8, 16] {
             let mut ipv6 = vec![0; 64];
-            (ipv6[40], ipv6[41], ipv6[40 + len]) = (58, len as u8 / 8 - 1, 130);
+            (ipv6[7], ipv6[40], ipv6[41], ipv6[40 + len]) = (1, 58, len as u8 / 8 - 1, 130);
             assert!(concerns_every_core(&frame(ethertype::IPV6, &ipv6)));
+            ipv6[7] = 64;
+            assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "from behind a router");
+            ipv6[7] = 1;
             ipv6[40 + len] = 143;
             assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6)), "a report");
             assert!(!concerns_every_core(&frame(ethertype::IPV6, &ipv6[..40 + len])), "cut short");

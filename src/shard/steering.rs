@@ -14,7 +14,7 @@
 //!   was not read yet.
 //!
 //! An inbox is bounded. When it is full the frame is dropped and counted, as by a NIC whose queue is full: TCP sends it again,
-//! neighbours ask again.
+//! neighbours ask again. Copies may fill a quarter of it: whoever floods the link with ARP takes no segment's place.
 //!
 //! Deliberately not here: threads, sleeping; a `Wake` is called when there is something in an inbox.
 
@@ -46,6 +46,9 @@ impl Default for Options {
 /// Bytes of a frame that are copied for the other cores: what ARP and neighbour discovery need.
 const COPY_BYTES_MAX: usize = 1514;
 
+/// Part of an inbox beyond which it takes no more copies of frames about neighbours.
+const COPIES_SHARE: usize = 4;
+
 /// Tells another core that its inbox holds something.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -60,6 +63,8 @@ counters! {
         taken_over,
         /// Frames about neighbours copied to other cores, counted for each copy.
         neighbour_copies,
+        /// Such copies dropped because the other core's inbox was a quarter full.
+        neighbour_copies_dropped,
     }
 }
 
@@ -172,6 +177,11 @@ impl Steering {
         let bufs = std::iter::once(&frame.packet.first).chain(&frame.packet.more);
         let bytes: Vec<u8> = bufs.flat_map(|buf| buf.iter().copied()).take(COPY_BYTES_MAX).collect();
         for core in (0..cores).filter(|core| *core != own) {
+            let has_room = |peer: &Peer| peer.inbox.len() * COPIES_SHARE < peer.inbox.capacity();
+            if !self.peers.get(core).is_some_and(has_room) {
+                self.counters.neighbour_copies_dropped += 1;
+                continue;
+            }
             let packet = RxPacket::single(RxBuf::from_vec(bytes.clone()));
             let frame = RxFrame { packet, ip_checksum: frame.ip_checksum, l4_checksum: frame.l4_checksum };
             if self.hand_over(core, Handed::Neighbour { port, frame }) {
