@@ -1,6 +1,7 @@
 //! Datagrams through an interface: no sockets, no queues. What comes in is `Ingress::Udp`; this is the way out.
 //!
-//! Read first: RFC 768; RFC 8085 section 3.2 (do not send what must be fragmented).
+//! Read first: RFC 768; RFC 8085 section 3.2 (do not send what must be fragmented). Our link does not have to; a router on the way may, as
+//! nobody here would hear that it must not: a client that asks again would get the same answer, and never see it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,6 +10,10 @@ use super::interface::{Interface, OutgoingPacket, SendRefused};
 use crate::buf::{Slice, gather_len};
 use crate::time::Instant;
 use crate::wire::{ipv4, ipv6, protocol, udp};
+
+/// Longer IPv4 packets may be cut by routers, bytes: what every path carries that hosts are on (RFC 1122 section 3.3.3). Shorter ones need no
+/// value that tells their pieces apart (RFC 6864 section 4.1).
+const UNCUT_MAX: usize = 576;
 
 /// The largest payload of a datagram to this address on a link with this MTU, bytes.
 pub fn payload_max(mtu: u16, to: IpAddr) -> usize {
@@ -52,7 +57,7 @@ impl Interface {
             transport_header: &header,
             payload,
             tso_mss: None,
-            may_fragment: false,
+            may_fragment: dst.is_ipv4() && ipv4::HEADER_LEN + udp::HEADER_LEN + octets > UNCUT_MAX,
         };
         Ok(self.send(now, device, &packet)?)
     }

@@ -806,6 +806,22 @@ fn a_packet_that_may_be_cut_still_may_after_it_has_waited_for_its_neighbour() {
     assert!(checksum_is_good(&header, &bytes) && !header.dont_fragment);
 }
 
+/// Nobody hears a router that would have had to cut a datagram and was not allowed to: its client would wait for ever.
+#[test]
+fn routers_may_cut_long_datagrams() {
+    for end in [EndOptions::plain(OUR_MAC.0, 1500), EndOptions::offloading(OUR_MAC.0, 1500)] {
+        let mut bench = bench_on(end, |_| {});
+        bench.introduce();
+        let (from, to) = ((OURS, 111).into(), (PEER, 700).into());
+        for (payload, uncut) in [(548, true), (549, false), (1472, false)] {
+            bench.interface.send_udp(bench.now, &mut bench.device, from, to, &slices(&[&vec![7; payload]])).unwrap();
+            let (header, bytes) = ip_payload(&bench.out()[0]);
+            assert!(checksum_is_good(&header, &bytes));
+            assert_eq!((header.dont_fragment, header.identification == 0), (uncut, uncut), "{payload}");
+        }
+    }
+}
+
 #[test]
 fn a_device_with_offloads_completes_them() {
     let mut bench = bench_on(EndOptions::offloading(OUR_MAC.0, 1500), |_| {});
