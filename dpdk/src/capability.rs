@@ -66,6 +66,8 @@ pub struct PortCapabilities {
     pub spread: Option<RssSpread>,
     /// NUMA node, −1 when unknown.
     pub socket: i32,
+    /// Frames that the device goes on filtering out although it was asked not to, as a virtual function does that its host does not trust.
+    pub deaf_to: Option<&'static str>,
 }
 
 /// How a device spreads packets over its receive queues: the Toeplitz hash of addresses and ports under `key` names an entry of

@@ -15,7 +15,7 @@ use dpdk_sys as sys;
 use crate::{
     mbuf::Mbuf,
     port::OpenPort,
-    stats::{Link, RxCounters},
+    stats::{Link, PortStats, RxCounters},
 };
 
 /// Packets per [`RxQueue::receive`] at most.
@@ -77,6 +77,11 @@ impl RxQueue {
     /// call: not for every poll.
     pub fn link(&self) -> Option<Link> {
         self.port.link()
+    }
+
+    /// The port's counters, of all its queues. Reads the device's registers: not for every poll.
+    pub fn port_stats(&self) -> PortStats {
+        self.port.stats()
     }
 
     /// This queue's number.

@@ -65,6 +65,8 @@ pub(crate) struct Setup<'a> {
     socket: i32,
     /// An address that the device was not told because it cannot be.
     unfiltered_mac: Option<[u8; 6]>,
+    /// See [`PortCapabilities::deaf_to`].
+    deaf_to: Option<&'static str>,
 }
 
 impl<'a> Setup<'a> {
@@ -104,6 +106,7 @@ impl<'a> Setup<'a> {
             info,
             socket,
             unfiltered_mac: None,
+            deaf_to: None,
         };
         setup.negotiate()?;
         Ok(setup)
@@ -269,15 +272,25 @@ impl<'a> Setup<'a> {
         self.set_mtu()?;
         // SAFETY: a configured port with all its queues set up.
         check(name, "rte_eth_dev_start", unsafe { sys::rte_eth_dev_start(id) })?;
-        if options.promiscuous || self.unfiltered_mac.is_some() {
-            // SAFETY: a started port. Devices that cannot are those that get every frame anyway.
-            unsafe { sys::rte_eth_promiscuous_enable(id) };
-        }
+        self.deaf_to = None;
         if options.all_multicast {
+            // SAFETY: a started port.
+            let result = unsafe { sys::rte_eth_allmulticast_enable(id) };
+            self.note_refusal(result, "groups");
+        }
+        if options.promiscuous || self.unfiltered_mac.is_some() {
             // SAFETY: as above.
-            unsafe { sys::rte_eth_allmulticast_enable(id) };
+            let result = unsafe { sys::rte_eth_promiscuous_enable(id) };
+            self.note_refusal(result, "frames for other addresses than its own");
         }
         Ok((rx_pools, tx_pools))
+    }
+
+    /// Drivers without the operation are those of devices that get every frame anyway.
+    fn note_refusal(&mut self, result: i32, what: &'static str) {
+        if result != 0 && result != -ENOTSUP {
+            self.deaf_to = Some(what);
+        }
     }
 
     fn rss_key_bytes(&self) -> u8 {
@@ -431,6 +444,7 @@ impl<'a> Setup<'a> {
             rss: self.rss,
             spread: self.spread(),
             socket: self.socket,
+            deaf_to: self.deaf_to,
         })
     }
 }

@@ -249,6 +249,7 @@ mod tests {
             rss: false,
             spread: None,
             socket: -1,
+            deaf_to: None,
         }
     }
 

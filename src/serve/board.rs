@@ -1,5 +1,7 @@
 //! What the cores publish, in which order: the layout of the board and the one place that fills it.
 
+use dpdk::stats::PortStats;
+
 use crate::buf::PagePool;
 use crate::control::metrics::{LayoutBuilder, Publisher};
 use crate::counters;
@@ -35,6 +37,14 @@ counters! {
         tx_payload_bytes_copied,
         /// Frames whose headers lay in several buffers and were copied together.
         rx_headers_copied,
+        /// Frames that the device dropped because no receive descriptor was free: the core was too slow.
+        rx_missed,
+        /// Frames that the driver dropped because the receive pool was empty.
+        rx_no_buffer,
+        /// Frames that came with an error, such as a wrong FCS: a bad cable or port.
+        rx_errors,
+        /// Frames that the device could not send.
+        tx_errors,
     }
     gauges {
         /// Receive buffers in use, the driver's ring included.
@@ -123,15 +133,18 @@ pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
     stores.add_to(layout)
 }
 
-/// `lanes`: for each port, the core's lane if it shares the port, and whether the port has IPv6.
+/// `lanes`: for each port, the core's lane if it shares the port, and whether the port has IPv6. `devices`: by lane, if this core speaks for the
+/// ports, what their devices have counted.
 pub fn publish(
     publisher: &mut Publisher,
     shard: &mut ServingShard,
     lanes: impl Iterator<Item = (Option<usize>, bool)>,
     core: &CoreCounters,
     pages: &PageCounters,
+    devices: &[PortStats],
 ) {
-    let ports: Vec<PortCounters> = shard.lanes_mut().iter_mut().map(port_counters).collect();
+    let devices = devices.iter().copied().chain(std::iter::repeat(PortStats::default()));
+    let ports: Vec<PortCounters> = shard.lanes_mut().iter_mut().zip(devices).map(port_counters).collect();
     let (cycles, steering) = (shard.cycles(), shard.steering_counters());
     let mut layers: Vec<&dyn counters::Counters> = vec![
         core,
@@ -164,7 +177,7 @@ pub fn publish(
     publisher.publish(&layers);
 }
 
-fn port_counters(lane: &mut Lane<ServingDevice>) -> PortCounters {
+fn port_counters((lane, stats): (&mut Lane<ServingDevice>, PortStats)) -> PortCounters {
     let device = lane.device.inner();
     let rx = device.rx().counters();
     let tx = device.tx().counters();
@@ -181,6 +194,10 @@ fn port_counters(lane: &mut Lane<ServingDevice>) -> PortCounters {
         tx_payload_bytes_referenced: tx.payload_bytes_referenced,
         tx_payload_bytes_copied: tx.payload_bytes_copied,
         rx_headers_copied: device.counters().headers_copied,
+        rx_missed: stats.imissed,
+        rx_no_buffer: stats.rx_nombuf,
+        rx_errors: stats.ierrors,
+        tx_errors: stats.oerrors,
         rx_buffers_in_use: device.rx().buffers_in_use().into(),
         tx_headers_in_use: tx_headers.into(),
         tx_pieces_in_use: tx_pieces.into(),

@@ -84,6 +84,12 @@ pub fn open(
     };
     let mut opened = Port::<Slice>::open(eal, name, &options).with_context(|| format!("port {name} does not start"))?;
     let capabilities = opened.capabilities().clone();
+    if let Some(frames) = capabilities.deaf_to {
+        tracing::warn!(
+            port = %name, driver = %capabilities.driver_name,
+            "the device refuses to receive {frames}: some clients may not find this server (a virtual function may need `trust on` at its host)"
+        );
+    }
     let mode = match config.server.transmit {
         Transmit::Splice => TransmitMode::Splice,
         Transmit::Copy => TransmitMode::Copy,

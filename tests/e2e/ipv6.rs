@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, sockopt};
 
 use crate::bed::Bed;
-use crate::client::{FILE_SYNC, MOUNT, NFS, RPCBIND, Reader, Reply, Rpc, Xdr, call_bytes, parse_reply};
+use crate::client::{FILE_SYNC, MOUNT, NFS, RPCBIND, Reader, Reply, Rpc, Xdr, call_bytes, parse_reply, procedure};
 use crate::libnfs;
 use crate::net::Netns;
 use crate::process;
@@ -302,15 +302,25 @@ fn link_comes_back(bed: &mut Bed) -> Result<()> {
     let root = root(&bed.net, server(MOUNT_PORT))?;
     let mut of_before = bed.rpc()?;
     exchange(&mut of_before, &root, b"before")?;
+    // Replies that its client does not take: the server goes on asking whether it does.
+    let mut untaken = bed.rpc()?;
+    let file = untaken.lookup(&root, b"before")?;
+    let asked = (0..16).map(|_| untaken.send(NFS, 3, procedure::READ, &Xdr::default().opaque(&file).u64(0).u32(LARGE as u32).0));
+    let asked = asked.collect::<Result<Vec<u32>>>()?;
     let at_start = published(bed)?;
     ensure!(at_start["port0.ip.link_up"] == 1.0, "{:?}", at_start.get("port0.ip.link_up"));
     bed.net.ip(&format!("link set {DEVICE} down"))?;
     until(bed, |counters| counters["port0.ip.link_up"] == 0.0)?;
+    // The driver's word for what the interface did not take.
+    until(bed, |counters| counters["port0.tx_errors"] > at_start["port0.tx_errors"])?;
     bed.net.ip(&format!("link set {DEVICE} up"))?;
     // The kernel has forgotten its own.
     bed.net.ip(&format!("-6 addr add {CLIENT_ADDRESS_V6}/64 dev {DEVICE} nodad"))?;
     until(bed, |counters| counters["port0.ip.link_up"] == 1.0)?;
     exchange(&mut of_before, &root, b"after")?;
+    let mut answered = (0..asked.len()).map(|_| Ok(untaken.receive()?.0)).collect::<Result<Vec<u32>>>()?;
+    answered.sort_unstable();
+    ensure!(answered == asked, "replies of before are missing");
     exchange(&mut rpc(&bed.net, server(NFS_PORT))?, &root, b"after6")?;
     until(bed, |counters| counters["port0.ip6.nd_advertisements_out"] > at_start["port0.ip6.nd_advertisements_out"])?;
     let at_end = published(bed)?;
