@@ -527,9 +527,9 @@ impl Conversation {
             self.mix_handshakes(ports);
             return;
         }
-        let connection = &mut self.connections[latest];
-        let end = &connection.ends[to];
-        if packet.connection != Some(latest) {
+        // An end may be in any later one, or on its way to the latest.
+        let strays_from = if packet.connection.is_some() { of + 1 } else { latest };
+        for connection in self.connections[strays_from..].iter_mut().filter(|connection| connection.ports == ports) {
             // An earlier connection's, or nobody's. What is too old, or of one that was not closed in order, may do harm.
             connection.strayed = true;
             connection.tampered |=
@@ -540,8 +540,12 @@ impl Conversation {
             if !knows_peer || connection.judge.as_mut().is_some_and(|judge| !judge.intrudes(to, &packet.bytes)) {
                 connection.judge = None;
             }
+        }
+        if packet.connection != Some(latest) {
             return;
         }
+        let connection = &mut self.connections[latest];
+        let end = &connection.ends[to];
         // Without a connection, or a cookie that makes one, it is lost.
         if end.opened || end.established || known || segment.flags.contains(Flags::SYN) {
             if let Some(judge) = &mut connection.judge {
