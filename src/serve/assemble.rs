@@ -195,14 +195,17 @@ pub fn programs(
     let wall = Clock::wall();
     let epoch = Duration::new(wall.seconds.try_into().unwrap_or(0), wall.nanoseconds);
     let rpcbind = Rpcbind::new(services(), epoch).context("rpcbind")?;
+    Ok(ProgramTable::new(volumes, rpcbind, Mount::new(mount::Options::default(), mounts), Nfs3::new(nfs3_options(config))))
+}
+
+fn nfs3_options(config: &Config) -> nfs3::Options {
     let limits = &config.limits;
-    let nfs3 = Nfs3::new(nfs3::Options {
+    nfs3::Options {
         read_bytes_max: limits.read_bytes_max,
         write_bytes_max: limits.write_bytes_max,
         directory_bytes_max: limits.readdir_bytes_max,
-        ..nfs3::Options::default()
-    });
-    Ok(ProgramTable::new(volumes, rpcbind, Mount::new(mount::Options::default(), mounts), nfs3))
+        parked_max: limits.io_queue_entries as usize,
+    }
 }
 
 /// What rpcbind tells about this server.
@@ -297,6 +300,12 @@ path = '/srv'
         for (key, changed) in effects {
             assert!(changed.len() == 1 && seen.insert(changed.clone()), "{key} changes {changed:?}");
         }
+    }
+
+    #[test]
+    fn calls_that_wait_for_storage_are_as_many_as_the_configuration_says() {
+        let config = parse(&format!("{FILE}[limits]\nio_queue_entries = 2345\n")).unwrap();
+        assert_eq!(nfs3_options(&config).parked_max, 2345);
     }
 
     #[test]
