@@ -10,7 +10,7 @@
 mod meter;
 pub mod steering;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::buf::{RxChain, Slice};
 use crate::counters;
@@ -18,7 +18,7 @@ use crate::net::interface::IcmpErrorKind;
 use crate::net::{Device, Ingress, Interface, OutgoingPacket, RxFrame, SendRefused, UdpDatagram};
 use crate::rpc::{self, CloseReason, ConnectionKey, Destination, Programs};
 use crate::tcp::{self, ConnectionId, Event, FourTuple, SendError, Transmit, TransmitLimits};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::wire::icmpv4::unreachable;
 use crate::wire::protocol;
 use crate::wire::tcp::SeqNumber;
@@ -34,10 +34,6 @@ const PACKETS_PER_TURN: usize = 64;
 /// Bursts of frames that the turn after one with so many packets takes in at most: it lasted long, and a queue that overflows drops calls
 /// and acknowledgements as well as a flood's SYNs.
 const BURSTS_AFTER_FULL_TURN: usize = 4;
-
-/// How long a device that takes nothing at all is waited for on a core with other devices, whose packets wait meanwhile. A ring that the line
-/// drains takes something every few microseconds; one whose cable is pulled, or whose guest has stopped, may take nothing ever again.
-const STUCK_AFTER: Duration = Duration::from_millis(10);
 
 /// One queue of one port, with the addresses behind it.
 pub struct Lane<D> {
@@ -56,10 +52,10 @@ counters! {
         frames_in,
         /// Packets and TSO chains handed to an interface.
         packets_out,
-        /// Times a packet waited for a full device.
+        /// Packets that waited for a full device.
         device_full,
-        /// Packets dropped because their device had taken nothing for 10 ms while the core has others (TCP sends them again).
-        device_stuck,
+        /// Resets and answers to SYNs dropped because another packet waited for their device.
+        device_full_drops,
         /// Packets dropped on their way out: no route, no neighbour, or a limit of the device (TCP sends them again).
         packets_undeliverable,
         /// Replies whose connection could not take them: the connection was reset.
@@ -87,12 +83,19 @@ pub struct Shard<D, P> {
     gather: Vec<Slice>,
     datagram: RxChain,
     transmit: Transmit,
-    /// `transmit` holds a packet that the device had no room for.
-    transmit_waits: bool,
-    /// By lane: when its device first had no room, if it has taken nothing since.
-    full_since: Vec<Option<Instant>>,
+    /// By lane: the packet that its device had no room for.
+    waiting: Vec<Option<Transmit>>,
+    /// Lanes for which one waits.
+    lanes_full: usize,
+    /// Where the next one is put together when `transmit` waits.
+    spare: Vec<Transmit>,
     /// The last turn sent as much as one may.
     was_full: bool,
+}
+
+/// The lane's device has no room for the packet at hand.
+struct Full {
+    lane: usize,
 }
 
 fn key_of(id: ConnectionId) -> ConnectionKey {
@@ -101,6 +104,12 @@ fn key_of(id: ConnectionId) -> ConnectionKey {
 
 fn id_of(key: ConnectionKey) -> ConnectionId {
     ConnectionId::from_bits(key.0)
+}
+
+/// The lane through which packets from an own address leave.
+#[inline]
+fn lane_of<D: Device>(lanes: &[Lane<D>], address: IpAddr) -> Option<usize> {
+    lanes.iter().position(|lane| lane.interface.is_own(address))
 }
 
 /// What every lane can carry: TCP plans its packets before it is known through which they leave.
@@ -129,7 +138,9 @@ impl<D: Device, P: Programs> Shard<D, P> {
     pub fn new(lanes: Vec<Lane<D>>, tcp: tcp::Endpoint, rpc: rpc::Server, programs: P, datagram_ports: Vec<u16>) -> Shard<D, P> {
         let limits = common_limits(&lanes);
         Shard {
-            full_since: vec![None; lanes.len()],
+            waiting: lanes.iter().map(|_| None).collect(),
+            lanes_full: 0,
+            spare: lanes.iter().map(|_| Transmit::default()).collect(),
             lanes,
             tcp,
             rpc,
@@ -143,7 +154,6 @@ impl<D: Device, P: Programs> Shard<D, P> {
             gather: Vec::new(),
             datagram: RxChain::new(),
             transmit: Transmit::default(),
-            transmit_waits: false,
             was_full: false,
         }
     }
@@ -172,7 +182,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
     /// When `turn` must be called even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let interfaces = self.lanes.iter().filter_map(|lane| lane.interface.poll_timeout());
-        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).chain(self.stuck_at()).min()
+        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).min()
     }
 
     // ---- Up: frames to layers ----
@@ -317,7 +327,12 @@ impl<D: Device, P: Programs> Shard<D, P> {
             expired += 1;
         }
         if due(self.rpc.poll_timeout()) {
+            self.rpc.note_pages_refused(self.programs.pages_refused());
             self.rpc.handle_timeout(now);
+            if self.rpc.needs_relief() {
+                let tcp = &self.tcp;
+                self.rpc.relieve(now, |key| tcp.queued(id_of(key)) as u64);
+            }
             expired += 1;
         }
         expired
@@ -420,12 +435,11 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     // ---- Down: packets to devices ----
 
-    fn lane_of(&self, address: std::net::IpAddr) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.interface.is_own(address))
-    }
-
     fn send_datagram(&mut self, now: Instant, to: SocketAddr, from: SocketAddr) {
-        let Some(at) = self.lane_of(from.ip()) else { return };
+        let Some(at) = lane_of(&self.lanes, from.ip()) else {
+            self.counters.packets_undeliverable += 1;
+            return;
+        };
         let Lane { device, interface } = &mut self.lanes[at];
         if interface.send_udp(now, device, from, to, &self.gather).is_err() {
             // UDP is unreliable: the client asks again.
@@ -437,18 +451,82 @@ impl<D: Device, P: Programs> Shard<D, P> {
     fn send(&mut self, now: Instant) -> usize {
         // What has waited for its neighbour's address goes before what TCP has made since: behind it, it would look reordered.
         let waited = self.send_of_interfaces(now);
-        let mut sent = 0;
-        while sent < PACKETS_PER_TURN && (self.transmit_waits || self.tcp.poll_transmit(now, &self.limits, &mut self.transmit)) {
-            if !self.send_segment(now) {
-                break;
+        let mut sent = if self.lanes_full > 0 { self.send_waiting(now) } else { 0 };
+        while sent < PACKETS_PER_TURN && self.poll_tcp(now) {
+            match self.send_segment(now) {
+                Ok(()) => sent += 1,
+                Err(Full { lane }) => {
+                    self.counters.device_full += 1;
+                    self.let_wait(lane);
+                }
             }
-            sent += 1;
         }
         sent += self.send_of_interfaces(now);
         self.was_full = sent >= PACKETS_PER_TURN;
         sent += waited;
         self.counters.packets_out += sent as u64;
         sent
+    }
+
+    /// The next packet of TCP's for a device that has room.
+    #[inline]
+    fn poll_tcp(&mut self, now: Instant) -> bool {
+        match self.lanes_full {
+            0 => self.tcp.poll_transmit(now, &self.limits, &mut self.transmit),
+            _ => self.poll_tcp_for_others(now),
+        }
+    }
+
+    /// A port whose device is slow, or takes nothing because its cable is pulled, does not keep the others' clients waiting: its connections
+    /// are passed over until its packet has left.
+    #[cold]
+    fn poll_tcp_for_others(&mut self, now: Instant) -> bool {
+        if self.lanes_full == self.lanes.len() {
+            return false;
+        }
+        let Shard { lanes, waiting, tcp, limits, transmit, counters, .. } = self;
+        let has_room = |address| lane_of(lanes, address).is_none_or(|lane| waiting[lane].is_none());
+        while tcp.poll_transmit_from(now, limits, transmit, has_room) {
+            if has_room(transmit.src) {
+                return true;
+            }
+            // Of no connection, so it was not passed over; who it is for asks again.
+            counters.device_full_drops += 1;
+        }
+        false
+    }
+
+    /// Tries again to send what has waited; how many went.
+    #[cold]
+    fn send_waiting(&mut self, now: Instant) -> usize {
+        let mut sent = 0;
+        for lane in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting[lane].take() else { continue };
+            self.lanes_full -= 1;
+            let mut spare = std::mem::replace(&mut self.transmit, waiting);
+            spare.clear();
+            self.spare.push(spare);
+            match self.send_segment(now) {
+                Ok(()) => sent += 1,
+                Err(Full { lane }) => self.let_wait(lane),
+            }
+        }
+        if sent > 0 {
+            self.tcp.resume_held();
+        }
+        sent
+    }
+
+    /// `transmit` waits until the lane's device has room.
+    #[cold]
+    fn let_wait(&mut self, lane: usize) {
+        let next = self.spare.pop().unwrap_or_default();
+        let waiting = std::mem::replace(&mut self.transmit, next);
+        // One that was there has lost its place: an address has moved from one lane to another in between.
+        match self.waiting[lane].replace(waiting) {
+            Some(_) => self.counters.packets_undeliverable += 1,
+            None => self.lanes_full += 1,
+        }
     }
 
     fn send_of_interfaces(&mut self, now: Instant) -> usize {
@@ -458,23 +536,14 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     /// One burst for each device; how many frames went, among them those that an earlier burst had no room for.
     fn flush(&mut self) -> usize {
-        let mut flushed = 0;
-        for (lane, full_since) in self.lanes.iter_mut().zip(&mut self.full_since) {
-            let taken = lane.device.flush();
-            if taken > 0 {
-                *full_since = None;
-            }
-            flushed += taken;
-        }
-        flushed
+        self.lanes.iter_mut().map(|lane| lane.device.flush()).sum()
     }
 
-    /// Whether there is room for more: a packet that the device had no room for stays in `transmit`.
-    fn send_segment(&mut self, now: Instant) -> bool {
-        self.transmit_waits = false;
-        let Some(at) = self.lane_of(self.transmit.src) else {
+    /// Sends `transmit`, which stays there if the device has no room for it.
+    fn send_segment(&mut self, now: Instant) -> Result<(), Full> {
+        let Some(at) = lane_of(&self.lanes, self.transmit.src) else {
             self.counters.packets_undeliverable += 1;
-            return true;
+            return Ok(());
         };
         let Lane { device, interface } = &mut self.lanes[at];
         let Transmit { src, dst, ecn, tso_mss, may_fragment, payload_len, .. } = self.transmit;
@@ -492,46 +561,16 @@ impl<D: Device, P: Programs> Shard<D, P> {
         };
         let mut result = interface.send_taking(now, device, &packet, payload, payload_len as usize);
         if result == Err(SendRefused::Full) {
-            if device.flush() > 0 {
-                self.full_since[at] = None;
-            }
+            device.flush();
             result = interface.send_taking(now, device, &packet, payload, payload_len as usize);
         }
         match result {
-            Ok(()) => true,
-            Err(SendRefused::Full) => self.device_is_full(now, at),
-            Err(SendRefused::BeyondLinkMtu { mtu }) => {
-                self.narrow(now, mtu);
-                true
-            }
-            Err(_) => {
-                self.counters.packets_undeliverable += 1;
-                true
-            }
+            Ok(()) => {}
+            Err(SendRefused::Full) => return Err(Full { lane: at }),
+            Err(SendRefused::BeyondLinkMtu { mtu }) => self.narrow(now, mtu),
+            Err(_) => self.counters.packets_undeliverable += 1,
         }
-    }
-
-    /// Whether to go on with the next packet. All wait with the one at hand, so that none overtakes another of its connection; but what other
-    /// devices would take must not wait for ever for one that is stuck.
-    #[cold]
-    fn device_is_full(&mut self, now: Instant, at: usize) -> bool {
-        let since = *self.full_since[at].get_or_insert(now);
-        if self.lanes.len() > 1 && now.since(since) >= STUCK_AFTER {
-            self.counters.device_stuck += 1;
-            return true;
-        }
-        self.counters.device_full += 1;
-        self.transmit_waits = true;
-        false
-    }
-
-    /// When the packet that waits is given up, if it ever is.
-    fn stuck_at(&self) -> Option<Instant> {
-        if !self.transmit_waits || self.lanes.len() < 2 {
-            return None;
-        }
-        let since = self.full_since[self.lane_of(self.transmit.src)?]?;
-        Some(since + STUCK_AFTER)
+        Ok(())
     }
 
     /// TCP plans with what the ports carry. That a router has told less (RFC 4861 section 6.3.4) it hears at the first packet that is
@@ -561,13 +600,17 @@ impl<D: Device, P: Programs> Shard<D, P> {
         self.rpc.is_drained() && self.tcp.connections().all(|id| self.tcp.queued(id) == 0)
     }
 
-    /// Resets every connection that is left; tells how many turns it takes to send the resets.
-    pub fn abort_all(&mut self, now: Instant) -> usize {
+    /// Resets every connection that is left: the turns that follow send the resets.
+    pub fn abort_all(&mut self, now: Instant) {
         let ids: Vec<ConnectionId> = self.tcp.connections().collect();
-        for id in &ids {
-            self.tcp.abort(now, *id);
+        for id in ids {
+            self.tcp.abort(now, id);
         }
-        1 + ids.len() / PACKETS_PER_TURN
+    }
+
+    /// Whether a packet waits for a turn, or for its device.
+    pub fn has_transmit(&self) -> bool {
+        self.lanes_full > 0 || self.tcp.has_transmit()
     }
 
     pub fn lanes(&self) -> &[Lane<D>] {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, anyhow};
 use crossbeam::channel::Receiver;
-use dpdk::stats::PortStats;
 
 use super::board::{self, CoreCounters, PageCounters, Pools};
 use super::clock::Clock;
@@ -37,9 +36,12 @@ use crate::{rpc, tcp};
 /// Empty turns before a core thinks of sleeping: a few microseconds, in which the next frame of a busy client usually comes.
 const TURNS_BEFORE_SLEEP: u32 = 64;
 
-/// How often the ports are asked whether their links are up and what they have dropped: some drivers answer with a system call, others read a
-/// hundred registers.
-const DEVICES_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the ports are asked whether their links are up: some drivers answer with a system call.
+const LINK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest that a server which ends goes on sending resets, and how long it waits for what its devices have taken to leave their queues.
+const RESETS_TIME_MAX: Duration = Duration::from_millis(500);
+const RESETS_QUIET: Duration = Duration::from_millis(2);
 
 /// A queue pair whose frames can be seen.
 pub type ServingDevice = Captured<DpdkDevice>;
@@ -90,10 +92,8 @@ pub struct Core {
     publisher: Option<Publisher>,
     sleeps: u64,
     rules_seen: u64,
-    /// When the devices are asked again.
-    devices_at: Instant,
-    /// What they last said, by lane, if this core asks them.
-    device_stats: Vec<PortStats>,
+    /// When the links are looked at again.
+    links_at: Instant,
 }
 
 impl Core {
@@ -115,8 +115,7 @@ impl Core {
             sleeps: 0,
             // The rules that the shard was built with are the first ones.
             rules_seen: 1,
-            devices_at: Instant::ZERO,
-            device_stats: Vec::new(),
+            links_at: Instant::ZERO,
         })
     }
 
@@ -160,7 +159,7 @@ impl Core {
 
     /// What need not happen in every turn: links, counters, questions, changed export rules, events for the log.
     fn housekeeping(&mut self, now: Instant) {
-        self.look_at_devices(now);
+        self.look_at_links(now);
         self.publish();
         self.inquiries.look(self.shard.lanes_mut(), &self.lane_of_port);
         if let Some(exports) = self.common.seed.rules.changed(&mut self.rules_seen) {
@@ -179,16 +178,14 @@ impl Core {
     }
 
     /// The first core has a queue of each port, and speaks for it. The first time is before anything is sent.
-    fn look_at_devices(&mut self, now: Instant) {
-        if self.index > 0 || now < self.devices_at {
+    fn look_at_links(&mut self, now: Instant) {
+        if self.index > 0 || now < self.links_at {
             return;
         }
-        self.devices_at = now + DEVICES_INTERVAL;
-        self.device_stats.clear();
+        self.links_at = now + LINK_INTERVAL;
         for lane in self.shard.lanes_mut() {
             let told = lane.device.inner().rx().link().map(|link| link.up);
             lane.interface.observe_link(now, told);
-            self.device_stats.push(lane.device.inner().rx().port_stats());
         }
     }
 
@@ -240,11 +237,23 @@ impl Core {
                 std::thread::sleep(NAP);
             }
         }
-        let now = common.clock.now();
-        for _ in 0..self.shard.abort_all(now) {
-            self.shard.turn(now);
-        }
+        self.send_resets();
         self.publish();
+    }
+
+    /// Tells the clients that are left. A device that is slower than this loop is waited for, one that takes nothing not for long.
+    fn send_resets(&mut self) {
+        let begun = self.common.clock.now();
+        self.shard.abort_all(begun);
+        let (mut now, mut last_work) = (begun, begun);
+        while now.since(begun) < RESETS_TIME_MAX && (self.shard.has_transmit() || now.since(last_work) < RESETS_QUIET) {
+            if self.shard.turn(now) > 0 {
+                last_work = now;
+            } else {
+                std::thread::sleep(NAP);
+            }
+            now = self.common.clock.now();
+        }
     }
 
     fn publish(&mut self) {
@@ -253,7 +262,7 @@ impl Core {
             let pages = if self.index == 0 { self.common.pools.counters() } else { PageCounters::default() };
             let ports = self.common.seed.config.ports.iter();
             let lanes = self.lane_of_port.iter().copied().zip(ports.map(|port| port.has_ipv6()));
-            board::publish(publisher, &mut self.shard, lanes, &core, &pages, &self.device_stats);
+            board::publish(publisher, &mut self.shard, lanes, &core, &pages);
         }
     }
 }

@@ -165,6 +165,8 @@ pub struct Endpoint {
     train: Option<Train>,
     wheel: TimerWheel,
     ready: VecDeque<u32>,
+    /// Ready as well, but passed over by `poll_transmit_from`.
+    held: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
     /// What was closed for good, oldest first, among some that has ended.
     orphans: VecDeque<ConnectionId>,
@@ -198,6 +200,7 @@ impl Endpoint {
             train: None,
             wheel: TimerWheel::new(),
             ready: VecDeque::new(),
+            held: VecDeque::new(),
             time_wait: VecDeque::new(),
             orphans: VecDeque::new(),
             cookies: SynCookies::new(secret),
@@ -597,6 +600,37 @@ impl Endpoint {
     /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. While connections
     /// have work, few of the SYNs that ask for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        self.next_transmit(now, limits, out, |_| true)
+    }
+
+    /// The same, but connections of local addresses that may not send, because their device has no room, are passed over. They keep their
+    /// places until `resume_held`. What needs no connection, such as resets, is not held.
+    pub fn poll_transmit_from(
+        &mut self,
+        now: Instant,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+        may_send: impl Fn(IpAddr) -> bool,
+    ) -> bool {
+        self.next_transmit(now, limits, out, may_send)
+    }
+
+    /// Those that `poll_transmit_from` has passed over have their turn again, before all others.
+    pub fn resume_held(&mut self) {
+        if !self.held.is_empty() {
+            self.held.append(&mut self.ready);
+            std::mem::swap(&mut self.held, &mut self.ready);
+        }
+    }
+
+    #[inline]
+    fn next_transmit(
+        &mut self,
+        now: Instant,
+        limits: &TransmitLimits,
+        out: &mut Transmit,
+        may_send: impl Fn(IpAddr) -> bool,
+    ) -> bool {
         self.end_train();
         out.clear();
         if self.shared.waiting_apart > 0 && self.transmit_apart(now, limits, out) {
@@ -604,6 +638,10 @@ impl Endpoint {
         }
         while let Some(index) = self.ready.pop_front() {
             let Some(connection) = &mut self.slots[index as usize].connection else { continue };
+            if !may_send(connection.tuple.local_ip) {
+                self.held.push_back(index);
+                continue;
+            }
             connection.queued = false;
             let sent = connection.transmit(now, &mut self.shared, limits, out);
             // If there is more: to the back of the queue, behind everybody else.
@@ -617,6 +655,11 @@ impl Endpoint {
         }
         self.begin_to_send();
         false
+    }
+
+    /// Whether there may be something to transmit.
+    pub fn has_transmit(&self) -> bool {
+        self.shared.waiting_apart > 0 || !self.ready.is_empty() || !self.held.is_empty()
     }
 
     /// Queues a gather list, whole or not at all. Taken: `gather` is empty and has room for as many slices again. Refused: it is untouched.
