@@ -142,6 +142,10 @@ impl Programs for ProgramTable {
         }
     }
 
+    fn pages_refused(&self) -> u64 {
+        self.volumes.stores().iter().map(|store| store.pages_refused()).sum()
+    }
+
     fn poll_completion(&mut self, now: Instant, pages: &mut Vec<Slice>) -> Option<Ticket> {
         loop {
             let before = pages.len();

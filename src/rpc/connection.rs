@@ -84,6 +84,11 @@ pub struct Connection {
     pub queued: u64,
     /// Bytes in TCP's send queue, as far as known.
     pub backlog: u64,
+    /// Bytes of replies that were handed to TCP, ever.
+    pub handed: u64,
+    /// How many of them had been by `marked_at`. Until they are acknowledged, some reply has waited for so long at least.
+    mark: u64,
+    marked_at: Instant,
     /// The peer has presented a file handle it may use (XPT_PEER_VALID).
     valid: bool,
     /// Neighbours in the list of connections that are not valid, in order of arrival.
@@ -116,6 +121,9 @@ impl Connection {
             reserved: 0,
             queued: 0,
             backlog: 0,
+            handed: 0,
+            mark: 0,
+            marked_at: now,
             valid: false,
             previous: NONE,
             next: NONE,
@@ -131,6 +139,20 @@ impl Connection {
     /// Bytes of replies that are, or may come to be, somewhere between the programs and the peer's acknowledgement.
     pub fn outstanding(&self) -> u64 {
         self.reserved + self.queued + self.backlog
+    }
+
+    /// TCP has `bytes` of its replies that the peer has not acknowledged.
+    pub fn note_backlog(&mut self, now: Instant, bytes: u64) {
+        self.backlog = bytes;
+        if self.handed.saturating_sub(bytes) >= self.mark {
+            (self.mark, self.marked_at) = (self.handed, now);
+        }
+    }
+
+    /// For how long, at least, its peer has left a reply unacknowledged, as far as the backlog is known.
+    pub fn owes_for(&self, now: Instant) -> Duration {
+        let acknowledged = self.handed.saturating_sub(self.backlog);
+        if acknowledged < self.mark { now.since(self.marked_at) } else { Duration::ZERO }
     }
 
     /// Whether a call may be taken whose reply has at most `need` bytes. A connection that owes nothing may always ask:
@@ -298,6 +320,29 @@ impl ConnectionTable {
 mod tests {
     use super::*;
     use crate::rpc::programs::Transport;
+
+    #[test]
+    fn the_age_of_a_reply_that_is_not_acknowledged_is_known_from_below() {
+        let mut table = table();
+        let id = insert(&mut table, 1).unwrap();
+        let connection = table.get(id).unwrap();
+        let at = Instant::from_millis;
+        connection.handed = 100;
+        connection.note_backlog(at(1000), 100);
+        assert_eq!(connection.owes_for(at(1000)), Duration::ZERO);
+        // More replies, and some are taken, but not all of those of the first second.
+        for millis in [2000, 3000, 4000] {
+            connection.handed += 100;
+            connection.note_backlog(at(millis), connection.handed - 90);
+        }
+        assert_eq!(connection.owes_for(at(6000)), Duration::from_secs(5));
+        connection.note_backlog(at(7000), connection.handed - 100);
+        assert_eq!(connection.owes_for(at(7000)), Duration::ZERO, "later ones may have come a moment ago");
+        connection.note_backlog(at(8000), connection.handed - 100);
+        assert_eq!(connection.owes_for(at(9000)), Duration::from_secs(2));
+        connection.note_backlog(at(9000), 0);
+        assert_eq!(connection.owes_for(at(20_000)), Duration::ZERO);
+    }
 
     fn table() -> ConnectionTable {
         ConnectionTable::new(3)

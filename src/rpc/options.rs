@@ -157,6 +157,8 @@ counters! {
         closed_idle,
         /// Connections closed because a record stayed incomplete for `record_timeout` and came too slowly.
         closed_record_timeout,
+        /// Connections reset because they had left replies unacknowledged for 5 s while pages were short.
+        closed_holding_pages,
         /// Connections closed for a record above `record_bytes_max`.
         closed_record_too_long,
         /// Connections closed for a record too short to be a message or a call.

@@ -134,4 +134,9 @@ pub trait Programs {
     /// Finishes a call that `poll_completion` named. May answer `Parked` again (it needs another operation); `pages` is
     /// then discarded. Also called when the caller is gone, so that the program lets go of what it holds.
     fn complete(&mut self, now: Instant, ticket: Ticket, results: &mut Results<'_>) -> Disposition;
+
+    /// Calls refused, or answered in part, because no page was free, ever.
+    fn pages_refused(&self) -> u64 {
+        0
+    }
 }

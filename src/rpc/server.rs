@@ -3,7 +3,7 @@
 //! Read first: RFC 5531 sections 9 to 11; sunrpc's svc_xprt.c for what back-pressure and connection limits must do.
 //! Everything a caller does, in this order, each time round its loop:
 //! 1. `accept`, `closed`, `handle_stream`, `handle_end`, `handle_datagram` for what TCP and UDP brought, `handle_timeout` when
-//!    `poll_timeout` is due;
+//!    `poll_timeout` is due, and `relieve` if it `needs_relief` then;
 //! 2. `poll_completions`, `refresh_backlogs`;
 //! 3. `poll_resumable`, `resumable_len` times, with `handle_stream` for each key (one that has used its turn up queues again);
 //! 4. `poll_reply` until `None`, each gather list (whole replies) into TCP's send queue as a whole;
@@ -34,6 +34,15 @@ use crate::time::{Duration, Instant};
 /// How often connections are looked at for `idle_timeout` and `record_timeout`.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Sweeps in a row that found no free page, after which whoever holds pages for long loses them.
+const SHORT_SWEEPS: u32 = 2;
+
+/// How long a peer may leave a reply unacknowledged while pages are short. Shorter waits have their reasons: a packet that was lost twice.
+const HOLDS_PAGES_MAX: Duration = Duration::from_secs(5);
+
+/// Of those that do, this many of the oldest are reset at least, or half of them: more than that may not be needed.
+const RESET_FOR_PAGES_MIN: usize = 8;
+
 /// Connections whose backlog is looked at in one `refresh_backlogs`; the others' turn comes in the next.
 const BACKLOGS_PER_TURN_MAX: usize = 256;
 
@@ -60,6 +69,8 @@ pub enum CloseReason {
     BadRecord(BadRecord),
     /// A record that is too short for the header of a call.
     ShortCall,
+    /// It has left replies unacknowledged for `HOLDS_PAGES_MAX` while there were no pages for anybody else's.
+    HoldsPages,
 }
 
 impl CloseReason {
@@ -122,6 +133,11 @@ pub struct Server {
     /// Reused by each sweep.
     overdue: Vec<(ConnectionId, CloseReason)>,
     next_sweep: Instant,
+    /// Sweeps in a row that found pages short; the last one was not followed by `relieve` yet.
+    short_sweeps: u32,
+    relief_due: bool,
+    /// What the programs have refused for want of pages: by now, and by the last sweep.
+    pages_refused: [u64; 2],
     /// Records of several fragments; grows to `record_bytes_max` at most.
     assembly: Vec<u8>,
     pages: Vec<Slice>,
@@ -160,6 +176,9 @@ impl Server {
             retry_at: None,
             overdue: Vec::new(),
             next_sweep: Instant::ZERO,
+            short_sweeps: 0,
+            relief_due: false,
+            pages_refused: [0; 2],
             assembly: Vec::new(),
             pages: Vec::new(),
             completion_pages: Vec::new(),
@@ -218,7 +237,7 @@ impl Server {
             if bytes < connection.backlog {
                 connection.last_active = now;
             }
-            connection.backlog = bytes;
+            connection.note_backlog(now, bytes);
         }
         self.resume_if_possible(id);
     }
@@ -509,6 +528,7 @@ impl Server {
             };
             connection.queued = connection.queued.saturating_sub(reply.bytes);
             connection.backlog += reply.bytes;
+            connection.handed += reply.bytes;
             let key = connection.key;
             self.close_if_finished(id);
             return Some(Destination::Stream(key));
@@ -538,6 +558,7 @@ impl Server {
             return;
         }
         self.next_sweep = now + SWEEP_INTERVAL;
+        self.look_for_pages();
         let mut overdue = std::mem::take(&mut self.overdue);
         overdue.extend(self.connections.iter().filter_map(|(id, connection)| {
             let slow = connection.record_is_overdue(now, &self.options);
@@ -553,5 +574,46 @@ impl Server {
             self.close(id, reason);
         }
         self.overdue = overdue;
+    }
+
+    fn look_for_pages(&mut self) {
+        let [refused, before] = self.pages_refused;
+        let short = refused != before || !self.arena.has_room_for(1);
+        self.pages_refused = [refused; 2];
+        self.short_sweeps = if short { self.short_sweeps.saturating_add(1) } else { 0 };
+        self.relief_due = self.short_sweeps >= SHORT_SWEEPS;
+    }
+
+    /// How many calls the programs have refused for want of pages, ever; to be told before `handle_timeout`.
+    pub fn note_pages_refused(&mut self, refused: u64) {
+        self.pages_refused[0] = refused;
+    }
+
+    /// Whether `relieve` is to be called.
+    pub fn needs_relief(&self) -> bool {
+        self.relief_due
+    }
+
+    /// Pages are short, and replies that a peer does not acknowledge hold some: a few bytes in a page are enough, and the peer may keep its
+    /// window closed for as long as it likes (RFC 9293 section 3.8.6.1 leaves it to the application to end that). Whoever has done so for long
+    /// is reset, oldest first. A client comes back and asks again.
+    pub fn relieve(&mut self, now: Instant, mut queued: impl FnMut(ConnectionKey) -> u64) {
+        self.relief_due = false;
+        let ids: Vec<ConnectionId> = self.connections.iter().map(|(id, _)| id).collect();
+        let mut holders = Vec::new();
+        for id in ids {
+            let Some(connection) = self.connections.get(id) else { continue };
+            connection.note_backlog(now, queued(connection.key));
+            let age = connection.owes_for(now);
+            if age >= HOLDS_PAGES_MAX {
+                holders.push((age, id));
+            }
+        }
+        holders.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        holders.truncate((holders.len() / 2).max(RESET_FOR_PAGES_MIN));
+        for (_, id) in holders {
+            self.counters.closed_holding_pages += 1;
+            self.close(id, CloseReason::HoldsPages);
+        }
     }
 }

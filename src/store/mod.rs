@@ -71,6 +71,11 @@ pub trait Store: Send {
     /// Whether operations are parked: the caller's loop must keep polling (or sleep on the store's wake-up).
     fn parked(&self) -> usize;
 
+    /// Operations refused, or done in part, because no page was free, ever.
+    fn pages_refused(&self) -> u64 {
+        0
+    }
+
     /// What this handle counts, for the control plane; `None` if nothing.
     fn counters(&self) -> Option<&dyn Counters> {
         None

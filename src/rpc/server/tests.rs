@@ -502,6 +502,83 @@ fn room_that_nobody_announces_is_found() {
     rig.server.refresh_backlogs(rig.now, |_| panic!("the one that waited is gone"));
 }
 
+/// A peer that acknowledges nothing holds a page with a few bytes; enough of them, and nobody is answered any more.
+#[test]
+fn who_holds_pages_for_long_is_reset_when_they_are_short() {
+    let mut rig = Rig::with(4, Options::default());
+    let (patient, holder) = (KEY, ConnectionKey(2));
+    rig.accept(2).unwrap();
+    let mut stream = RxChain::new();
+    let mut held: Vec<Slice> = Vec::new();
+    while rig.server.counters().stalls_core == 0 {
+        stream.push(RxBuf::from_vec(call(7, ECHO, &[7])));
+        rig.server.handle_stream(rig.now, holder, &mut stream, &mut rig.script);
+        let mut gather = Vec::new();
+        while rig.server.poll_reply(&mut gather).is_some() {
+            held.append(&mut gather);
+        }
+    }
+    let owed: u64 = held.iter().map(|slice| slice.len() as u64).sum();
+    rig.server.set_backlog(rig.now, holder, owed);
+    rig.send(&call(1, ECHO, &[1]));
+    let mut seconds = 0;
+    while rig.closes.is_empty() {
+        assert!(rig.turn().heard().is_empty(), "there is no page");
+        rig.advance(Duration::from_secs(1));
+        if rig.server.needs_relief() {
+            rig.server.relieve(rig.now, |key| if key == holder { owed } else { 0 });
+            rig.collect();
+        }
+        seconds += 1;
+    }
+    assert_eq!((rig.closes.clone(), seconds), (vec![(holder.0, CloseReason::HoldsPages)], 5));
+    assert!(!rig.server.needs_relief(), "until the next sweep");
+    held.clear();
+    rig.advance(Duration::from_millis(1));
+    assert_eq!(rig.heard(), [success(1, &[1])]);
+    rig.advance(Duration::from_secs(3));
+    assert!(!rig.server.needs_relief(), "pages are not short any more");
+    assert_eq!(rig.server.counters().closed_holding_pages, 1);
+    assert!(rig.server.connections.find(patient).is_some());
+}
+
+#[test]
+fn as_many_are_reset_as_may_be_needed_the_oldest_first() {
+    let mut rig = Rig::with(16, Options::default());
+    let begun = rig.now;
+    for key in 2..=40 {
+        rig.accept(key).unwrap();
+        let id = rig.server.connections.find(ConnectionKey(key)).unwrap();
+        rig.server.connections.get(id).unwrap().handed = 10;
+        rig.server.set_backlog(begun + Duration::from_millis(key), ConnectionKey(key), 10);
+    }
+    rig.now = begun + Duration::from_millis(5021);
+    // Not the pages of replies, but those of the programs: refused in each second.
+    rig.server.relieve(rig.now, |_| 10);
+    rig.collect();
+    assert_eq!(rig.closes.iter().map(|(key, _)| *key).collect::<Vec<_>>(), (2..=11).collect::<Vec<u64>>(), "half of twenty");
+    rig.server.relieve(rig.now, |_| 10);
+    rig.server.relieve(rig.now, |_| 10);
+    rig.collect();
+    assert_eq!(
+        rig.closes.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+        (2..=21).collect::<Vec<u64>>(),
+        "eight, and the last two"
+    );
+}
+
+#[test]
+fn pages_are_short_when_programs_say_so_twice() {
+    let mut rig = Rig::new();
+    let mut seen = Vec::new();
+    for refused in [0, 5, 5, 6, 7, 7] {
+        rig.server.note_pages_refused(refused);
+        rig.advance(Duration::from_secs(1));
+        seen.push(rig.server.needs_relief());
+    }
+    assert_eq!(seen, [false, false, false, false, true, false]);
+}
+
 #[test]
 fn a_core_without_pages_waits_and_goes_on() {
     // Zeroes, one page to write into, and nothing to move on to while its replies are unacknowledged.

@@ -241,6 +241,10 @@ impl Store for LocalHandle {
         self.shared.root_id
     }
 
+    fn pages_refused(&self) -> u64 {
+        self.counters.pool_exhausted + self.shared.counts.pool_exhausted.load(Ordering::Relaxed)
+    }
+
     fn start(
         &mut self,
         now: Instant,
