@@ -154,6 +154,41 @@ fn a_full_inbox_drops_and_counts_and_the_connection_goes_on() {
     cores.close_all();
 }
 
+/// A request of a host for somebody's address: every core is to see it.
+fn arp_request(host: u8) -> Vec<u8> {
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 1, host, 10, 77, 0, host][..], &[0; 6], &[10, 77, 0, 99]].concat();
+    [&[0xff; 6][..], &[2, 0, 0, 0, 1, host], &[8, 6], &arp].concat()
+}
+
+fn send_arp_requests(cores: &mut Cores, hosts: std::ops::Range<u8>) {
+    for host in hosts {
+        cores.client.device.transmit(&arp_request(host), &[], &TxOffload::default()).unwrap();
+    }
+    cores.client.device.flush();
+    cores.settle();
+}
+
+/// An overloaded core's inbox is never empty: it must learn its neighbours all the same.
+#[test]
+fn segments_in_an_inbox_keep_no_copies_out() {
+    let small = steering::Options { inbox_frames_max: 32, ..steering::Options::default() };
+    let mut cores = Cores::with_inboxes(&Setup::default(), CORES, Box::new(|_| 0), small);
+    let streams = cores.connect_to_each();
+    let root = cores.root.clone();
+    let file = cores.call(streams[1], CREATE, &nfs::create(&root, b"f")).ok().created();
+    cores.stopped[1] = true;
+    let xid = cores.client.call(cores.now, streams[1], WRITE, &nfs::write(&file, 0, &pattern(3, 60_000)));
+    cores.settle();
+    let before = cores.shards[0].steering_counters();
+    assert!(before.handed_over - before.taken_over >= 9 && before.inbox_full == 0, "{before:?}");
+    send_arp_requests(&mut cores, 100..105);
+    let after = cores.shards[0].steering_counters();
+    assert_eq!((after.neighbour_copies - before.neighbour_copies, after.neighbour_copies_dropped), (5, 0));
+    cores.stopped[1] = false;
+    cores.wait(streams[1], xid).ok();
+    cores.close_all();
+}
+
 /// Whoever floods the link with ARP must not take the place of segments that are handed over.
 #[test]
 fn copies_of_frames_about_neighbours_fill_a_quarter_of_an_inbox() {
@@ -163,16 +198,7 @@ fn copies_of_frames_about_neighbours_fill_a_quarter_of_an_inbox() {
     let root = cores.root.clone();
     cores.stopped[1] = true;
     let before = cores.shards[0].steering_counters();
-    // Requests of anybody for anybody's address: every core is to see them.
-    let request = |host: u8| {
-        let arp = [&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 1, host, 10, 77, 0, host][..], &[0; 6], &[10, 77, 0, 99]].concat();
-        [&[0xff; 6][..], &[2, 0, 0, 0, 1, host], &[8, 6], &arp].concat()
-    };
-    for host in 100..200 {
-        cores.client.device.transmit(&request(host), &[], &TxOffload::default()).unwrap();
-    }
-    cores.client.device.flush();
-    cores.settle();
+    send_arp_requests(&mut cores, 100..200);
     let counters = cores.shards[0].steering_counters();
     assert_eq!(counters.neighbour_copies - before.neighbour_copies, 16);
     assert_eq!(counters.neighbour_copies_dropped - before.neighbour_copies_dropped, 84);

@@ -14,11 +14,13 @@
 //!   was not read yet.
 //!
 //! An inbox is bounded. When it is full the frame is dropped and counted, as by a NIC whose queue is full: TCP sends it again,
-//! neighbours ask again. Copies may fill a quarter of it: whoever floods the link with ARP takes no segment's place.
+//! neighbours ask again. Copies may fill a quarter of it, whatever else is in it: whoever floods the link with ARP takes no segment's place, and
+//! many segments do not keep a core from learning its neighbours.
 //!
 //! Deliberately not here: threads, sleeping; a `Wake` is called when there is something in an inbox.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -46,7 +48,7 @@ impl Default for Options {
 /// Bytes of a frame that are copied for the other cores: what ARP and neighbour discovery need.
 const COPY_BYTES_MAX: usize = 1514;
 
-/// Part of an inbox beyond which it takes no more copies of frames about neighbours.
+/// Part of an inbox that copies of frames about neighbours may fill.
 const COPIES_SHARE: usize = 4;
 
 /// Tells another core that its inbox holds something.
@@ -63,7 +65,7 @@ counters! {
         taken_over,
         /// Frames about neighbours copied to other cores, counted for each copy.
         neighbour_copies,
-        /// Such copies dropped because the other core's inbox was a quarter full.
+        /// Such copies dropped because they would have filled more than a quarter of the other core's inbox.
         neighbour_copies_dropped,
     }
 }
@@ -101,17 +103,23 @@ pub struct SteeredPort {
 }
 
 struct Peer {
-    inbox: Arc<ArrayQueue<Handed>>,
+    inbox: Arc<Inbox>,
     wake: Wake,
     /// Something was put into its inbox since it was last woken.
     told: bool,
+}
+
+struct Inbox {
+    queue: ArrayQueue<Handed>,
+    /// Of what is in it.
+    copies: AtomicUsize,
 }
 
 /// One core's part in it.
 pub struct Steering {
     options: Options,
     core: u16,
-    inbox: Arc<ArrayQueue<Handed>>,
+    inbox: Arc<Inbox>,
     /// By number, this core among them.
     peers: Vec<Peer>,
     /// By lane.
@@ -130,7 +138,8 @@ impl Steering {
     /// If the lengths differ, or a spread leads to a core that does not share the port: mistakes in the wiring.
     pub fn mesh(options: Options, ports: Vec<Vec<SteeredPort>>, wakes: &[Wake]) -> Vec<Steering> {
         assert_eq!(ports.len(), wakes.len(), "a wake-up for each core");
-        let inboxes: Vec<_> = wakes.iter().map(|_| Arc::new(ArrayQueue::new(options.inbox_frames_max.max(1)))).collect();
+        let inbox = |_| Arc::new(Inbox { queue: ArrayQueue::new(options.inbox_frames_max.max(1)), copies: AtomicUsize::new(0) });
+        let inboxes: Vec<Arc<Inbox>> = wakes.iter().map(inbox).collect();
         let all = ports.iter().flatten();
         assert!(all.clone().all(|port| usize::from(port.cores) <= ports.len() && port.spread.queues() <= port.cores));
         let peers = || {
@@ -177,16 +186,19 @@ impl Steering {
         let bufs = std::iter::once(&frame.packet.first).chain(&frame.packet.more);
         let bytes: Vec<u8> = bufs.flat_map(|buf| buf.iter().copied()).take(COPY_BYTES_MAX).collect();
         for core in (0..cores).filter(|core| *core != own) {
-            let has_room = |peer: &Peer| peer.inbox.len() * COPIES_SHARE < peer.inbox.capacity();
-            if !self.peers.get(core).is_some_and(has_room) {
+            let Some(inbox) = self.peers.get(core).map(|peer| Arc::clone(&peer.inbox)) else { continue };
+            // Counted before it is there, so that whoever takes it has something to count down.
+            if inbox.copies.fetch_add(1, Ordering::Relaxed) * COPIES_SHARE < inbox.queue.capacity() {
+                let packet = RxPacket::single(RxBuf::from_vec(bytes.clone()));
+                let frame = RxFrame { packet, ip_checksum: frame.ip_checksum, l4_checksum: frame.l4_checksum };
+                if self.hand_over(core, Handed::Neighbour { port, frame }) {
+                    self.counters.neighbour_copies += 1;
+                    continue;
+                }
+            } else {
                 self.counters.neighbour_copies_dropped += 1;
-                continue;
             }
-            let packet = RxPacket::single(RxBuf::from_vec(bytes.clone()));
-            let frame = RxFrame { packet, ip_checksum: frame.ip_checksum, l4_checksum: frame.l4_checksum };
-            if self.hand_over(core, Handed::Neighbour { port, frame }) {
-                self.counters.neighbour_copies += 1;
-            }
+            inbox.copies.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -220,7 +232,7 @@ impl Steering {
 
     fn hand_over(&mut self, core: usize, handed: Handed) -> bool {
         let Some(peer) = self.peers.get_mut(core) else { return false };
-        let taken = peer.inbox.push(handed).is_ok();
+        let taken = peer.inbox.queue.push(handed).is_ok();
         peer.told |= taken;
         self.counters.inbox_full += u64::from(!taken);
         taken
@@ -253,17 +265,20 @@ impl Steering {
 
     /// How many frames to take from the inbox in this turn.
     pub fn waiting(&self) -> usize {
-        self.inbox.len().min(self.options.frames_per_turn_max)
+        self.inbox.queue.len().min(self.options.frames_per_turn_max)
     }
 
     /// The next frame that another core has handed over.
     pub fn take(&mut self) -> Option<Taken> {
-        match self.inbox.pop()? {
+        match self.inbox.queue.pop()? {
             Handed::Ingress(ingress) => {
                 self.counters.taken_over += 1;
                 Some(Taken::Ingress(ingress))
             }
-            Handed::Neighbour { port, frame } => Some(Taken::Neighbour { port, frame }),
+            Handed::Neighbour { port, frame } => {
+                self.inbox.copies.fetch_sub(1, Ordering::Relaxed);
+                Some(Taken::Neighbour { port, frame })
+            }
         }
     }
 }
