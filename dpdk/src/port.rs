@@ -188,9 +188,21 @@ impl<H: TxPayload> Port<H> {
         &self.open.name
     }
 
-    /// The device's counters.
-    pub fn stats(&self) -> PortStats {
-        self.open.stats()
+    /// The device's counters; `None`: the driver cannot tell now. May wait for the device's firmware or host: not for a packet loop.
+    pub fn stats(&self) -> Option<PortStats> {
+        let mut raw = sys::rte_eth_stats::default();
+        // SAFETY: an open port; room for the result.
+        let told = unsafe { sys::rte_eth_stats_get(self.open.id, &mut raw) };
+        (told == 0).then_some(PortStats {
+            ipackets: raw.ipackets,
+            opackets: raw.opackets,
+            ibytes: raw.ibytes,
+            obytes: raw.obytes,
+            imissed: raw.imissed,
+            ierrors: raw.ierrors,
+            oerrors: raw.oerrors,
+            rx_nombuf: raw.rx_nombuf,
+        })
     }
 
     /// The driver's own counters with their names.
@@ -255,22 +267,6 @@ impl OpenPort {
         // SAFETY: an open port; room for the result.
         let told = unsafe { sys::rte_eth_link_get_nowait(self.id, &mut raw) };
         (told == 0).then(|| Link { up: raw.link_status() != 0, speed_mbit: raw.link_speed, full_duplex: raw.link_duplex() != 0 })
-    }
-
-    pub(crate) fn stats(&self) -> PortStats {
-        let mut raw = sys::rte_eth_stats::default();
-        // SAFETY: an open port; room for the result. On failure the counters stay 0.
-        unsafe { sys::rte_eth_stats_get(self.id, &mut raw) };
-        PortStats {
-            ipackets: raw.ipackets,
-            opackets: raw.opackets,
-            ibytes: raw.ibytes,
-            obytes: raw.obytes,
-            imissed: raw.imissed,
-            ierrors: raw.ierrors,
-            oerrors: raw.oerrors,
-            rx_nombuf: raw.rx_nombuf,
-        }
     }
 
     /// The descriptor flags for a checked offload request, if the device was set up for it.

@@ -15,7 +15,7 @@ use dpdk_sys as sys;
 use crate::{
     mbuf::Mbuf,
     port::OpenPort,
-    stats::{Link, PortStats, RxCounters},
+    stats::{Link, RxCounters},
 };
 
 /// Packets per [`RxQueue::receive`] at most.
@@ -77,11 +77,6 @@ impl RxQueue {
     /// call: not for every poll.
     pub fn link(&self) -> Option<Link> {
         self.port.link()
-    }
-
-    /// The port's counters, of all its queues. Reads the device's registers: not for every poll.
-    pub fn port_stats(&self) -> PortStats {
-        self.port.stats()
     }
 
     /// This queue's number.

@@ -95,8 +95,8 @@ fn in_namespace() {
 
     segmentation(&memory, &mut tx, can.mac, can.max_tso_frame_bytes);
     assert_eq!((memory.live(), tx.holds_outstanding(), tx.buffers_in_use()), (0, 0, (0, 0, 0)));
-    assert_eq!(port.stats().oerrors, 0);
-    assert!(port.stats().opackets >= 2 && port.stats().ipackets >= 1);
+    assert_eq!(port.stats().unwrap().oerrors, 0);
+    assert!(port.stats().unwrap().opackets >= 2 && port.stats().unwrap().ipackets >= 1);
     drop((tx, rx, port));
     assert!(!named("tapdpdk0"));
     jumbo(&eal, &memory);

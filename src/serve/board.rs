@@ -1,8 +1,10 @@
 //! What the cores publish, in which order: the layout of the board and the one place that fills it.
 
-use dpdk::stats::PortStats;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::buf::PagePool;
+use dpdk::Port;
+
+use crate::buf::{PagePool, Slice};
 use crate::control::metrics::{LayoutBuilder, Publisher};
 use crate::counters;
 use crate::net::interface::{InterfaceCounters, Ipv6Counters};
@@ -37,14 +39,6 @@ counters! {
         tx_payload_bytes_copied,
         /// Frames whose headers lay in several buffers and were copied together.
         rx_headers_copied,
-        /// Frames that the device dropped because no receive descriptor was free: the core was too slow.
-        rx_missed,
-        /// Frames that the driver dropped because the receive pool was empty.
-        rx_no_buffer,
-        /// Frames that came with an error, such as a wrong FCS: a bad cable or port.
-        rx_errors,
-        /// Frames that the device could not send.
-        tx_errors,
     }
     gauges {
         /// Receive buffers in use, the driver's ring included.
@@ -55,6 +49,20 @@ counters! {
         tx_pieces_in_use,
         /// Buffers that hold copied payload in use: 0 with transmit = "splice".
         tx_copies_in_use,
+    }
+}
+
+counters! {
+    /// What a port's device counts itself.
+    pub struct DeviceCounters {
+        /// Frames that the device dropped because no receive descriptor was free: the core was too slow.
+        rx_missed,
+        /// Frames that the driver dropped because the receive pool was empty.
+        rx_no_buffer,
+        /// Frames that came with an error, such as a wrong FCS: a bad cable or port.
+        rx_errors,
+        /// Frames that the device could not send.
+        tx_errors,
     }
 }
 
@@ -109,8 +117,36 @@ impl Pools {
     }
 }
 
+/// The ports, which whoever reads the counters asks for their devices': a driver may wait for a card's firmware or the host of a virtual function,
+/// and no core may. Emptied when they are closed.
+pub type Ports = Arc<Mutex<Vec<AskedPort>>>;
+
+pub struct AskedPort {
+    port: Port<Slice>,
+    /// What it said last: counters must not go back when it cannot tell.
+    last: DeviceCounters,
+}
+
+impl AskedPort {
+    pub fn new(port: Port<Slice>) -> AskedPort {
+        AskedPort { port, last: DeviceCounters::default() }
+    }
+
+    fn ask(&mut self) -> DeviceCounters {
+        if let Some(stats) = self.port.stats() {
+            self.last = DeviceCounters {
+                rx_missed: stats.imissed,
+                rx_no_buffer: stats.rx_nombuf,
+                rx_errors: stats.ierrors,
+                tx_errors: stats.oerrors,
+            };
+        }
+        self.last
+    }
+}
+
 /// The same layers in the same order as `publish`. `shard` is a core's that has a lane of every port.
-pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
+pub fn layout(shard: &ServingShard, stores: &Stores, ports: &Ports) -> LayoutBuilder {
     let mut layout = LayoutBuilder::new()
         .shared("machine", || MachineCounters { tsc_hz: dpdk::cycles_hz() })
         .per_core("core", &CoreCounters::default())
@@ -126,6 +162,11 @@ pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
             .per_core(&format!("port{at}"), &PortCounters::default())
             .per_core(&format!("port{at}.ip"), lane.interface.counters())
             .per_core(&format!("port{at}.arp"), lane.interface.neighbour_counters());
+        let ports = Arc::clone(ports);
+        layout = layout.shared(&format!("port{at}"), move || {
+            let mut ports = ports.lock().unwrap_or_else(PoisonError::into_inner);
+            ports.get_mut(at).map(AskedPort::ask).unwrap_or_default()
+        });
         if let (Some(ipv6), Some(neighbours)) = (lane.interface.ipv6_counters(), lane.interface.ipv6_neighbour_counters()) {
             layout = layout.per_core(&format!("port{at}.ip6"), ipv6).per_core(&format!("port{at}.nd"), neighbours);
         }
@@ -133,18 +174,15 @@ pub fn layout(shard: &ServingShard, stores: &Stores) -> LayoutBuilder {
     stores.add_to(layout)
 }
 
-/// `lanes`: for each port, the core's lane if it shares the port, and whether the port has IPv6. `devices`: by lane, if this core speaks for the
-/// ports, what their devices have counted.
+/// `lanes`: for each port, the core's lane if it shares the port, and whether the port has IPv6.
 pub fn publish(
     publisher: &mut Publisher,
     shard: &mut ServingShard,
     lanes: impl Iterator<Item = (Option<usize>, bool)>,
     core: &CoreCounters,
     pages: &PageCounters,
-    devices: &[PortStats],
 ) {
-    let devices = devices.iter().copied().chain(std::iter::repeat(PortStats::default()));
-    let ports: Vec<PortCounters> = shard.lanes_mut().iter_mut().zip(devices).map(port_counters).collect();
+    let ports: Vec<PortCounters> = shard.lanes_mut().iter_mut().map(port_counters).collect();
     let (cycles, steering) = (shard.cycles(), shard.steering_counters());
     let mut layers: Vec<&dyn counters::Counters> = vec![
         core,
@@ -177,7 +215,7 @@ pub fn publish(
     publisher.publish(&layers);
 }
 
-fn port_counters((lane, stats): (&mut Lane<ServingDevice>, PortStats)) -> PortCounters {
+fn port_counters(lane: &mut Lane<ServingDevice>) -> PortCounters {
     let device = lane.device.inner();
     let rx = device.rx().counters();
     let tx = device.tx().counters();
@@ -194,10 +232,6 @@ fn port_counters((lane, stats): (&mut Lane<ServingDevice>, PortStats)) -> PortCo
         tx_payload_bytes_referenced: tx.payload_bytes_referenced,
         tx_payload_bytes_copied: tx.payload_bytes_copied,
         rx_headers_copied: device.counters().headers_copied,
-        rx_missed: stats.imissed,
-        rx_no_buffer: stats.rx_nombuf,
-        rx_errors: stats.ierrors,
-        tx_errors: stats.oerrors,
         rx_buffers_in_use: device.rx().buffers_in_use().into(),
         tx_headers_in_use: tx_headers.into(),
         tx_pieces_in_use: tx_pieces.into(),

@@ -3,23 +3,23 @@
 //! Everything shared is made on the first engine thread, because DPDK ties its start to a core, and taken down there in the
 //! reverse order: the cores (what is in flight comes back), the stores, the ports (the driver lets go of the last pages), the pools, DPDK.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, anyhow};
 use crossbeam::channel::Receiver;
-use dpdk::{Eal, EalOptions, Port, ZoneSet};
+use dpdk::{Eal, EalOptions, ZoneSet};
 
-use super::board::{self, Pools};
+use super::board::{self, AskedPort, Pools};
 use super::core::{Common, Core, Parts};
 use super::ports::{self, OpenedPort};
 use super::sleep::Waker;
 use super::state::{StateDirectory, random};
 use super::stores::Stores;
 use super::{assemble, clock, hugepages};
-use crate::buf::{PagePool, Slice};
+use crate::buf::PagePool;
 use crate::control::config::{Bus, Config, Idle, LogLevel, Machine, Store as StoreConfig};
 use crate::control::inquiry::Inquiry;
 use crate::control::metrics::{Board, Publisher};
@@ -74,7 +74,7 @@ struct Engine {
     first: Core,
     others: Vec<JoinHandle<()>>,
     stores: Stores,
-    ports: Vec<Port<Slice>>,
+    ports: board::Ports,
     _eal: Eal,
 }
 
@@ -112,12 +112,13 @@ impl Engine {
 
     /// Waits for the other cores, then takes everything down.
     fn stop(self) {
-        let Engine { first, others, mut stores, mut ports, .. } = self;
+        let Engine { first, others, mut stores, ports, .. } = self;
         let panicked = others.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
         dpdk::memory::keep_zones_until_exit();
         drop(first);
         stores.shutdown();
-        ports.clear();
+        // Whoever is asking them now is waited for.
+        ports.lock().unwrap_or_else(PoisonError::into_inner).clear();
         // Each has said so on its way; this thread's end is what the caller asks for.
         assert!(panicked == 0, "{panicked} cores panicked");
     }
@@ -154,7 +155,7 @@ fn share_out(
     stores: &Stores,
     wakers: &[Arc<Waker>],
     mailboxes: Vec<Receiver<Inquiry>>,
-) -> (Vec<Port<Slice>>, Vec<Parts>) {
+) -> (board::Ports, Vec<Parts>) {
     let mut steered: Vec<Vec<_>> = wakers.iter().map(|_| Vec::new()).collect();
     let mut parts: Vec<Parts> = (wakers.iter().zip(mailboxes).enumerate())
         .map(|(index, (waker, mailbox))| Parts {
@@ -175,7 +176,7 @@ fn share_out(
             parts[core].lane_of_port[number] = Some(parts[core].lanes.len());
             parts[core].lanes.push(lane);
         }
-        ports.push(opened.port);
+        ports.push(AskedPort::new(opened.port));
     }
     if wakers.len() > 1 {
         let wake = |waker: &Arc<Waker>| -> Wake {
@@ -188,7 +189,7 @@ fn share_out(
             parts.steering = Some(steering);
         }
     }
-    (ports, parts)
+    (Arc::new(Mutex::new(ports)), parts)
 }
 
 /// Makes the first core on this thread and each other one on its own. When one cannot be made, those that run are stopped.
@@ -196,12 +197,12 @@ fn start_cores(
     common: &Arc<Common>,
     parts: Vec<Parts>,
     stores: Stores,
-    ports: Vec<Port<Slice>>,
+    ports: board::Ports,
     eal: Eal,
 ) -> anyhow::Result<(Engine, Arc<Board>)> {
     let mut parts = parts.into_iter();
     let mut first = Core::new(common, parts.next().ok_or_else(|| anyhow!("no core"))?)?;
-    let board = board::layout(first.shard(), &stores).build(common.cores);
+    let board = board::layout(first.shard(), &stores, &ports).build(common.cores);
     let publisher = |core: usize| board.publisher(core).context("the board has no such core");
     first.publish_to(publisher(0)?);
     let mut others = Vec::new();
