@@ -458,6 +458,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 Err(Full { lane }) => {
                     self.counters.device_full += 1;
                     self.let_wait(lane);
+                    self.hold_full_lanes();
                 }
             }
         }
@@ -484,16 +485,24 @@ impl<D: Device, P: Programs> Shard<D, P> {
         if self.lanes_full == self.lanes.len() {
             return false;
         }
-        let Shard { lanes, waiting, tcp, limits, transmit, counters, .. } = self;
-        let has_room = |address| lane_of(lanes, address).is_none_or(|lane| waiting[lane].is_none());
-        while tcp.poll_transmit_from(now, limits, transmit, has_room) {
-            if has_room(transmit.src) {
+        while self.tcp.poll_transmit(now, &self.limits, &mut self.transmit) {
+            let lane = lane_of(&self.lanes, self.transmit.src);
+            if lane.is_none_or(|lane| self.waiting[lane].is_none()) {
                 return true;
             }
-            // Of no connection, so it was not passed over; who it is for asks again.
-            counters.device_full_drops += 1;
+            // Of no connection that `hold` could have passed over: who it is for asks again.
+            self.counters.device_full_drops += 1;
         }
         false
+    }
+
+    /// Passes over the connections of full lanes, if there are others.
+    #[cold]
+    fn hold_full_lanes(&mut self) {
+        if self.lanes_full < self.lanes.len() {
+            let Shard { lanes, waiting, tcp, .. } = self;
+            tcp.hold(|address| lane_of(lanes, address).is_some_and(|lane| waiting[lane].is_some()));
+        }
     }
 
     /// Tries again to send what has waited; how many went.
@@ -513,6 +522,9 @@ impl<D: Device, P: Programs> Shard<D, P> {
         }
         if sent > 0 {
             self.tcp.resume_held();
+        }
+        if self.lanes_full > 0 {
+            self.hold_full_lanes();
         }
         sent
     }

@@ -165,7 +165,7 @@ pub struct Endpoint {
     train: Option<Train>,
     wheel: TimerWheel,
     ready: VecDeque<u32>,
-    /// Ready as well, but passed over by `poll_transmit_from`.
+    /// Ready as well, but passed over: see `hold`.
     held: VecDeque<u32>,
     time_wait: VecDeque<ConnectionId>,
     /// What was closed for good, oldest first, among some that has ended.
@@ -600,37 +600,6 @@ impl Endpoint {
     /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. While connections
     /// have work, few of the SYNs that ask for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
-        self.next_transmit(now, limits, out, |_| true)
-    }
-
-    /// The same, but connections of local addresses that may not send, because their device has no room, are passed over. They keep their
-    /// places until `resume_held`. What needs no connection, such as resets, is not held.
-    pub fn poll_transmit_from(
-        &mut self,
-        now: Instant,
-        limits: &TransmitLimits,
-        out: &mut Transmit,
-        may_send: impl Fn(IpAddr) -> bool,
-    ) -> bool {
-        self.next_transmit(now, limits, out, may_send)
-    }
-
-    /// Those that `poll_transmit_from` has passed over have their turn again, before all others.
-    pub fn resume_held(&mut self) {
-        if !self.held.is_empty() {
-            self.held.append(&mut self.ready);
-            std::mem::swap(&mut self.held, &mut self.ready);
-        }
-    }
-
-    #[inline]
-    fn next_transmit(
-        &mut self,
-        now: Instant,
-        limits: &TransmitLimits,
-        out: &mut Transmit,
-        may_send: impl Fn(IpAddr) -> bool,
-    ) -> bool {
         self.end_train();
         out.clear();
         if self.shared.waiting_apart > 0 && self.transmit_apart(now, limits, out) {
@@ -638,10 +607,6 @@ impl Endpoint {
         }
         while let Some(index) = self.ready.pop_front() {
             let Some(connection) = &mut self.slots[index as usize].connection else { continue };
-            if !may_send(connection.tuple.local_ip) {
-                self.held.push_back(index);
-                continue;
-            }
             connection.queued = false;
             let sent = connection.transmit(now, &mut self.shared, limits, out);
             // If there is more: to the back of the queue, behind everybody else.
@@ -655,6 +620,25 @@ impl Endpoint {
         }
         self.begin_to_send();
         false
+    }
+
+    /// Connections whose local address has no room on its device are passed over until `resume_held`: those that are ready now. What becomes ready
+    /// later, and what needs no connection, such as resets, is not.
+    pub fn hold(&mut self, is_full: impl Fn(IpAddr) -> bool) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else { return };
+            let Some(connection) = &self.slots[index as usize].connection else { continue };
+            let queue = if is_full(connection.tuple.local_ip) { &mut self.held } else { &mut self.ready };
+            queue.push_back(index);
+        }
+    }
+
+    /// Those that `hold` has passed over have their turn again, before all others.
+    pub fn resume_held(&mut self) {
+        if !self.held.is_empty() {
+            self.held.append(&mut self.ready);
+            std::mem::swap(&mut self.held, &mut self.ready);
+        }
     }
 
     /// Whether there may be something to transmit.
