@@ -684,3 +684,21 @@ fn icmp_meaning(kind: IcmpErrorKind) -> tcp::IcmpError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::interface::IcmpErrorKind::{FragmentationNeeded, ParameterProblem, TimeExceeded, Unreachable};
+    use crate::tcp::IcmpError::{self, PacketTooBig, Transient};
+
+    /// RFC 1122 section 4.2.3.9, RFC 9293 section 3.9.2.2: codes 2 to 4 of "unreachable" are hard, all else is soft (MUST-56).
+    #[test]
+    fn protocol_and_port_unreachable_are_hard_errors_and_no_others() {
+        for code in 0..=15 {
+            let meant = if matches!(code, 2 | 3) { IcmpError::Unreachable } else { Transient };
+            assert_eq!(icmp_meaning(Unreachable { code }), meant, "code {code}");
+        }
+        assert_eq!([TimeExceeded, ParameterProblem].map(icmp_meaning), [Transient, Transient]);
+        assert_eq!(icmp_meaning(FragmentationNeeded { mtu: 1400 }), PacketTooBig { mtu: 1400 });
+    }
+}

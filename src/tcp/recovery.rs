@@ -929,6 +929,21 @@ mod tests {
         }
     }
 
+    /// RFC 8985 section 4, requirement 2: what a report or a copy cuts off a chain was sent when the chain was.
+    #[test]
+    fn the_pieces_of_a_chain_keep_its_time() {
+        let at = Instant::from_millis;
+        let mut scoreboard = Scoreboard::new();
+        scoreboard.on_sent(0, 8000, 1000, at(5));
+        scoreboard.sack(2000, 3000, at(15), None, &mut Delivery::default());
+        scoreboard.mark_first_lost(1000);
+        scoreboard.on_retransmitted(0, 1000, 1000, at(16));
+        scoreboard.cut_last(1000);
+        let pieces: Vec<_> = scoreboard.sent.iter().map(|sent| (sent.start, sent.end, sent.sent_at)).collect();
+        let wanted = [(0, 1000, 16), (1000, 2000, 5), (2000, 3000, 5), (3000, 7000, 5), (7000, 8000, 5)];
+        assert_eq!(pieces, wanted.map(|(start, end, time)| (start, end, at(time))));
+    }
+
     #[test]
     fn a_packet_in_flight_takes_32_bytes() {
         assert_eq!(std::mem::size_of::<Sent>(), 32);

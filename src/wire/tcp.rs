@@ -454,6 +454,62 @@ mod tests {
         }
     }
 
+    /// RFC 9293 section 3.1, MUST-5 and MUST-64.
+    #[test]
+    fn options_are_found_in_any_segment_and_on_any_byte() {
+        const TIMESTAMPS: [u8; 10] = [8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
+        const SACK: [u8; 10] = [5, 10, 0, 0, 0, 20, 0, 0, 0, 30];
+        const UNKNOWN: [u8; 3] = [253, 3, 1];
+        let (timestamps, mut sack) = (Some(Timestamps { value: 7, echo_reply: 9 }), SackBlocks::default());
+        assert!(sack.push((SeqNumber(20), SeqNumber(30))));
+        let wanted = TcpOptions { timestamps, sack, ..TcpOptions::default() };
+        for flags in [Flags::ACK, Flags::ACK | Flags::FIN, Flags::RST, Flags::SYN | Flags::ACK] {
+            for before in [&[][..], &[1], &[1, 1, 1], &UNKNOWN] {
+                let mut options = [before, &TIMESTAMPS, &UNKNOWN, &SACK, &[0]].concat();
+                options.resize(options.len().next_multiple_of(4), 0);
+                let mut bytes = [0; 60];
+                Repr { flags, ..Repr::default() }.emit(&mut bytes);
+                let len = 20 + options.len();
+                bytes[12] = (len / 4 << 4) as u8;
+                bytes[20..len].copy_from_slice(&options);
+                let (repr, header_len) = Repr::parse(&bytes[..len]).unwrap();
+                assert_eq!((repr.flags, repr.options, header_len), (flags, wanted, len), "{before:?}");
+            }
+        }
+        // The MSS of a SYN likewise.
+        let mut bytes = [0; 60];
+        Repr { flags: Flags::SYN, ..Repr::default() }.emit(&mut bytes);
+        bytes[12] = 0x70;
+        bytes[20..28].copy_from_slice(&[1, 2, 4, 5, 180, 1, 1, 0]);
+        assert_eq!(Repr::parse(&bytes[..28]).unwrap().0.options.mss, Some(1460));
+    }
+
+    /// RFC 9293 section 3.1, MUST-69: an end of the list with anything but zeros behind it never leaves.
+    #[test]
+    fn the_option_space_is_filled_to_its_last_byte_or_with_zeros() {
+        for bits in 0..16 {
+            for blocks in 0..=SACK_BLOCKS_MAX {
+                let has = |bit: u32| bits >> bit & 1 == 1;
+                let mut options = TcpOptions {
+                    mss: has(0).then_some(1460),
+                    window_scale: has(1).then_some(7),
+                    sack_permitted: has(2),
+                    timestamps: has(3).then_some(Timestamps { value: 1, echo_reply: 2 }),
+                    ..TcpOptions::default()
+                };
+                (0..blocks as u32).for_each(|n| assert!(options.sack.push((SeqNumber(n), SeqNumber(n + 1)))));
+                let mut bytes = [0xff; 60];
+                let len = Repr { options, ..Repr::default() }.emit(&mut bytes);
+                let mut at = 20;
+                while at < len && bytes[at] != 0 {
+                    at += if bytes[at] == 1 { 1 } else { usize::from(bytes[at + 1]) };
+                }
+                assert!(at <= len && bytes[at..len].iter().all(|byte| *byte == 0), "{options:?}: {:?}", &bytes[20..len]);
+                assert_eq!(usize::from(bytes[12] >> 4) * 4, len);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_parse_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {

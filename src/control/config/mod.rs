@@ -529,7 +529,8 @@ impl Tcp {
             nagle: section.or("nagle", Bool, false),
             keepalive_s: section.or("keepalive_s", number(0..=86_400), 0),
             keepalive_interval_s: section.or("keepalive_interval_s", number(1..=3600), 75),
-            keepalive_probes_max: section.or("keepalive_probes_max", number(1..=127), 9),
+            // RFC 9293 section 3.8.4, MUST-29: that no specific probe is answered means no dead connection.
+            keepalive_probes_max: section.or("keepalive_probes_max", number(2..=127), 9),
             syn_cookies: section.or("syn_cookies", Bool, true),
             syn_ack_retries_max: section.or("syn_ack_retries_max", number(1..=16), 5),
             rto_initial_ms: section.or("rto_initial_ms", number(10..=60_000), 1000),

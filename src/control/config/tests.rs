@@ -264,6 +264,7 @@ fn each_broken_file_gets_its_message() {
         (top("[tcp]\ncongestion = 'dctcp'\necn = 'off'"), "t.toml:3:7: tcp.ecn: found \"off\" with congestion = \"dctcp\", allowed \"accept\", or another congestion".into()),
         (top("[tcp]\nnagle = 'on'"), "t.toml:2:9: tcp.nagle: found 'on', allowed true or false".into()),
         (top("[tcp]\nkeepalive_s = 86401"), "t.toml:2:15: tcp.keepalive_s: found 86401, allowed 0..=86400".into()),
+        (top("[tcp]\nkeepalive_probes_max = 1"), "t.toml:2:24: tcp.keepalive_probes_max: found 1, allowed 2..=127".into()),
         (top("[tcp]\nsyn_cookies = 1"), "t.toml:2:15: tcp.syn_cookies: found 1, allowed true or false".into()),
         (top("[tcp]\nsyn_ack_retries_max = 0"), "t.toml:2:23: tcp.syn_ack_retries_max: found 0, allowed 1..=16".into()),
         (top("[tcp]\nchallenge_ack_interval_ms = 0"), "t.toml:2:29: tcp.challenge_ack_interval_ms: found 0, allowed 1..=60000".into()),

@@ -456,6 +456,20 @@ fn icmp_errors_name_the_connection_they_are_about() {
     assert_eq!(kind_of(icmpv4::Repr::ParameterProblem { code: 0, pointer: 9 }), IcmpErrorKind::ParameterProblem);
 }
 
+/// RFC 6633 section 3, RFC 9293 section 3.9.2.2 (MUST-55).
+#[test]
+fn a_source_quench_is_not_handed_up() {
+    let mut quote = ipv4::Repr { src: OURS, dst: FAR, ..ip_header(protocol::TCP, 1480) }.emit().to_vec();
+    quote.extend(&tcp_header()[..8]);
+    let mut bench = bench();
+    let quench = icmp_frame(icmpv4::Repr::Other { kind: 4, code: 0 }, &quote);
+    assert!(matches!(bench.receive(quench), Ingress::Consumed));
+    assert_eq!(bench.interface.counters().icmp_errors_in, 0);
+    // The same quote in an error does go up.
+    assert!(matches!(bench.receive(icmp_frame(icmpv4::Repr::TimeExceeded { code: 0 }, &quote)), Ingress::IcmpError(_)));
+    assert!(bench.out().is_empty());
+}
+
 #[test]
 fn a_port_without_a_listener_is_answered_with_a_quote_at_a_bounded_rate() {
     let mut bench = bench_on(EndOptions::plain(OUR_MAC.0, 1500), |options| {

@@ -11,6 +11,8 @@ use crate::tcp::{
     TransmitLimits,
 };
 use crate::time::{Duration, Instant};
+use crate::wire::checksum::Sum;
+use crate::wire::protocol;
 use crate::wire::tcp::{Flags, Repr, SeqNumber, TcpOptions, Timestamps};
 
 const START: Instant = Instant::from_millis(1_000);
@@ -251,6 +253,57 @@ fn listeners_may_take_one_address_only() {
     assert_eq!(answer(&mut tcp, "10.0.0.2", 701), Some(Flags::SYN | Flags::ACK));
     assert!(tcp.unlisten_at(local("10.0.0.2")) && !tcp.unlisten_at(local("10.0.0.2")));
     assert_eq!(tcp.connections().count(), 0);
+}
+
+/// RFC 9293 section 3.9.1.1, MUST-41 and MUST-42: also on a port from which one connection is being opened, and to which another is.
+#[test]
+fn listening_begins_beside_connections_of_the_same_port_in_syn_sent_and_syn_received() {
+    let mut tcp = endpoint(Options::default());
+    let (peer, own): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let opened = tcp.connect(START, address("10.0.0.2:2049"), address("10.0.0.1:700")).unwrap();
+    let other = tcp.connect(START, address("10.0.0.2:2049"), address("10.0.0.1:701")).unwrap();
+    let numbers: Vec<SeqNumber> = sent(&mut tcp, START).iter().map(|repr| repr.seq).collect();
+    // A simultaneous open.
+    inject(&mut tcp, START, peer, own, &syn(701));
+    assert_eq!(sent(&mut tcp, START)[0].flags, Flags::SYN | Flags::ACK);
+    let state = |tcp: &Endpoint, id| format!("{:?}", tcp.info(id).unwrap().state);
+    assert_eq!([opened, other].map(|id| state(&tcp, id)), ["SynSent", "SynReceived"]);
+    assert_eq!((tcp.listen(2049), tcp.listen_at(address("10.0.0.2:2049"))), (Ok(()), Ok(())));
+    assert_eq!([opened, other].map(|id| state(&tcp, id)), ["SynSent", "SynReceived"]);
+    // A newcomer, and the answers to the two of before.
+    inject(&mut tcp, START, peer, own, &syn(702));
+    assert_eq!(sent(&mut tcp, START)[0].flags, Flags::SYN | Flags::ACK);
+    for (port, number) in [(700, numbers[0]), (701, numbers[1])] {
+        inject(&mut tcp, START, peer, own, &Repr { ack: number + 1, flags: Flags::SYN | Flags::ACK, ..syn(port) });
+    }
+    assert_eq!([opened, other].map(|id| state(&tcp, id)), ["Established", "Established"]);
+    assert_eq!([tcp.poll_event(), tcp.poll_event()], [Some(Event::Connected(opened)), Some(Event::Connected(other))]);
+}
+
+/// RFC 9293 section 3.1, MUST-5 and MUST-64: a segment whose timestamps stand elsewhere than most senders put them is as good.
+#[test]
+fn timestamps_that_begin_on_no_word_are_believed() {
+    for (layout, taken) in [("nop nop ts", true), ("nop ts nop", true), ("ts eol", true), ("none", false)] {
+        let mut tcp = endpoint(Options::default());
+        tcp.listen(2049).unwrap();
+        let (peer, to): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let (id, ack) = accept(&mut tcp, peer, to);
+        let text = encode(peer, to, &ack, b"text");
+        let stamps = &text[22..32];
+        let options = match layout {
+            "nop nop ts" => [&[1, 1], stamps].concat(),
+            "nop ts nop" => [&[1], stamps, &[1]].concat(),
+            "ts eol" => [stamps, &[0, 0]].concat(),
+            _ => vec![1; 12],
+        };
+        let mut bytes = [&text[..20], &options, &text[32..]].concat();
+        bytes[16..18].fill(0);
+        let mut sum = Sum::pseudo_header(peer, to, protocol::TCP, bytes.len());
+        sum.add(&bytes);
+        bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
+        tcp.handle_segment(START, peer, to, RxPacket::from_vec(bytes), Checksum::Unknown);
+        assert_eq!(tcp.poll_event(), taken.then_some(Event::Readable(id)), "{layout}");
+    }
 }
 
 /// What is left of a listener that has ended counts among nobody's, not even of the next on its port.

@@ -10,17 +10,17 @@
 //! rtt N                    the path's round trip, milliseconds: how long the handshakes below take, and each of the `rounds`; else 10
 //! accept [OPTIONS] [win N] the peer opens a connection and it is accepted; mss 1000 and SACK unless told
 //! open [OPTIONS] [win N]   connect, and the peer accepts
-//! < FLAGS SEQ(LEN) [ack N] [win N] [ecn N] [<OPTIONS>]   a segment arrives; ecn: the bits of the IP header
+//! < FLAGS SEQ(LEN) [ack N] [win N] [ecn N] [urg N] [<OPTIONS>]   a segment arrives; ecn: the bits of the IP header; urg: the urgent pointer
 //! > FLAGS SEQ(LEN) [ack N] [win N] [<OPTIONS>]     the next segment that leaves; what is not named is not compared
 //! >> A-B                   the next segments that leave are the bytes A to B (B not included) in order, in full segments or not
 //! > nothing | > anything     nothing leaves; whatever has left is not compared
-//! wait N                   N milliseconds pass
+//! wait N | micros N        N milliseconds, or microseconds, pass
 //! rounds N                 N round trips of an application that always has more to send; each segment is acknowledged by itself
 //! recoveries N             N times: of two segments the first is lost, the other is reported, and the first one's copy arrives
 //! holes N [SEQ]            N segments of one byte from SEQ (or 1) on, each behind a hole of one; of the answers only the last is kept
 //! peer N                   what follows is another peer, with this port
 //! nagle on | keepalive on | usertimeout N          for this connection (or off)
-//! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp mtu N SEQ
+//! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp transient SEQ | icmp mtu N SEQ
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
 //! info NAME N | info NAME A-B    cwnd, ssthresh, flight, sacked (bytes), rto, srtt, minrtt (milliseconds), segments_out, retransmitted
@@ -105,6 +105,8 @@ fn options_from(lines: &[&str]) -> Options {
             "user_timeout" => options.user_timeout = time,
             "fin_wait_2_timeout" => options.fin_wait_2_timeout = time,
             "quick_acks" => options.quick_acks = number as u8,
+            "syn_retries_max" => options.syn_retries_max = number as u8,
+            "syn_ack_retries_max" => options.syn_ack_retries_max = number as u8,
             "replies_max" => options.replies_max = number as usize,
             "syns_waiting_max" => options.syns_waiting_max = number as usize,
             "path_mtu_raise" => options.path_mtu_raise = time,
@@ -175,6 +177,8 @@ impl Runner {
         while !self.busy && self.endpoint.poll_transmit(self.now, &self.limits, &mut transmit) {
             for bytes in segments(&mut transmit) {
                 let (repr, len) = Repr::parse(&bytes).unwrap();
+                // RFC 9293 section 3.8.5, MUST-62: nothing that leaves is urgent.
+                assert!(!repr.flags.contains(Flags::URG) && repr.urgent == 0, "urgent: {repr:?}");
                 for (at, byte) in bytes[len..].iter().enumerate() {
                     let position = repr.seq.distance(self.iss.unwrap() + 1) as usize + at;
                     assert_eq!(*byte, byte_at(position), "payload at {position}");
@@ -293,6 +297,7 @@ impl Runner {
                 "ack" => (repr.ack, named.ack) = (other + value as u32, true),
                 "ecn" => named.ecn = Some(value as u8),
                 "win" => (repr.window, named.window) = (value as u16, true),
+                "urg" => repr.urgent = value as u16,
                 other => panic!("field {other}"),
             }
         }
@@ -395,6 +400,7 @@ impl Runner {
                 None => assert_ne!(self.local_port, self.local_port_before),
             },
             "wait" => self.wait(Duration::from_millis(number(rest) as u64)),
+            "micros" => self.wait(Duration::from_micros(number(rest) as u64)),
             "accept" => self.handshake(rest, false),
             "open" => self.handshake(rest, true),
             "listen" => self.endpoint.listen(PORT).unwrap(),
@@ -546,6 +552,7 @@ impl Runner {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (error, seq) = match words[..] {
             ["unreachable", seq] => (IcmpError::Unreachable, seq),
+            ["transient", seq] => (IcmpError::Transient, seq),
             ["mtu", mtu, seq] => (IcmpError::PacketTooBig { mtu: mtu.parse().unwrap() }, seq),
             _ => panic!("icmp {text}"),
         };
