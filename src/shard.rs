@@ -691,7 +691,8 @@ mod tests {
     use crate::net::interface::IcmpErrorKind::{FragmentationNeeded, ParameterProblem, TimeExceeded, Unreachable};
     use crate::tcp::IcmpError::{self, PacketTooBig, Transient};
 
-    /// RFC 1122 section 4.2.3.9, RFC 9293 section 3.9.2.2: codes 2 to 4 of "unreachable" are hard, all else is soft (MUST-56).
+    /// RFC 1122 section 4.2.3.9, RFC 9293 section 3.9.2.2: of "unreachable" protocol and port are hard, 4 is about the path MTU, all else is soft
+    /// (MUST-56).
     #[test]
     fn protocol_and_port_unreachable_are_hard_errors_and_no_others() {
         for code in 0..=15 {
