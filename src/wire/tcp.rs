@@ -470,7 +470,7 @@ mod tests {
                 let mut bytes = [0; 60];
                 Repr { flags, ..Repr::default() }.emit(&mut bytes);
                 let len = 20 + options.len();
-                bytes[12] = (len / 4 << 4) as u8;
+                bytes[12] = ((len / 4) << 4) as u8;
                 bytes[20..len].copy_from_slice(&options);
                 let (repr, header_len) = Repr::parse(&bytes[..len]).unwrap();
                 assert_eq!((repr.flags, repr.options, header_len), (flags, wanted, len), "{before:?}");
@@ -489,7 +489,7 @@ mod tests {
     fn the_option_space_is_filled_to_its_last_byte_or_with_zeros() {
         for bits in 0..16 {
             for blocks in 0..=SACK_BLOCKS_MAX {
-                let has = |bit: u32| bits >> bit & 1 == 1;
+                let has = |bit: u32| (bits >> bit) & 1 == 1;
                 let mut options = TcpOptions {
                     mss: has(0).then_some(1460),
                     window_scale: has(1).then_some(7),
