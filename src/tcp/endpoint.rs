@@ -115,9 +115,9 @@ impl Hash for FourTuple {
 /// What an ICMP error that quotes one of our segments says (RFC 1122 section 4.2.3.9, RFC 1191, RFC 8201).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
-    /// Port or protocol unreachable, or administratively prohibited: hard for a handshake, soft afterwards.
+    /// Port or protocol unreachable: hard for a handshake, soft afterwards.
     Unreachable,
-    /// Network or host unreachable, time exceeded: soft.
+    /// Network or host unreachable, administratively prohibited, time exceeded: soft.
     Transient,
     /// A packet was longer than a link of the path takes.
     PacketTooBig {
