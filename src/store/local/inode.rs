@@ -78,6 +78,8 @@ pub struct State {
     pub fd: Option<Arc<OwnedFd>>,
     /// Written since the last fsync began.
     pub dirty: bool,
+    /// Times that an fsync of it failed: what had been written by then may be lost, and no later fsync tells.
+    pub losses: u64,
     /// A round of writes or an exclusive change is running; what comes later queues.
     pub writing: bool,
     /// First and last blocks of the WRITEs that are on their way to the file. Nobody reads them from there: half of such a block may be old.
@@ -160,8 +162,13 @@ impl State {
         self.overlapping &= self.changing > 0;
     }
 
+    /// Somebody writes to the file, syncs it, or waits for that.
+    pub fn is_in_use(&self) -> bool {
+        self.writing || self.syncing || !self.sync_waiters.is_empty()
+    }
+
     fn is_idle(&self) -> bool {
-        !self.writing && !self.syncing && self.readers.is_empty() && self.changing == 0
+        !self.is_in_use() && self.readers.is_empty() && self.changing == 0
     }
 }
 
@@ -182,6 +189,7 @@ impl Inode {
                 refreshing: false,
                 fd: None,
                 dirty: false,
+                losses: 0,
                 writing: false,
                 being_written: Vec::new(),
                 queue: VecDeque::new(),

@@ -222,6 +222,12 @@ impl Shared {
         count(&self.counts.sync_errors);
     }
 
+    /// The same, and it was this file's: what was written to it before and is not on storage yet is among it.
+    fn data_lost_of(&self, inode: &Inode) {
+        lock(&inode.state).losses += 1;
+        self.data_lost();
+    }
+
     /// Answers a parked operation.
     fn complete(&self, park: Park, answer: Answer, pages: SmallVec<[Slice; 2]>) {
         if let Err(Failure { status: Status::Stale, .. }) = answer {

@@ -2,6 +2,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::data::DataJob;
 use super::*;
 use crate::buf::View;
 use crate::store::conformance::{self, joined, root_user, user};
@@ -912,17 +913,97 @@ fn a_write_made_before_data_was_lost_does_not_carry_the_new_verifier() {
     rig.end();
 }
 
+/// The kernel tells of an error of write-back once: the fsync that fails may have had a later WRITE's pages, which are clean then, and the one
+/// that is made for that WRITE finds nothing wrong.
+#[test]
+fn a_stable_write_made_before_an_fsync_failed_is_not_told_stable() {
+    let mut rig = Rig::new(|_| {});
+    std::fs::write(rig.scratch.path("f"), b"old").unwrap();
+    let f = rig.file("f");
+    let shared = insides(&rig);
+    let inode = shared.table.get(&f).unwrap();
+    for stability in [Stability::DataSync, Stability::FileSync] {
+        // As if an fsync were on its way: the WRITE waits for the next one.
+        lock(&inode.state).syncing = true;
+        let data = View::from(&b"new"[..]);
+        rig.start(&root_user(), &Operation::Write { object: f, offset: 0, data, stability });
+        while lock(&inode.state).sync_waiters.is_empty() {
+            idle();
+        }
+        shared.data_lost_of(&inode);
+        lock(&inode.state).syncing = false;
+        shared.send_data(&inode, DataJob::Sync(inode.clone()));
+        let answer = rig.next().1;
+        assert!(matches!(answer, Err(Failure { status: Status::Io, .. })), "{answer:?}");
+        assert!(rig.write(f, 0, b"new", stability).is_ok(), "one that began later");
+    }
+    drop((inode, shared));
+    rig.end();
+}
+
+/// Such a file is synced before it is closed, or an error of its write-back would be lost with its descriptor.
+#[test]
+fn a_write_that_ends_while_an_fsync_is_under_way_leaves_the_file_dirty() {
+    let mut rig = Rig::new(|_| {});
+    for name in ["f", "other"] {
+        std::fs::write(rig.scratch.path(name), b"old").unwrap();
+    }
+    let (f, other) = (rig.file("f"), rig.file("other"));
+    let shared = insides(&rig);
+    rig.read(f, 0, 1).unwrap();
+    // The data thread stands still at the other file: the WRITE and the COMMIT begin together.
+    let opening = lock(&shared.open_files);
+    rig.start(&root_user(), &Operation::Read { object: other, offset: 0, count: 1 });
+    while !shared.table.get(&other).is_some_and(|inode| lock(&inode.state).fd.is_some()) {
+        idle();
+    }
+    let data = View::from(&b"new"[..]);
+    rig.start(&root_user(), &Operation::Write { object: f, offset: 0, data, stability: Stability::Unstable });
+    rig.start(&root_user(), &Operation::Commit { object: f, offset: 0, count: 0 });
+    drop(opening);
+    for _ in 0..3 {
+        rig.next().1.unwrap();
+    }
+    let inode = shared.table.get(&f).unwrap();
+    assert!(lock(&inode.state).dirty);
+    rig.run(&root_user(), &Operation::Commit { object: f, offset: 0, count: 0 }).unwrap();
+    assert!(!lock(&inode.state).dirty);
+    drop((inode, shared));
+    rig.end();
+}
+
+#[test]
+fn a_file_that_is_read_can_be_executed_on_the_host() {
+    let mut rig = Rig::new(|_| {});
+    let path = rig.scratch.path("true");
+    std::fs::copy("/bin/true", &path).unwrap();
+    let f = rig.file("true");
+    assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"\x7fELF"));
+    assert!(std::process::Command::new(&path).status().unwrap().success());
+    assert!(rig.write(f, 0, b"\x7f", Stability::FileSync).is_ok());
+    rig.end();
+}
+
+/// Ends with the test, also one that fails: what it has inherited keeps whoever reads the test's output waiting.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_program_can_be_written_when_it_has_ended() {
     let mut rig = Rig::new(|_| {});
     let path = rig.scratch.path("f");
     std::fs::copy("/bin/sleep", &path).unwrap();
-    let mut running = std::process::Command::new(&path).arg("1000").spawn().unwrap();
+    let running = Program(std::process::Command::new(&path).arg("1000").spawn().unwrap());
     let f = rig.file("f");
     assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"\x7fELF"));
     let refused = rig.write(f, 0, b"new", Stability::Unstable);
-    running.kill().unwrap();
-    running.wait().unwrap();
+    drop(running);
     assert_eq!(refused, Err(Status::AccessDenied));
     assert!(rig.write(f, 0, b"new", Stability::Unstable).is_ok(), "the descriptor that only reads is still used");
     assert!(rig.read(f, 0, 4096).unwrap().0.starts_with(b"newF"));

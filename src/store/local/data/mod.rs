@@ -160,29 +160,31 @@ impl DataThread {
 }
 
 impl Shared {
-    /// The descriptor for the file's data, opened if need be, as root: who may read and write was checked (`permission`).
+    /// A descriptor for the file's data, opened if need be, as root: who may read and write was checked (`permission`). It may only read: one
+    /// that could write would keep a program on the host from being executed, and a file system from being made read-only.
     pub(super) fn data_fd(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, Status> {
         if let Some(fd) = &lock(&inode.state).fd {
             return Ok(fd.clone());
         }
-        let fd = match self.open_data(inode, OFlags::RDWR) {
-            // Read-only file systems, immutable files, programs being executed: reading still works.
-            Err(Status::ReadOnly | Status::NotOwner | Status::AccessDenied) => self.open_data(inode, OFlags::RDONLY)?,
-            opened => opened?,
-        };
+        let fd = self.open_data(inode, OFlags::RDONLY)?;
         lock(&inode.state).fd = Some(fd.clone());
         self.bound_open_files(inode);
         Ok(fd)
     }
 
-    /// The same for a WRITE: a descriptor opened when the file could only be read makes way for one that writes.
+    /// The same for a WRITE: a descriptor that only reads makes way for one that writes, too.
     fn data_fd_to_write(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, Status> {
-        let fd = self.data_fd(inode)?;
-        if rustix::fs::fcntl_getfl(&*fd)?.contains(OFlags::RDWR) {
-            return Ok(fd);
+        let open = lock(&inode.state).fd.clone();
+        if let Some(fd) = &open
+            && rustix::fs::fcntl_getfl(&**fd)?.contains(OFlags::RDWR)
+        {
+            return Ok(fd.clone());
         }
         let fd = self.open_data(inode, OFlags::RDWR)?;
         lock(&inode.state).fd = Some(fd.clone());
+        if open.is_none() {
+            self.bound_open_files(inode);
+        }
         Ok(fd)
     }
 
@@ -206,7 +208,7 @@ impl Shared {
             let Some(victim) = weak.upgrade() else { continue };
             // A file that is being read, written or synced keeps its descriptor.
             let taken = victim.state.try_lock().ok().and_then(|mut state| {
-                let idle = !state.writing && !state.syncing && state.fd.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1);
+                let idle = !state.is_in_use() && state.fd.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1);
                 let dirty = state.dirty;
                 if idle { state.fd.take().map(|fd| (fd, std::mem::take(&mut state.dirty) || dirty)) } else { None }
             });
@@ -228,13 +230,17 @@ impl Shared {
         for inode in open {
             // A file in use is closed by who uses it.
             let Ok(mut state) = inode.state.try_lock() else { continue };
-            let idle = !state.writing && !state.syncing;
+            let idle = !state.is_in_use();
             let removed = |fd: &Arc<OwnedFd>| {
                 Arc::strong_count(fd) == 1 && rustix::fs::fstat(&**fd).is_ok_and(|attributes| attributes.st_nlink == 0)
             };
             if idle && state.fd.as_ref().is_some_and(removed) {
                 // Nobody can reach what was written to it any more.
-                (state.fd, state.dirty) = (None, false);
+                state.dirty = false;
+                let fd = state.fd.take();
+                // The kernel frees the file's blocks in this, which takes a while if they are many.
+                drop(state);
+                drop(fd);
                 count(&self.counts.removed_files_closed);
                 closed += 1;
             }
@@ -275,10 +281,12 @@ impl Shared {
             let mut state = lock(&inode.state);
             state.blocks.forget_from(0);
             state.attributes = None;
-            if !state.writing && !state.syncing {
+            if !state.is_in_use() {
                 // Nobody can read what was written to it any more.
-                state.fd = None;
                 state.dirty = false;
+                let fd = state.fd.take();
+                drop(state);
+                drop(fd);
             }
         }
     }

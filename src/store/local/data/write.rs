@@ -66,7 +66,14 @@ pub struct SyncWaiter {
 
 pub enum SyncAnswer {
     Commit,
-    Write { count: u32, stability: Stability, verifier: [u8; 8], wcc: Wcc },
+    /// `losses`: the file's when the first byte was written.
+    Write {
+        count: u32,
+        stability: Stability,
+        verifier: [u8; 8],
+        wcc: Wcc,
+        losses: u64,
+    },
 }
 
 /// An fsync on its way, and whom it is for.
@@ -92,6 +99,8 @@ pub struct Batch {
     /// As it was before the first byte was written: if data is lost meanwhile, what this round wrote may be among it, and
     /// an answer with the verifier after the loss would let the next COMMIT pass for it.
     verifier: [u8; 8],
+    /// The file's at that time, for the same reason.
+    losses: u64,
     now: Instant,
     writes: Vec<Running>,
     /// Blocks written past the cache.
@@ -177,30 +186,39 @@ impl Shared {
         pieces
     }
 
-    fn answer_write(&self, inode: &Arc<Inode>, running: Running, verifier: [u8; 8], wcc: Wcc) {
+    fn answer_write(&self, inode: &Arc<Inode>, running: Running, (verifier, losses): ([u8; 8], u64), wcc: Wcc) {
         let Running { park, len, stability, failed, .. } = running;
         if let Some(status) = failed {
             return self.complete(park, Err(Failure { status, wcc: [wcc, Wcc::default()] }), SmallVec::new());
         }
         count(&self.counts.writes);
         add(&self.counts.write_bytes, len);
-        let answer = SyncAnswer::Write { count: len as u32, stability, verifier, wcc };
+        let answer = SyncAnswer::Write { count: len as u32, stability, verifier, wcc, losses };
         let waiter = SyncWaiter { park, answer };
         if stability == Stability::Unstable || len == 0 {
-            self.answer_synced(waiter, None);
+            self.answer_synced(waiter, None, losses);
         } else {
             self.enqueue_sync(inode, &mut lock(&inode.state), waiter);
         }
     }
 
-    /// Answers who waited for storage.
-    fn answer_synced(&self, waiter: SyncWaiter, attributes: Option<&Attributes>) {
+    /// Answers who waited for storage. `losses`: the file's by now.
+    fn answer_synced(&self, waiter: SyncWaiter, attributes: Option<&Attributes>, by_now: u64) {
         let answer = match waiter.answer {
             SyncAnswer::Commit => {
                 let wcc = Wcc { before: attributes.map(Into::into), after: attributes.copied() };
                 Outcome::Committed { verifier: self.verifier(), wcc }
             }
-            SyncAnswer::Write { count, stability, verifier, wcc } => Outcome::Written { count, stability, verifier, wcc },
+            // An fsync that failed meanwhile may have been told of this WRITE's pages, and the one that was made for it found them clean. Who has
+            // asked for stable storage looks at no verifier.
+            SyncAnswer::Write { losses, wcc, .. } if losses != by_now => {
+                return self.complete(
+                    waiter.park,
+                    Err(Failure { status: Status::Io, wcc: [wcc, Wcc::default()] }),
+                    SmallVec::new(),
+                );
+            }
+            SyncAnswer::Write { count, stability, verifier, wcc, .. } => Outcome::Written { count, stability, verifier, wcc },
         };
         self.complete(waiter.park, Ok(answer), SmallVec::new());
     }
@@ -280,6 +298,7 @@ impl DataThread {
         let mut state = lock(&inode.state);
         state.begin_change(since, before, now, &shared.epochs, &shared.counts);
         state.dirty = true;
+        let losses = state.losses;
         let pieces: Vec<Vec<Slice>> =
             round.iter_mut().map(|request| shared.apply(&mut state, request, &mut size, &mut around)).collect();
         state.being_written = round
@@ -303,7 +322,7 @@ impl DataThread {
             Running { park, offset, len, stability, failed: None }
         };
         let writes = round.into_iter().map(running).collect();
-        let batch = Batch { inode: inode.clone(), fd, before, verifier, now, writes, around, left };
+        let batch = Batch { inode: inode.clone(), fd, before, verifier, losses, now, writes, around, left };
         if left == 0 {
             self.end_batch(shared, batch);
         } else {
@@ -355,12 +374,14 @@ impl DataThread {
     }
 
     fn end_batch(&mut self, shared: &Arc<Shared>, batch: Batch) {
-        let Batch { inode, fd, before, verifier, now, writes, around, .. } = batch;
+        let Batch { inode, fd, before, verifier, losses, now, writes, around, .. } = batch;
         let after = sys::attributes(&*fd, shared.options.file_system).ok();
         drop(fd);
         let alone = writes.len() == 1;
         let mut state = lock(&inode.state);
         state.end_change(after, now, &shared.epochs);
+        // An fsync that began after this round did and ended before it has not seen all of it.
+        state.dirty = true;
         state.being_written.clear();
         for index in around {
             // What was read of it meanwhile may be older than the write.
@@ -373,7 +394,7 @@ impl DataThread {
         drop(state);
         let wcc = Wcc { before: alone.then(|| (&before).into()), after };
         for write in writes {
-            shared.answer_write(&inode, write, verifier, wcc);
+            shared.answer_write(&inode, write, (verifier, losses), wcc);
         }
         shared.advance_readers(&inode);
         shared.send_data(&inode, DataJob::Write(inode.clone()));
@@ -404,7 +425,7 @@ impl DataThread {
         if result.is_err() {
             // The kernel tells an error of write-back once and then calls the pages clean (fsync(2), NOTES): everything
             // unstable must be sent again, by every client.
-            shared.data_lost();
+            shared.data_lost_of(&round.inode);
         }
         self.end_sync_with(shared, round, result);
     }
@@ -413,14 +434,14 @@ impl DataThread {
         let SyncRound { inode, waiters } = round;
         let mut state = lock(&inode.state);
         state.syncing = false;
-        let attributes = state.attributes;
+        let (attributes, losses) = (state.attributes, state.losses);
         if !state.sync_waiters.is_empty() {
             shared.send_data(&inode, DataJob::Sync(inode.clone()));
         }
         drop(state);
         for waiter in waiters {
             match result {
-                Ok(()) => shared.answer_synced(waiter, attributes.as_ref()),
+                Ok(()) => shared.answer_synced(waiter, attributes.as_ref(), losses),
                 Err(status) => shared.complete(waiter.park, Err(failure(status, attributes.as_ref())), SmallVec::new()),
             }
         }
