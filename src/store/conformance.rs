@@ -464,6 +464,28 @@ fn permissions(d: &mut Driver<'_>, dir: ObjectId) {
     assert_eq!(d.attributes(program).mode, 0o4777);
     d.write(&alice, program, 0, b"new").unwrap();
     assert_eq!(d.attributes(program).mode, 0o777);
+    // Who may write may empty a file, and touch it, without owning it: O_TRUNC comes as a size and a time (RFC 1813 section 3.3.2).
+    let shared = d.file(&alice, dir, b"shared", 0o666);
+    d.write(&alice, shared, 0, b"content").unwrap();
+    let now = AttributeChanges { modified: Some(SetTime::ServerTime), ..Default::default() };
+    for changes in
+        [AttributeChanges { size: Some(0), ..now }, now, AttributeChanges { accessed: now.modified, modified: None, ..now }]
+    {
+        let before = d.attributes(shared);
+        assert_eq!(d.status(&bob, &Operation::SetAttributes { object: shared, changes, guard: None }), None, "{changes:?}");
+        let after = d.attributes(shared);
+        assert_eq!((after.uid, after.mode, after.size), (1000, 0o666, 0));
+        assert!(after.changed >= before.changed && (changes.modified.is_none() || after.modified >= before.modified));
+    }
+    let program = d.file(&alice, dir, b"shared program", 0o4777);
+    let changes = AttributeChanges { size: Some(3), ..Default::default() };
+    assert_eq!(d.status(&bob, &Operation::SetAttributes { object: program, changes, guard: None }), None);
+    assert_eq!((d.attributes(program).size, d.attributes(program).mode), (3, 0o777));
+    // Not to any other time, nor what may only be read.
+    let then = AttributeChanges { modified: Some(SetTime::To(Timestamp { seconds: 1, nanoseconds: 0 })), ..Default::default() };
+    assert_eq!(d.status(&bob, &Operation::SetAttributes { object: shared, changes: then, guard: None }), Some(Status::NotOwner));
+    let readable = d.file(&alice, dir, b"readable", 0o644);
+    assert_eq!(d.status(&bob, &Operation::SetAttributes { object: readable, changes: now, guard: None }), denied);
 }
 
 fn listing(d: &mut Driver<'_>, dir: ObjectId) {

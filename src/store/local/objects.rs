@@ -48,6 +48,24 @@ pub fn change(fd: &OwnedFd, kind: ObjectKind, changes: &AttributeChanges) -> Res
     Ok(())
 }
 
+/// Of what was asked for and is `allowed`, after the change of size: what the caller does, and what root does for it.
+///
+/// The kernel lets only owners set one time to now and leave the other (utimensat(2)), while RFC 1813 has clients do just that where somebody
+/// who may write opens a file with O_TRUNC: an error then would come after the truncation. A new size brings the time of modification with it,
+/// and takes set-id bits away, as a new owner does: a mode that only follows from those is not set.
+fn what_is_left(asked: &AttributeChanges, allowed: &AttributeChanges) -> (AttributeChanges, AttributeChanges) {
+    let mut as_caller = AttributeChanges { size: None, mode: allowed.mode.filter(|_| asked.mode.is_some()), ..*allowed };
+    if asked.size.is_some() && as_caller.modified == Some(SetTime::ServerTime) {
+        as_caller.modified = None;
+    }
+    let mut as_root = AttributeChanges::default();
+    let is_now = |time: Option<SetTime>| time.is_none_or(|time| time == SetTime::ServerTime);
+    if is_now(as_caller.accessed) && is_now(as_caller.modified) {
+        (as_root.accessed, as_root.modified) = (as_caller.accessed.take(), as_caller.modified.take());
+    }
+    (as_caller, as_root)
+}
+
 impl Worker<'_> {
     pub(super) fn set_attributes(
         &self,
@@ -70,11 +88,13 @@ impl Worker<'_> {
             if *changes == AttributeChanges::default() {
                 return Ok(());
             }
-            let changes = permission::may_change(before, caller, changes)?;
+            let allowed = permission::may_change(before, caller, changes)?;
             if let Some(size) = changes.size {
                 self.resize(caller, object, size)?;
             }
-            self.act_as(caller, || change(fd, before.kind, &changes))?;
+            let (as_caller, as_root) = what_is_left(changes, &allowed);
+            self.act_as(caller, || change(fd, before.kind, &as_caller))?;
+            change(fd, before.kind, &as_root)?;
             self.sync_object(object, before.kind)
         });
         Step::Done(changed.map(|((), wcc)| Outcome::Changed { wcc }))
@@ -142,7 +162,12 @@ impl Worker<'_> {
             return Ok(());
         }
         let fd = sys::open(self.shared.root_fd(), object, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
-        Ok(rustix::fs::fsync(fd)?)
+        let synced = rustix::fs::fsync(fd);
+        if synced.is_err() && kind == ObjectKind::File {
+            // It may have been data, and nobody is told of that again (fsync(2), NOTES).
+            self.shared.data_lost_of(&self.shared.intern(object));
+        }
+        Ok(synced?)
     }
 
     pub(super) fn sync_directory(&self, fd: impl AsFd) -> Result<(), Status> {
