@@ -130,6 +130,8 @@ impl Worker<'_> {
     ) -> Step {
         let made = self.changing_directory(directory, now, |fd, _| match self.create_new(caller, fd, name, how) {
             Ok(file) => {
+                // The size, the owner and the times came after the name, perhaps after a commit of the file system's journal that had the name.
+                self.sync_directory(&file)?;
                 self.sync_directory(fd)?;
                 self.object(&file, now).map(|(id, attributes)| Created::Object(id, attributes))
             }
@@ -233,8 +235,10 @@ impl Worker<'_> {
             let child = sys::open_name(fd, name)?;
             let kind = sys::attributes(&child, self.shared.options.file_system)?.kind;
             self.act_as(caller, || finish_new(&child, kind, caller, changes))?;
+            let (id, attributes) = self.object(&child, now)?;
+            self.sync_object(&id, kind)?;
             self.sync_directory(fd)?;
-            self.object(&child, now)
+            Ok((id, attributes))
         })?;
         Ok(Outcome::Created { object, attributes, directory })
     }
