@@ -62,7 +62,10 @@ permissions() {
     same "$(as_user cat $m/public)" open && same "$(as_user cat $m/shared)" shared && as_user touch $m/common/mine &&
     same "$(stat -c %u:%g $m/common/mine)" 1000:1000 &&
     ! as_user cat $m/secret && ! as_user ls $m/private && ! as_user touch $m/refused && ! as_user "echo x >>$m/public" &&
-    ! as_user chmod 777 $m/public && ! as_user chown 1000 $m/public
+    ! as_user chmod 777 $m/public && ! as_user chown 1000 $m/public &&
+    # Not the owner, but of a group that may write.
+    echo before >$m/written && chown 0:2000 $m/written && chmod 660 $m/written && remount &&
+    as_user "echo after >$m/written" && same "$(cat $m/written)" after && as_user touch -m $m/written
 }
 set_times() {
   touch -d "2001-02-03 04:05:06" $m/created && remount && same "$(date -r $m/created +%Y-%m-%dT%H:%M:%S)" 2001-02-03T04:05:06
