@@ -80,7 +80,7 @@ limits! {
     open_files_max: u32 = 4096, 64..=1_048_576;
     /// Blocks read ahead of a sequential reader; 0 switches reading ahead off.
     readahead_blocks: u32 = 16, 0..=1024;
-    /// Calls of one loop that wait for storage; beyond it a call is answered with NFS3ERR_JUKEBOX.
+    /// Calls of one loop that wait for the storage of one export; beyond it a call is answered with NFS3ERR_JUKEBOX.
     io_queue_entries: u32 = 1024, 16..=65_536;
     /// Neighbours remembered on a port; the one longest unused is forgotten.
     arp_entries_max: u32 = 1024, 16..=65_536;
