@@ -954,7 +954,7 @@ fn a_write_that_ends_while_an_fsync_is_under_way_leaves_the_file_dirty() {
     // The data thread stands still at the other file: the WRITE and the COMMIT begin together.
     let opening = lock(&shared.open_files);
     rig.start(&root_user(), &Operation::Read { object: other, offset: 0, count: 1 });
-    while !shared.table.get(&other).is_some_and(|inode| lock(&inode.state).fd.is_some()) {
+    while shared.table.get(&other).is_none_or(|inode| lock(&inode.state).fd.is_none()) {
         idle();
     }
     let data = View::from(&b"new"[..]);
