@@ -631,6 +631,18 @@ impl Endpoint {
             let queue = if is_full(connection.tuple.local_ip) { &mut self.held } else { &mut self.ready };
             queue.push_back(index);
         }
+        // Of connections that have ended meanwhile the places stay, and others are put there, and held: each once is enough.
+        if self.held.len() > 2 * self.slots.len() {
+            let mut held = Vec::from(std::mem::take(&mut self.held));
+            held.sort_unstable();
+            held.dedup();
+            self.held = held.into();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_len(&self) -> usize {
+        self.held.len()
     }
 
     /// Those that `hold` has passed over have their turn again, before all others.

@@ -131,8 +131,8 @@ impl Worker<'_> {
         let made = self.changing_directory(directory, now, |fd, _| match self.create_new(caller, fd, name, how) {
             Ok(file) => {
                 // The size, the owner and the times came after the name, perhaps after a commit of the file system's journal that had the name.
-                self.sync_directory(&file)?;
-                self.sync_directory(fd)?;
+                self.sync_opened(&file)?;
+                self.sync_opened(fd)?;
                 self.object(&file, now).map(|(id, attributes)| Created::Object(id, attributes))
             }
             Err(Status::Exists) => self.create_existing(now, caller, fd, name, how, held),
@@ -237,7 +237,7 @@ impl Worker<'_> {
             self.act_as(caller, || finish_new(&child, kind, caller, changes))?;
             let (id, attributes) = self.object(&child, now)?;
             self.sync_object(&id, kind)?;
-            self.sync_directory(fd)?;
+            self.sync_opened(fd)?;
             Ok((id, attributes))
         })?;
         Ok(Outcome::Created { object, attributes, directory })
@@ -276,7 +276,7 @@ impl Worker<'_> {
                 // Not every file system counts a removed directory's links down to 0.
                 self.shared.forget(&id);
             }
-            self.sync_directory(fd)
+            self.sync_opened(fd)
         })?;
         Ok(Outcome::Removed { directory })
     }
@@ -296,7 +296,7 @@ impl Worker<'_> {
             self.renaming(&child, now, || {
                 self.act_as(caller, || Ok(rustix::fs::linkat(CWD, from.as_c_str(), fd, name, AtFlags::SYMLINK_FOLLOW)?))
             })?;
-            self.sync_directory(fd)
+            self.sync_opened(fd)
         });
         match linked {
             Ok(((), directory)) => {
@@ -351,8 +351,8 @@ impl Worker<'_> {
             Some(target) => self.renaming(target, now, rename),
             None => rename(),
         })?;
-        self.sync_directory(to.0)?;
-        self.sync_directory(from.0)
+        self.sync_opened(to.0)?;
+        self.sync_opened(from.0)
     }
 }
 

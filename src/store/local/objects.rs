@@ -170,7 +170,7 @@ impl Worker<'_> {
         Ok(synced?)
     }
 
-    pub(super) fn sync_directory(&self, fd: impl AsFd) -> Result<(), Status> {
+    pub(super) fn sync_opened(&self, fd: impl AsFd) -> Result<(), Status> {
         if self.shared.options.sync_metadata { Ok(rustix::fs::fsync(fd)?) } else { Ok(()) }
     }
 

@@ -280,6 +280,27 @@ fn listening_begins_beside_connections_of_the_same_port_in_syn_sent_and_syn_rece
     assert_eq!([tcp.poll_event(), tcp.poll_event()], [Some(Event::Connected(opened)), Some(Event::Connected(other))]);
 }
 
+/// Whoever opens and resets connections through a port that sends nothing must not make the list of those that wait for it grow.
+#[test]
+fn connections_that_end_while_they_are_held_leave_a_bounded_list() {
+    let mut tcp = endpoint(Options::default());
+    let (peer, own): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    tcp.listen(2049).unwrap();
+    for round in 0..1_000 {
+        let syn = syn(700 + round % 3);
+        inject(&mut tcp, START, peer, own, &syn);
+        tcp.hold(|_| true);
+        assert!(tcp.held_len() <= 3, "{} held in round {round}", tcp.held_len());
+        inject(&mut tcp, START, peer, own, &Repr { seq: syn.seq + 1, flags: Flags::RST, ..syn });
+        assert_eq!(tcp.connections().count(), 0);
+    }
+    inject(&mut tcp, START, peer, own, &syn(900));
+    tcp.hold(|_| true);
+    assert!(sent(&mut tcp, START).is_empty(), "it is held");
+    tcp.resume_held();
+    assert_eq!(sent(&mut tcp, START).len(), 1, "its answer, once");
+}
+
 /// RFC 9293 section 3.1, MUST-5 and MUST-64: a segment whose timestamps stand elsewhere than most senders put them is as good.
 #[test]
 fn timestamps_that_begin_on_no_word_are_believed() {
