@@ -1,7 +1,7 @@
 //! Congestion control: how much may be in flight.
 //!
 //! Read first: RFC 5681, RFC 6928, RFC 9438. A controller is one file that implements `Congestion`, a name in
-//! `CongestionControl` and one arm in `new`.
+//! `CongestionControl`, and a line in `controllers!`.
 //! It sees acknowledgements and losses; it does not know which segments are lost (`recovery`) nor how the window is
 //! approached during recovery (PRR, `recovery`).
 
@@ -89,17 +89,42 @@ pub(crate) trait Congestion: Send {
     }
 }
 
-fn new(control: CongestionControl, mss: u64) -> Box<dyn Congestion> {
-    match control {
-        CongestionControl::Cubic => Box::new(Cubic::new(mss)),
-        CongestionControl::NewReno => Box::new(NewReno::new(mss)),
-        CongestionControl::Dctcp => Box::new(Dctcp::new(mss)),
-    }
+/// One of them, in its connection's own memory: an allocation of its own would take more than what the largest leaves unused in the others.
+macro_rules! controllers {
+    ($($name:ident),+) => {
+        enum Chosen {
+            $($name($name)),+
+        }
+
+        impl Chosen {
+            fn new(control: CongestionControl, mss: u64) -> Chosen {
+                match control {
+                    $(CongestionControl::$name => Chosen::$name($name::new(mss))),+
+                }
+            }
+
+            #[inline]
+            fn get(&self) -> &dyn Congestion {
+                match self {
+                    $(Chosen::$name(chosen) => chosen),+
+                }
+            }
+
+            #[inline]
+            fn get_mut(&mut self) -> &mut dyn Congestion {
+                match self {
+                    $(Chosen::$name(chosen) => chosen),+
+                }
+            }
+        }
+    };
 }
+
+controllers!(Cubic, NewReno, Dctcp);
 
 /// A controller, and what each transmission asks it.
 pub(crate) struct Controller {
-    chosen: Box<dyn Congestion>,
+    chosen: Chosen,
     /// Less than 4 GiB: a send queue holds half of that.
     window: u32,
     slow_start: bool,
@@ -107,7 +132,7 @@ pub(crate) struct Controller {
 
 impl Controller {
     pub fn new(control: CongestionControl, mss: u64) -> Controller {
-        let mut controller = Controller { chosen: new(control, mss), window: 0, slow_start: false };
+        let mut controller = Controller { chosen: Chosen::new(control, mss), window: 0, slow_start: false };
         controller.tell(|_| {});
         controller
     }
@@ -121,11 +146,11 @@ impl Controller {
     }
 
     pub fn name(&self) -> &'static str {
-        self.chosen.name()
+        self.chosen.get().name()
     }
 
     pub fn slow_start_threshold(&self) -> u64 {
-        self.chosen.slow_start_threshold()
+        self.chosen.get().slow_start_threshold()
     }
 
     pub fn set_mss(&mut self, mss: u64) {
@@ -157,7 +182,7 @@ impl Controller {
     }
 
     pub fn has_spare(&self) -> bool {
-        self.chosen.has_spare()
+        self.chosen.get().has_spare()
     }
 
     pub fn rest(&mut self) {
@@ -165,14 +190,15 @@ impl Controller {
     }
 
     pub fn wants_exact_marks(&self) -> bool {
-        self.chosen.wants_exact_marks()
+        self.chosen.get().wants_exact_marks()
     }
 
     #[inline]
     fn tell(&mut self, what: impl FnOnce(&mut dyn Congestion)) {
-        what(&mut *self.chosen);
-        self.window = u32::try_from(self.chosen.window()).unwrap_or(u32::MAX);
-        self.slow_start = self.chosen.is_in_slow_start();
+        let chosen = self.chosen.get_mut();
+        what(chosen);
+        self.window = u32::try_from(chosen.window()).unwrap_or(u32::MAX);
+        self.slow_start = chosen.is_in_slow_start();
     }
 }
 

@@ -59,14 +59,14 @@ impl Connection {
             next: SEQUENCE_ORIGIN,
             edge: SEQUENCE_ORIGIN,
             scale: scale_for(options.receive_window_max),
-            limit: u64::from(options.receive_window_initial.min(options.receive_window_max)),
+            limit: options.receive_window_initial.min(options.receive_window_max),
             limit_before: 0,
             chain: RxChain::new(),
             chain_driver_buffers: 0,
             reassembly: Reassembly::default(),
             refuses_text: false,
             text_lost: false,
-            fin_at: None,
+            fin_at: NO_FIN,
             acknowledged: SEQUENCE_ORIGIN,
             ts_recent: 0,
             ts_recent_at: now,
@@ -165,10 +165,6 @@ impl Connection {
         connection.receive.acknowledged = connection.receive.next;
         connection.receive.edge = connection.receive.next + u64::from(syn_cookie::window(&shared.options));
         connection
-    }
-
-    pub fn set_user_timeout(&mut self, timeout: Duration) {
-        self.user_timeout = millis(timeout);
     }
 
     /// Half-open: whether a segment is the first behind the SYN and answers something else than our SYN-ACK.
@@ -306,7 +302,7 @@ pub(crate) fn default_mss(tuple: &FourTuple) -> u16 {
     if tuple.remote_ip.is_ipv4() { MSS_DEFAULT } else { MSS_DEFAULT_IPV6 }
 }
 
-fn millis(time: Duration) -> u32 {
+pub(super) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 

@@ -219,6 +219,9 @@ struct SendState {
     repair: Repair,
 }
 
+/// No position comes to that: the peer's FIN was not seen yet.
+const NO_FIN: u64 = u64::MAX;
+
 /// The receive sequence space.
 struct ReceiveState {
     irs: SeqNumber,
@@ -228,7 +231,7 @@ struct ReceiveState {
     edge: u64,
     scale: u8,
     /// Bytes the window may cover, unread ones included.
-    limit: u64,
+    limit: u32,
     /// What that was before memory ran short.
     limit_before: u32,
     chain: RxChain,
@@ -239,8 +242,8 @@ struct ReceiveState {
     refuses_text: bool,
     /// It left text unread, or the peer sent more: it has to hear of that.
     text_lost: bool,
-    /// Where the peer's FIN lies, once it was seen.
-    fin_at: Option<u64>,
+    /// Where the peer's FIN lies, or `NO_FIN`.
+    fin_at: u64,
     /// Last.ACK.sent of RFC 7323.
     acknowledged: u64,
     ts_recent: u32,
@@ -266,7 +269,7 @@ struct ReceiveState {
 impl ReceiveState {
     /// How far behind RCV.NXT a peer may send something again, bytes: what it sent when the window was largest, all of whose ACKs were lost.
     fn reach(&self) -> u64 {
-        self.limit.max(u64::from(self.limit_before))
+        self.limit.max(self.limit_before).into()
     }
 }
 
@@ -484,9 +487,9 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // Beyond this come a controller (at most 112 bytes), a table entry (45), a slot (16) and a timer (24), and what tables have in
-        // reserve: tests/idle_connections.rs holds the sum to 1,024.
+        // As much as mimalloc hands out in place of 1,024. Beyond it come a table entry (45), a slot (16) and a timer (24),
+        // and what tables have in reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
-        assert!(size <= 800, "{size} bytes");
+        assert!(size <= 888, "{size} bytes");
     }
 }

@@ -25,7 +25,7 @@ impl Connection {
         if self.state != State::Established
             || !header.is_plain_ack()
             || header.seq() != self.peer_seq_at(receive.next)
-            || receive.fin_at.is_some()
+            || receive.fin_at != NO_FIN
             || self.ecn.on
         {
             return None;

@@ -47,7 +47,7 @@ impl Connection {
             return self.refuse_text(shared, segment);
         }
         let (mut start, mut end) = (segment.text(), segment.text() + segment.payload_len);
-        let limit = self.receive.fin_at.unwrap_or(u64::MAX).min(self.receive.edge);
+        let limit = self.receive.fin_at.min(self.receive.edge);
         if end > limit {
             // "Portions outside the window are discarded."
             shared.counters.rcv_beyond_window_bytes += end - limit.max(start);
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     fn queue_out_of_order(&mut self, shared: &mut Shared, start: u64, end: u64, bufs: &mut VecDeque<RxBuf>) {
-        let ranges_max = usize::try_from(self.receive.limit / WINDOW_BYTES_PER_RANGE).unwrap_or(usize::MAX);
+        let ranges_max = usize::try_from(u64::from(self.receive.limit) / WINDOW_BYTES_PER_RANGE).unwrap_or(usize::MAX);
         match self.receive.reassembly.insert(start, bufs, ranges_max.max(OUT_OF_ORDER_RANGES_MIN)) {
             Insert::Queued => shared.counters.ofo_queued += 1,
             Insert::Duplicate => {
@@ -126,7 +126,8 @@ impl Connection {
         self.statistics.bytes_in += taken;
         shared.counters.in_bytes += taken;
         // The window grows with what the peer sends, read or not: a record larger than the first window must fit.
-        self.receive.limit = (self.receive.limit + 2 * taken).min(u64::from(shared.options.receive_window_max));
+        let limit = u64::from(self.receive.limit) + 2 * taken;
+        self.receive.limit = limit.min(u64::from(shared.options.receive_window_max)) as u32;
         if !std::mem::replace(&mut self.readable_pending, true) {
             shared.events.push_back(Event::Readable(self.id));
         }
@@ -218,7 +219,8 @@ impl Connection {
     fn narrow(&mut self) {
         let held = (self.receive.chain.len() + self.receive.reassembly.len()) as u64;
         self.receive.limit_before = self.receive.reach() as u32;
-        self.receive.limit = self.receive.limit.min(held + 2 * u64::from(self.receive.mss));
+        let limit = held + 2 * u64::from(self.receive.mss);
+        self.receive.limit = limit.min(u64::from(self.receive.limit)) as u32;
     }
 
     /// Room for `more` buffers below the connection's maximum. What is in order goes first: it frees what waits for it.
@@ -320,7 +322,7 @@ impl Connection {
         let new = self.window(shared);
         // RFC 9293 section 3.8.6.2.2 asks for at least an MSS; a quarter of the buffer spares ACKs, unless the peer is
         // about to run dry.
-        let limit = self.receive.limit;
+        let limit = u64::from(self.receive.limit);
         let mss = u64::from(self.receive.mss);
         let step = if old < 2 * mss { mss.min(limit / 2) } else { limit / 4 };
         if new >= old + step.max(1) {
@@ -332,7 +334,8 @@ impl Connection {
     pub(super) fn window(&self, shared: &Shared) -> u64 {
         let receive = &self.receive;
         let old = receive.edge.saturating_sub(receive.next);
-        let free = receive.limit.saturating_sub(receive.chain.len() as u64);
+        let limit = u64::from(receive.limit);
+        let free = limit.saturating_sub(receive.chain.len() as u64);
         if free <= old {
             // Nothing came since it was promised: whatever else there is can only make it less.
             return old;
@@ -349,7 +352,7 @@ impl Connection {
         }
         window = window.min(field_max);
         // RFC 9293 section 3.8.6.2.2 (MUST-39): the edge moves in steps worth sending into.
-        let step = u64::from(receive.mss).min(receive.limit / 2);
+        let step = u64::from(receive.mss).min(limit / 2);
         if window < old + step { old } else { window }
     }
 }
