@@ -268,15 +268,15 @@ impl Endpoint {
         if !is_host(local.ip()) || !is_host(remote.ip()) || local.is_ipv4() != remote.is_ipv4() || remote.port() == 0 {
             return Err(ConnectError::InvalidAddress);
         }
-        if self.places_taken() >= self.shared.options.connections_max {
-            return Err(ConnectError::TooMany);
-        }
         let mut tuple =
             FourTuple { local_ip: local.ip(), remote_ip: remote.ip(), local_port: local.port(), remote_port: remote.port() };
         if tuple.local_port == 0 {
             tuple.local_port = self.choose_port(tuple).ok_or(ConnectError::NoPort)?;
         } else if self.table.contains_key(&tuple) {
             return Err(ConnectError::InUse);
+        }
+        if !self.make_place() {
+            return Err(ConnectError::TooMany);
         }
         self.shared.counters.active_opens += 1;
         let (iss, timestamp_offset) = self.initial_sequence(now, &tuple);
@@ -831,10 +831,15 @@ impl Endpoint {
         let Some(oldest) = self.time_wait.pop_front() else { return false };
         if let Some(connection) = &mut self.slots[oldest.index as usize].connection {
             self.shared.counters.time_wait_overflows += 1;
-            connection.leave_time_wait(&mut self.shared);
+            connection.give_up_time_wait(&mut self.shared);
         }
         self.settle(oldest.index);
         true
+    }
+
+    /// Room for another connection (`Options::connections_max`), at the cost of a TIME-WAIT, or of what was closed for good.
+    fn make_place(&mut self) -> bool {
+        self.places_taken() < self.shared.options.connections_max || self.evict_time_wait() || self.evict_orphan()
     }
 
     fn note_orphan(&mut self, id: ConnectionId) {

@@ -691,11 +691,11 @@ impl Scoreboard {
     }
 
     /// RFC 6298 section 5.4 with RFC 8985 section 6.3: the retransmission timer expired.
-    pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64) {
+    /// `sack`: the peer reports what comes, so what is young may wait for its reports; without them nothing would ever tell.
+    pub fn on_timeout(&mut self, now: Instant, nxt: u64, rtt: &RttEstimator, mss: u64, sack: bool) {
         let timeouts = self.timeouts().saturating_add(1);
         let reneged = self.sent.front().is_some_and(|first| first.is_sacked());
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
-        let has_sacked = self.sacked() > 0 && !reneged;
         let first = self.first().map_or(u64::MAX, |(start, _)| start);
         let Scoreboard { sent: flight, disorder, .. } = self;
         let disorder = disorder.get_or_insert_with(|| Box::new(Disorder::new()));
@@ -705,7 +705,7 @@ impl Scoreboard {
                 sent.fate = Fate::InFlight;
                 disorder.sacked -= sent.len();
             }
-            let old = !has_sacked || index == 0 || now.nanos_since(sent.sent_at) >= window;
+            let old = !sack || reneged || index == 0 || now.nanos_since(sent.sent_at) >= window;
             if sent.is_in_flight() && old {
                 sent.fate = Fate::Lost;
                 disorder.lost += sent.len();
@@ -843,16 +843,18 @@ impl Scoreboard {
         self.disorder.as_ref().map_or(0, |disorder| disorder.prr.allowance.saturating_sub(disorder.prr.out))
     }
 
-    /// RFC 8985 sections 7.2 and 7.3: something is in flight, of which nothing is repaired, reported or probed for.
+    /// RFC 8985 sections 7.2 and 7.3: something is in flight, of which nothing is repaired, reported or probed for, and a round trip was measured
+    /// since the last probe: where the path has got longer, and no timestamps tell the answers of a probe and of what it repeats apart, the
+    /// next segment would be probed for as needlessly.
     #[inline]
-    pub fn may_probe(&self) -> bool {
+    pub fn may_probe(&self, rtt: &RttEstimator) -> bool {
         let amiss = |disorder: &Disorder| disorder.phase != Phase::Open || disorder.sacked > 0 || disorder.probe.is_some();
-        !self.sent.is_empty() && !self.disorder.as_deref().is_some_and(amiss)
+        !self.sent.is_empty() && !self.disorder.as_deref().is_some_and(amiss) && rtt.is_sampled_since_probe()
     }
 
     /// RFC 8985 section 7.2: when to probe for a lost tail, nanoseconds from now.
     pub fn probe_timeout(&self, rtt: &RttEstimator, mss: u64) -> Option<u64> {
-        if !self.may_probe() {
+        if !self.may_probe(rtt) {
             return None;
         }
         let Some(smoothed) = rtt.smoothed_nanos() else { return Some(PTO_WITHOUT_RTT) };

@@ -23,14 +23,25 @@ pub(crate) struct RttEstimator {
     rto: u64,
     /// With it.
     timeout: u64,
-    backoff: u32,
+    backoff: u16,
+    /// A sample was taken since the last tail loss probe.
+    sampled_since_probe: bool,
 }
 
 impl RttEstimator {
     pub fn new(rto_initial: Duration, rto_max: Duration) -> RttEstimator {
         let rto = nanos_of(rto_initial);
         let timeout = rto.min(nanos_of(rto_max));
-        RttEstimator { smoothed: UNKNOWN, variance: 0, min: u64::MAX, min_at: Instant::ZERO, rto, timeout, backoff: 0 }
+        RttEstimator {
+            smoothed: UNKNOWN,
+            variance: 0,
+            min: u64::MAX,
+            min_at: Instant::ZERO,
+            rto,
+            timeout,
+            backoff: 0,
+            sampled_since_probe: true,
+        }
     }
 
     /// `rtt` in nanoseconds.
@@ -54,6 +65,7 @@ impl RttEstimator {
         self.rto = smoothed.saturating_add(margin).min(nanos_of(rto_max));
         // RFC 6298 section 5.7 and Karn: a fresh sample ends the backoff.
         (self.timeout, self.backoff) = (self.rto, 0);
+        self.sampled_since_probe = true;
     }
 
     /// A round trip that took so long, for the minimum alone.
@@ -85,7 +97,17 @@ impl RttEstimator {
 
     /// How often the timeout was doubled.
     pub fn backoff(&self) -> u32 {
-        self.backoff
+        self.backoff.into()
+    }
+
+    /// RFC 8985 section 7.3: a tail loss probe has left; the next wants a sample first.
+    pub fn on_probe_sent(&mut self) {
+        self.sampled_since_probe = false;
+    }
+
+    #[inline]
+    pub fn is_sampled_since_probe(&self) -> bool {
+        self.sampled_since_probe
     }
 
     pub fn rto(&self) -> Duration {
@@ -99,6 +121,11 @@ impl RttEstimator {
     /// When the retransmission timer expires that is started now.
     pub fn deadline(&self, now: Instant) -> Instant {
         now.after_nanos(self.timeout)
+    }
+
+    /// The same, as if it had not expired before.
+    pub fn first_deadline(&self, now: Instant) -> Instant {
+        now.after_nanos(self.rto)
     }
 
     /// RFC 6298 section 5.7: if the SYN had to be retransmitted and no sample exists, start over with 3 seconds.

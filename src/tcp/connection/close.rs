@@ -79,19 +79,24 @@ impl Connection {
         if matches!(self.state, State::Closed | State::TimeWait) {
             return;
         }
-        // SYN-SENT has nothing the peer would know; the others tell it.
-        if self.state != State::SynSent {
-            let repr = Repr {
-                src_port: self.tuple.local_port,
-                dst_port: self.tuple.remote_port,
-                seq: self.seq_at(self.send.next),
-                ack: self.peer_seq_at(self.receive.next),
-                flags: Flags::RST | Flags::ACK,
-                ..Repr::default()
-            };
-            shared.reply_for_connection(&self.tuple, repr);
+        // SYN-SENT has nothing the peer would know. With both FINs sent it knows all that there is to know: "respond ok and delete the TCB".
+        let told = matches!(self.state, State::Closing | State::LastAck) && self.fin_sent();
+        if self.state != State::SynSent && !told {
+            self.tell_reset(shared);
         }
         self.finish(shared, Reason::Aborted);
+    }
+
+    pub(super) fn tell_reset(&self, shared: &mut Shared) {
+        let repr = Repr {
+            src_port: self.tuple.local_port,
+            dst_port: self.tuple.remote_port,
+            seq: self.seq_at(self.send.next),
+            ack: self.peer_seq_at(self.receive.next),
+            flags: Flags::RST | Flags::ACK,
+            ..Repr::default()
+        };
+        shared.reply_for_connection(&self.tuple, repr);
     }
 
     /// Fifth step, the state's part: our FIN was acknowledged.
@@ -123,13 +128,17 @@ impl Connection {
                 return;
             }
             if at == self.receive.next {
-                self.receive.fin_at = Some(at);
-            } else if at > self.receive.next && at <= self.receive.edge && at >= self.receive.reassembly.end() {
-                self.receive.fin_at.get_or_insert(at);
+                self.receive.fin_at = at;
+            } else if at > self.receive.next
+                && at <= self.receive.edge
+                && at >= self.receive.reassembly.end()
+                && self.receive.fin_at == NO_FIN
+            {
+                self.receive.fin_at = at;
             }
             self.acknowledge_now();
         }
-        if self.receive.fin_at != Some(self.receive.next) {
+        if self.receive.fin_at != self.receive.next {
             return;
         }
         // Text behind the FIN is not the peer's (Linux: tcp_fin drops it as well).
@@ -171,6 +180,18 @@ impl Connection {
     /// tcp_tw_isn), and of what may be in flight.
     pub fn successor_iss(&self) -> SeqNumber {
         self.seq_at(self.send.next) + (u32::from(u16::MAX) + 2)
+    }
+
+    /// TIME-WAIT ends early, for its place is needed.
+    pub fn give_up_time_wait(&mut self, shared: &mut Shared) {
+        if self.receive.ack == Ack::Now {
+            // The peer's FIN has come in this turn. Without its ACK it comes again, and would be answered with a reset.
+            let mut repr = self.header(shared, self.send.next, Flags::ACK);
+            repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(self.receive.last_heard_at));
+            shared.counters.pure_acks += 1;
+            shared.reply_for_connection(&self.tuple, repr);
+        }
+        self.leave_time_wait(shared);
     }
 
     /// TIME-WAIT is over.

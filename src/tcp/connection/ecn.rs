@@ -116,7 +116,7 @@ impl Connection {
         if !shared.has_reply_room() {
             return false;
         }
-        let mut repr = self.header(now, shared, self.send.next, Flags::ACK);
+        let mut repr = self.header(shared, self.send.next, Flags::ACK);
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
         self.echo_marks(&mut repr);
         shared.reply(&self.tuple, repr);

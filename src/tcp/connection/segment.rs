@@ -203,12 +203,10 @@ impl Connection {
             self.challenge(now, shared);
             return false;
         }
+        // RFC 4022's tcpAttemptFails: from SYN-RECEIVED, whoever began.
+        shared.counters.attempt_fails += u64::from(self.state == State::SynReceived);
         let reason = match self.state {
-            State::SynReceived if self.listener.is_some() => {
-                shared.counters.attempt_fails += 1;
-                Reason::Reset
-            }
-            State::SynReceived => Reason::Refused,
+            State::SynReceived if self.listener.is_none() => Reason::Refused,
             // In CLOSING and LAST-ACK a reset is no error (RFC 9293 section 3.10.7.4: "enter the CLOSED state", and no word of a "connection
             // reset"): the peer has said all, and has forgotten the connection, mostly because its TIME-WAIT was over before our FIN came
             // again. But text that it has not acknowledged may be lost, and the application learns that.

@@ -170,7 +170,7 @@ impl Connection {
         }
         let flags = if self.state == State::SynReceived { Flags::SYN | Flags::ACK } else { Flags::SYN };
         let flags = flags | self.ecn_syn_flags(shared, again);
-        let mut repr = self.header(now, shared, SEQUENCE_ORIGIN, flags);
+        let mut repr = self.header(shared, SEQUENCE_ORIGIN, flags);
         let mss = limits.mtu.saturating_sub(self.tuple.headers_len());
         self.receive.mss_max = mss.max(MSS_DEFAULT);
         repr.options = self.syn_options(shared, mss);
@@ -284,7 +284,7 @@ impl Connection {
         // The timer watches the earliest segment, which has just left again (Linux does the same; RFC 6675 section 5.1 leaves it open): its
         // ACK cannot be here before a round trip.
         if start == self.send.unacknowledged || !self.timers.is_armed(Timer::Retransmit) {
-            self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
+            self.timers.arm(Timer::Retransmit, self.retransmit_deadline(now));
         }
         true
     }
@@ -292,7 +292,7 @@ impl Connection {
     /// RFC 8985 section 7.3: new data if there is any and the peer has room, else the last segment again.
     fn transmit_tail_probe(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         // Something may have come since it was due.
-        if !std::mem::take(&mut self.send.tail_probe_due) || !self.scoreboard.may_probe() {
+        if !std::mem::take(&mut self.send.tail_probe_due) || !self.scoreboard.may_probe(&self.rtt) {
             return false;
         }
         shared.counters.loss_probes += 1;
@@ -302,14 +302,19 @@ impl Connection {
         if unsent > 0 && usable >= unsent.min(mss) {
             let range = Range { start: self.send.next, len: unsent.min(mss) as usize, fin: false };
             self.transmit_range(now, shared, limits, out, &range);
-            self.scoreboard.on_probe_sent(self.send.next, false);
+            self.note_tail_probe(false);
             // RFC 8985 section 7.3: behind a probe only the timeout is armed; one probe is out at a time.
             self.timers.cancel(Timer::TailProbe);
         } else if let Some((start, end)) = self.scoreboard.cut_last(mss) {
             self.transmit_again(now, shared, limits, out, start, end, mss);
-            self.scoreboard.on_probe_sent(self.send.next, true);
+            self.note_tail_probe(true);
         }
         true
+    }
+
+    fn note_tail_probe(&mut self, retransmission: bool) {
+        self.scoreboard.on_probe_sent(self.send.next, retransmission);
+        self.rtt.on_probe_sent();
     }
 
     /// RFC 5681 section 4.1.
@@ -363,7 +368,8 @@ impl Connection {
         self.congestion.is_in_slow_start() && 2 * flight() >= self.congestion.window()
     }
 
-    /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits.
+    /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits. With Nagle's algorithm
+    /// the last packet, if it is short, waits for the ACK of those before it as it would had they left one by one (RFC 9293 section 3.7.4).
     fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
         let mss = u64::from(self.send.mss);
         let tso = if self.tuple.remote_ip.is_ipv4() { limits.tso_bytes_max } else { limits.tso_ipv6_bytes_max };
@@ -373,7 +379,8 @@ impl Connection {
             device = mss;
         }
         let len = available.min(limit).min(device);
-        let whole = if len < available && len > mss { len - len % mss } else { len };
+        let rest_waits = len < available || (self.nagle && !self.send.fin);
+        let whole = if len > mss && rest_waits { len - len % mss } else { len };
         whole as usize
     }
 
@@ -390,7 +397,7 @@ impl Connection {
         let nagle = self.nagle && !self.scoreboard.is_empty() && !fin;
         len >= u64::from(self.send.mss)
             || (everything && !nagle)
-            || (!everything && len >= u64::from(self.send.window_max) / WORTHWHILE_FRACTION)
+            || (!everything && !nagle && len >= u64::from(self.send.window_max) / WORTHWHILE_FRACTION)
             || self.send.override_due
     }
 
@@ -399,7 +406,7 @@ impl Connection {
         if self.scoreboard.is_empty() && !self.timers.is_armed(Timer::Persist) {
             let rto = self.rtt.rto();
             let delay = if self.send.window > 0 { rto.min(OVERRIDE_MAX) } else { rto };
-            self.timers.arm(Timer::Persist, now + delay);
+            self.timers.arm(Timer::Persist, self.not_after_user_timeout(now, now + delay));
         }
     }
 
@@ -487,7 +494,7 @@ impl Connection {
         let repr = if len > 0 {
             self.header_without_blocks(shared, range.start, flags)
         } else {
-            self.header(now, shared, range.start, flags)
+            self.header(shared, range.start, flags)
         };
         self.emit(now, shared, repr, len, out);
         len as u64 + u64::from(fin)
@@ -502,7 +509,7 @@ impl Connection {
         // a duplicate are still to be told, and no more is promised than was before.
         let ReceiveState { edge, next, scale, duplicate, .. } = self.receive;
         self.receive.duplicate = (0, 0);
-        let mut repr = self.header(now, shared, self.send.unacknowledged - 1, Flags::ACK);
+        let mut repr = self.header(shared, self.send.unacknowledged - 1, Flags::ACK);
         (self.receive.edge, self.receive.duplicate) = (edge, duplicate);
         repr.window = (edge.saturating_sub(next) >> scale).min(u64::from(u16::MAX)) as u16;
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
@@ -540,7 +547,7 @@ impl Connection {
             self.emit_plain(now, shared, self.send.next, Flags::ACK, 0, out);
             return true;
         }
-        let repr = self.header(now, shared, self.send.next, Flags::ACK);
+        let repr = self.header(shared, self.send.next, Flags::ACK);
         let repeat = self.receive.duplicate_acks.checked_sub(1);
         self.emit(now, shared, repr, 0, out);
         if let Some(left) = repeat {
@@ -550,7 +557,7 @@ impl Connection {
     }
 
     /// A header at `position` with the newest acknowledgement, window and options; the window counts as advertised.
-    pub(super) fn header(&mut self, _now: Instant, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
+    pub(super) fn header(&mut self, shared: &mut Shared, position: u64, flags: Flags) -> Repr {
         let mut repr = self.header_without_blocks(shared, position, flags);
         if flags.contains(Flags::ACK) && !flags.contains(Flags::SYN) && self.reports_blocks() {
             repr.options.sack = self.sack_blocks(shared);
@@ -621,7 +628,8 @@ impl Connection {
         // then; where nobody reads and little comes at a time the peer would never meet the end of the window. Beyond an eighth more the
         // edge is "a smaller window", by less than what one count of the field stands for; what was promised before is still taken.
         let scale = if syn { 0 } else { self.receive.scale };
-        let beyond = self.receive.chain.len() as u64 + window > self.receive.limit + self.receive.limit / WINDOW_SLACK;
+        let limit = u64::from(self.receive.limit);
+        let beyond = self.receive.chain.len() as u64 + window > limit + limit / WINDOW_SLACK;
         let round = if beyond { 0 } else { (1 << scale) - 1 };
         let field = ((window + round) >> scale).min(u64::from(u16::MAX));
         self.receive.edge = self.receive.edge.max(self.receive.next + (field << scale));

@@ -2,6 +2,7 @@
 //!
 //! Read first: RFC 6298 section 5, RFC 8985 sections 6.3 and 7.3, RFC 9293 sections 3.8.3, 3.8.4 and 3.8.6.1.
 
+use super::handshake::millis;
 use super::*;
 use crate::tcp::recovery::Phase;
 
@@ -215,7 +216,7 @@ impl Connection {
             self.send.retries = self.send.retries.saturating_add(1);
         }
         let copies = self.scoreboard.sent_again();
-        self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss);
+        self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss, self.sack);
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
@@ -230,9 +231,37 @@ impl Connection {
         self.rtt.back_off(shared.options.rto_max);
         self.timers.cancel(Timer::TailProbe);
         self.timers.cancel(Timer::Reorder);
-        self.timers.arm(Timer::Retransmit, self.rtt.deadline(now));
+        self.timers.arm(Timer::Retransmit, self.retransmit_deadline(now));
         self.send.tail_probe_due = false;
         self.wake = true;
+    }
+
+    /// When the timer expires that is started now, behind something that was sent again.
+    pub(super) fn retransmit_deadline(&self, now: Instant) -> Instant {
+        self.not_after_user_timeout(now, self.rtt.deadline(now))
+    }
+
+    /// RFC 9293 section 3.10.8 (Linux: tcp_clamp_rto_to_user_timeout): backed off, a timer does not pass the user timeout by; but what has left
+    /// now has as long to be answered as without backoff. A handshake has limits of its own.
+    pub(super) fn not_after_user_timeout(&self, now: Instant, deadline: Instant) -> Instant {
+        if self.send.retries == 0 || !self.is_synchronized() {
+            return deadline;
+        }
+        deadline.min(self.user_timeout_at().max(self.rtt.first_deadline(now)))
+    }
+
+    fn user_timeout_at(&self) -> Instant {
+        self.send.stalled_since + Duration::from_millis(u64::from(self.user_timeout))
+    }
+
+    /// Of what has gone unacknowledged already, too.
+    pub fn set_user_timeout(&mut self, timeout: Duration) {
+        self.user_timeout = millis(timeout);
+        for timer in [Timer::Retransmit, Timer::Persist] {
+            if self.timers.is_armed(timer) && self.send.retries > 0 && self.is_synchronized() {
+                self.timers.arm_earlier(timer, self.user_timeout_at());
+            }
+        }
     }
 
     /// RFC 9293 section 3.8.3: R2, and the handshake's own limits.
@@ -242,9 +271,7 @@ impl Connection {
             State::SynSent => self.send.retries >= options.syn_retries_max,
             State::SynReceived => self.send.retries >= options.syn_ack_retries_max,
             // Retransmissions, not only time: a timer that is as late as that has asked the peer nothing yet (Linux: retransmits_timed_out).
-            _ => {
-                self.send.retries > 0 && now.since(self.send.stalled_since) >= Duration::from_millis(u64::from(self.user_timeout))
-            }
+            _ => self.send.retries > 0 && now >= self.user_timeout_at(),
         }
     }
 
@@ -349,6 +376,8 @@ impl Connection {
         // Section 3.8.4 (MUST-29): a probe that is not answered does not mean a dead connection, and a timer that was late means nothing.
         if self.keepalive_probes >= keepalive.probes_max {
             shared.counters.abort_on_timeout += 1;
+            // The peer may have lost its way to us only (Linux: tcp_send_active_reset).
+            self.tell_reset(shared);
             return self.give_up(shared);
         }
         self.keepalive_probes += 1;

@@ -134,7 +134,7 @@ impl Endpoint {
         if !self.remote_has_place(tuple.remote_ip) {
             return false;
         }
-        if self.places_taken() >= self.shared.options.connections_max && !self.evict_time_wait() && !self.evict_orphan() {
+        if !self.make_place() {
             self.shared.counters.listen_drops += 1;
             return false;
         }

@@ -24,6 +24,7 @@ impl Endpoint {
         let rto_min = self.shared.options.rto_min;
         if let Some(connection) = self.connection(id) {
             connection.set_user_timeout(timeout.max(rto_min));
+            self.settle(id.index);
         }
     }
 

@@ -79,6 +79,35 @@ fn segments_of_groups_are_counted_and_dropped() {
     assert!(sent(&mut tcp, START).is_empty());
 }
 
+/// `Options::connections_max` says who gives way.
+#[test]
+fn a_connection_that_is_opened_takes_the_place_of_a_time_wait_and_of_what_was_closed_for_good() {
+    let mut tcp = endpoint(Options { connections_max: 2, ..Options::default() });
+    let (peer, us): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let mut open = |tcp: &mut Endpoint| {
+        let id = tcp.connect(START, address("10.0.0.2:0"), address("10.0.0.1:2049"))?;
+        let opener = sent(tcp, START).pop().unwrap();
+        let head = Repr { src_port: 2049, dst_port: opener.src_port, seq: SeqNumber(9), window: 1000, ..Repr::default() };
+        let answer = Repr { ack: opener.seq + 1, flags: Flags::SYN | Flags::ACK, ..head };
+        inject(tcp, START, peer, us, &answer);
+        sent(tcp, START);
+        Ok::<_, ConnectError>((id, Repr { seq: answer.seq + 1, flags: Flags::FIN | Flags::ACK, ack: opener.seq + 2, ..head }))
+    };
+    let (first, fin) = open(&mut tcp).unwrap();
+    let (second, _) = open(&mut tcp).unwrap();
+    assert_eq!(open(&mut tcp).unwrap_err(), ConnectError::TooMany);
+    tcp.close(START, first);
+    sent(&mut tcp, START);
+    inject(&mut tcp, START, peer, us, &fin);
+    assert_eq!(tcp.counters().curr_time_wait, 1);
+    assert!(open(&mut tcp).is_ok());
+    assert_eq!((tcp.counters().curr_time_wait, tcp.counters().time_wait_overflows), (0, 1));
+    assert_eq!(open(&mut tcp).unwrap_err(), ConnectError::TooMany);
+    tcp.close_both(START, second);
+    assert!(open(&mut tcp).is_ok());
+    assert_eq!(tcp.counters().abort_on_memory, 1);
+}
+
 #[test]
 fn initial_sequence_numbers_follow_a_clock_and_differ_by_connection() {
     let iss = |options: Options, secret: [u8; 16], now, remote: &str| {
