@@ -312,6 +312,7 @@ impl Connection {
         true
     }
 
+    #[cold]
     fn note_tail_probe(&mut self, retransmission: bool) {
         self.scoreboard.on_probe_sent(self.send.next, retransmission);
         self.rtt.on_probe_sent();
@@ -379,8 +380,7 @@ impl Connection {
             device = mss;
         }
         let len = available.min(limit).min(device);
-        let rest_waits = len < available || (self.nagle && !self.send.fin);
-        let whole = if len > mss && rest_waits { len - len % mss } else { len };
+        let whole = if len > mss && (len < available || self.nagle) { len - len % mss } else { len };
         whole as usize
     }
 
@@ -393,12 +393,11 @@ impl Connection {
         if len == 0 {
             return false;
         }
-        let everything = len == unsent;
+        if len >= u64::from(self.send.mss) || self.send.override_due {
+            return true;
+        }
         let nagle = self.nagle && !self.scoreboard.is_empty() && !fin;
-        len >= u64::from(self.send.mss)
-            || (everything && !nagle)
-            || (!everything && !nagle && len >= u64::from(self.send.window_max) / WORTHWHILE_FRACTION)
-            || self.send.override_due
+        !nagle && (len == unsent || len >= u64::from(self.send.window_max) / WORTHWHILE_FRACTION)
     }
 
     /// Nothing is in flight whose ACK would open the window: look again later.

@@ -243,6 +243,7 @@ impl Connection {
 
     /// RFC 9293 section 3.10.8 (Linux: tcp_clamp_rto_to_user_timeout): backed off, a timer does not pass the user timeout by; but what has left
     /// now has as long to be answered as without backoff. A handshake has limits of its own.
+    #[cold]
     pub(super) fn not_after_user_timeout(&self, now: Instant, deadline: Instant) -> Instant {
         if self.send.retries == 0 || !self.is_synchronized() {
             return deadline;
