@@ -20,10 +20,12 @@
 //! holes N [SEQ]            N segments of one byte from SEQ (or 1) on, each behind a hole of one; of the answers only the last is kept
 //! peer N                   what follows is another peer, with this port
 //! nagle on | keepalive on | usertimeout N          for this connection (or off)
+//! refuse N                 the application asks to send N bytes, for which there is no room
 //! listen | connect | send N | read N | close | closeboth | abort | icmp unreachable SEQ | icmp transient SEQ | icmp mtu N SEQ
 //! event NAME               the next event; `event none`
 //! state NAME | counter NAME N | closed REASON
-//! info NAME N | info NAME A-B    cwnd, ssthresh, flight, sacked (bytes), rto, srtt, minrtt (milliseconds), segments_out, retransmitted
+//! info NAME N | info NAME A-B    one of the figures of `Runner::figure`: bytes, bytes a second, milliseconds, or how many
+//! timer NAME N | timer none      the next of the timers that repair, and in how many milliseconds it fires
 //! iss N | iss far          by how much our last initial sequence number lies above the one before; far: no attacker's guess
 //! localport A-B | localport new  where our port of the last SYN lies; it is not the port before
 //! ```
@@ -34,10 +36,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::pair::{encode, segments};
-use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket};
+use crate::buf::{Checksum, FragmentArena, PagePool, RxPacket, Slice};
 use crate::counters::Counters;
 use crate::tcp::{
-    CongestionControl, ConnectionId, Ecn, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, Transmit, TransmitLimits,
+    CongestionControl, ConnectionId, Ecn, Endpoint, Event, FourTuple, IcmpError, Keepalive, Options, SendError, Transmit,
+    TransmitLimits,
 };
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Repr, SeqNumber, Timestamps};
@@ -103,6 +106,12 @@ fn options_from(lines: &[&str]) -> Options {
             "time_wait_max" => options.time_wait_max = number as usize,
             "time_wait" => options.time_wait = time,
             "user_timeout" => options.user_timeout = time,
+            "rto_initial" => options.rto_initial = time,
+            "rto_min" => options.rto_min = time,
+            "rto_max" => options.rto_max = time,
+            "delayed_ack" => options.delayed_ack = time,
+            "push_ack_delay" => options.push_ack_delay = time,
+            "challenge_ack_interval" => options.challenge_ack_interval = time,
             "fin_wait_2_timeout" => options.fin_wait_2_timeout = time,
             "quick_acks" => options.quick_acks = number as u8,
             "syn_retries_max" => options.syn_retries_max = number as u8,
@@ -366,7 +375,7 @@ impl Runner {
     fn run(&mut self, line: &str) {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.trim();
-        if !matches!(verb, ">" | ">>" | "event" | "state" | "counter" | "closed" | "info" | "iss" | "localport") {
+        if !matches!(verb, ">" | ">>" | "event" | "state" | "counter" | "closed" | "info" | "timer" | "iss" | "localport") {
             assert!(self.out.is_empty(), "not expected: {:?}", self.show());
         }
         let number = |text: &str| text.parse::<usize>().unwrap();
@@ -388,6 +397,7 @@ impl Runner {
                 self.holes(number(count), number(start));
             }
             "info" => self.info(rest),
+            "timer" => self.timer(rest),
             "iss" => {
                 let above = self.iss.unwrap().distance(self.iss_before.expect("one before"));
                 match rest {
@@ -410,6 +420,7 @@ impl Runner {
                 self.id = Some(self.endpoint.connect(self.now, local, remote).unwrap());
             }
             "send" => self.send(number(rest)),
+            "refuse" => self.refuse(number(rest)),
             "read" => self.read(number(rest)),
             "close" => self.endpoint.close(self.now, self.id.unwrap()),
             "closeboth" => self.endpoint.close_both(self.now, self.id.unwrap()),
@@ -499,42 +510,93 @@ impl Runner {
     }
 
     fn info(&self, text: &str) {
-        let info = self.endpoint.info(self.id.unwrap()).expect("a connection");
-        let millis = |time: Duration| time.as_millis() as u64;
         let (name, wanted) = text.split_once(' ').unwrap();
-        let value = match name {
-            "cwnd" => info.congestion_window,
-            "ssthresh" => info.slow_start_threshold,
-            "flight" => info.in_flight_bytes,
-            "sacked" => info.sacked_bytes,
-            "rto" => millis(info.rto),
-            "srtt" => millis(info.smoothed_rtt.unwrap_or_default()),
-            "minrtt" => millis(info.min_rtt.unwrap_or_default()),
-            "segments_out" => info.segments_out,
-            "retransmitted" => info.retransmitted_segments,
-            other => panic!("{other} is not in TcpInfo"),
-        };
+        let value = self.figure(name);
         let (least, most) = wanted.split_once('-').unwrap_or((wanted, wanted));
         let range = least.parse::<u64>().unwrap()..=most.parse::<u64>().unwrap();
         assert!(range.contains(&value), "{name} is {value}");
     }
 
+    /// What `TcpInfo` says; of points in time, how long ago.
+    fn figure(&self, name: &str) -> u64 {
+        let info = self.endpoint.info(self.id.unwrap()).expect("a connection");
+        let millis = |time: Duration| time.as_millis() as u64;
+        match name {
+            "cwnd" => info.congestion_window,
+            "ssthresh" => info.slow_start_threshold,
+            "flight" => info.in_flight_bytes,
+            "outstanding" => info.outstanding_bytes,
+            "sacked" => info.sacked_bytes,
+            "lost" => info.lost_bytes,
+            "again_in_flight" => info.retransmitted_in_flight,
+            "queued" => info.queued_bytes as u64,
+            "unread" => info.unread_bytes as u64,
+            "out_of_order" => info.out_of_order_bytes as u64,
+            "send_window" => info.send_window,
+            "receive_window" => info.receive_window,
+            "mss" => u64::from(info.mss),
+            "peer_mss" => u64::from(info.peer_mss),
+            "announced_mss" => u64::from(info.announced_mss),
+            "path_mtu" => u64::from(info.path_mtu.unwrap_or(0)),
+            "rto" => millis(info.rto),
+            "srtt" => millis(info.smoothed_rtt.unwrap_or_default()),
+            "minrtt" => millis(info.min_rtt.unwrap_or_default()),
+            "rttvar" => millis(info.rtt_variance),
+            "backoff" => u64::from(info.backoff),
+            "last_sent" => millis(self.now.since(info.last_sent_at)),
+            "last_received" => millis(self.now.since(info.last_received_at)),
+            "last_heard" => millis(self.now.since(info.last_heard_at)),
+            "reordering" => u64::from(info.reordering_seen),
+            "ecn" => u64::from(info.ecn),
+            "pacing_rate" => info.pacing_rate.unwrap_or(0),
+            "bytes_acknowledged" => info.bytes_acknowledged,
+            "bytes_received" => info.bytes_received,
+            "bytes_sent" => info.bytes_sent,
+            "bytes_again" => info.retransmitted_bytes,
+            "segments_in" => info.segments_in,
+            "segments_out" => info.segments_out,
+            "text_segments_in" => info.text_segments_in,
+            "text_segments_out" => info.text_segments_out,
+            "retransmitted" => info.retransmitted_segments,
+            other => panic!("{other} is not in TcpInfo"),
+        }
+    }
+
+    fn timer(&self, wanted: &str) {
+        let info = self.endpoint.info(self.id.unwrap()).expect("a connection");
+        let shown = info.timer.map_or("none".into(), |(name, at)| format!("{name} {}", at.since(self.now).as_millis()));
+        assert_eq!(shown, wanted);
+    }
+
     fn send(&mut self, len: usize) {
+        let mut gather = self.text(self.sent, len);
+        self.sent += len;
+        self.endpoint.send(self.now, self.id.unwrap(), &mut gather).unwrap();
+    }
+
+    fn refuse(&mut self, len: usize) {
+        let mut gather = self.text(self.sent, len);
+        let slices = gather.len();
+        assert_eq!(self.endpoint.send(self.now, self.id.unwrap(), &mut gather), Err(SendError::Full));
+        assert_eq!(gather.len(), slices, "nothing of it was taken");
+    }
+
+    /// The stream's bytes from `start` on.
+    fn text(&self, start: usize, len: usize) -> Vec<Slice> {
         let mut gather = Vec::new();
-        let mut left = len;
-        while left > 0 {
-            let n = left.min(4096);
+        let mut at = start;
+        while at < start + len {
+            let n = (start + len - at).min(4096);
             let mut page = self.pool.allocate().unwrap();
             for byte in &mut page[..n] {
-                *byte = byte_at(self.sent);
-                self.sent += 1;
+                *byte = byte_at(at);
+                at += 1;
             }
             let mut slice = page.freeze();
             slice.truncate(n);
             gather.push(slice);
-            left -= n;
         }
-        self.endpoint.send(self.now, self.id.unwrap(), &mut gather).unwrap();
+        gather
     }
 
     fn read(&mut self, len: usize) {
