@@ -116,4 +116,56 @@ mod tests {
         let left = dctcp.window() as f64 / before as f64;
         assert!((0.94..0.96).contains(&left), "a twentieth for a tenth: {left}");
     }
+
+    /// With a window of 20,000 bytes, in slow start.
+    fn grown() -> Dctcp {
+        let mut dctcp = Dctcp::new(1000);
+        let sample = AckSample { acked: 10_000, acknowledged: 1, next: 9, window_limited: true, ..AckSample::default() };
+        dctcp.on_ack(&sample);
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (20_000, u64::MAX));
+        dctcp
+    }
+
+    /// RFC 8257 section 3.5: a loss is a loss, whatever the share of marks.
+    #[test]
+    fn losses_and_timeouts_are_taken_as_new_reno_does_and_taken_back() {
+        let mut dctcp = grown();
+        dctcp.on_loss(Instant::ZERO, 12_000);
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (6_000, 6_000));
+        dctcp.undo();
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (20_000, u64::MAX));
+        dctcp.on_timeout(Instant::ZERO, 16_000, true);
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (1_000, 8_000));
+        dctcp.on_timeout(Instant::ZERO, 1_000, false);
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (1_000, 8_000));
+        dctcp.undo();
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (20_000, u64::MAX));
+        let alpha = dctcp.alpha;
+        dctcp.on_congestion_experienced(Instant::ZERO, 20_000);
+        assert_eq!(dctcp.window(), (20_000.0 * (1.0 - alpha / 2.0)) as u64);
+        dctcp.undo();
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (20_000, u64::MAX));
+    }
+
+    /// RFC 5681 section 4.1.
+    #[test]
+    fn silence_takes_the_window_back_to_the_initial_one() {
+        let mut dctcp = grown();
+        dctcp.on_idle();
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (10_000, u64::MAX));
+        dctcp.on_loss(Instant::ZERO, 8_000);
+        dctcp.on_idle();
+        assert_eq!((dctcp.window(), dctcp.slow_start_threshold()), (4_000, 4_000));
+    }
+
+    /// RFC 3168 section 6.1.2.
+    #[test]
+    fn a_marked_ack_does_not_open_the_window() {
+        let mut dctcp = grown();
+        let sample = AckSample { acked: 1000, acknowledged: 2, next: 9, window_limited: true, ..AckSample::default() };
+        dctcp.on_ack(&AckSample { marked: true, ..sample });
+        assert_eq!(dctcp.window(), 20_000);
+        dctcp.on_ack(&sample);
+        assert_eq!(dctcp.window(), 21_000);
+    }
 }
