@@ -290,6 +290,24 @@ mod tests {
         ack(&mut cubic, idle + Duration::from_millis(100));
         assert!(cubic.window() < before + 10_000, "a minute of silence is no growth: {}", cubic.window());
     }
+
+    /// RFC 5681 section 4.1; RFC 9438 section 5.8 of the stage.
+    #[test]
+    fn silence_takes_the_window_back_to_the_initial_one_and_starts_the_stage_again() {
+        let mut cubic = Cubic::new(1000);
+        cubic.state.window = 100.0;
+        cubic.on_loss(Instant::ZERO, 100_000);
+        ack(&mut cubic, Instant::from_millis(100));
+        assert!(cubic.state.curve.epoch.is_some());
+        cubic.on_idle();
+        assert_eq!((cubic.window(), cubic.slow_start_threshold()), (10_000, 70_000));
+        assert!(cubic.state.curve.epoch.is_none());
+        // A smaller one is not made larger.
+        cubic.on_timeout(Instant::ZERO, 10_000, true);
+        cubic.on_idle();
+        assert_eq!(cubic.window(), 1_000);
+    }
+
     /// RFC 9438 section 4.2.
     #[test]
     fn the_target_is_at_most_half_a_window_away() {
