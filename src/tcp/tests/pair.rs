@@ -746,12 +746,39 @@ fn marks_reduce_the_window_and_lose_nothing() {
     }
 }
 
-/// Pacing: no burst is longer than a millisecond's worth, and the transfer takes no longer for it.
+/// Pacing: at once leaves what the rate allows in the millisecond that may have been saved up, and one chain, which is no longer than that
+/// either unless it is two segments; and the transfer takes no longer for it.
 #[test]
 fn a_paced_window_leaves_in_pieces() {
+    const LEN: usize = 3_000_000;
     let faults = Faults { delay: Duration::from_millis(20), ..CLEAN };
-    let (unpaced, _) = bulk(faults, Options::default(), 3_000_000);
-    let (paced, counters) = bulk(faults, Options { pacing: true, ..Options::default() }, 3_000_000);
-    assert!(paced < unpaced * 5 / 4, "{paced:?} and {unpaced:?}");
-    assert_eq!(counters.retrans_segs, 0);
+    let (unpaced, _) = bulk(faults, Options::default(), LEN);
+    for tso_bytes_max in [0, 65_000] {
+        let mut pair = Pair::new(7, faults, both(Options { pacing: true, ..Options::default() }));
+        pair.sides[0].limits.tso_bytes_max = tso_bytes_max;
+        pair.sides[0].close_when_done = false;
+        pair.sides[0].script = script(3, LEN);
+        pair.connect();
+        let start = pair.now;
+        assert!(pair.run_until(Duration::from_secs(1), |pair| pair.sides[0].connected));
+        let info = |pair: &Pair| pair.sides[0].endpoint.info(pair.sides[0].id.unwrap()).unwrap();
+        // What had left before this moment. The first window leaves in the step that connects.
+        let (mut at, mut before, mut bursts) = (start, 0, 0);
+        while pair.sides[1].received.len() < LEN {
+            let info = info(&pair);
+            let burst = info.bytes_sent - before;
+            let in_time = info.pacing_rate.unwrap() / 1_000;
+            let most = in_time + in_time.max(2 * u64::from(info.mss));
+            assert!(burst <= most, "tso {tso_bytes_max}, at {:?}: {burst} bytes at once, {most} may be", pair.now);
+            bursts += u64::from(burst > 0);
+            assert!(pair.step() && pair.now.since(start) < Duration::from_secs(60));
+            if pair.now > at {
+                (at, before) = (pair.now, info.bytes_sent);
+            }
+        }
+        let paced = pair.now.since(start);
+        assert!(paced < unpaced * 5 / 4, "tso {tso_bytes_max}: {paced:?} and {unpaced:?}");
+        assert_eq!(pair.sides[0].endpoint.counters().retrans_segs, 0);
+        assert!(bursts > 100, "{bursts}");
+    }
 }
