@@ -144,6 +144,28 @@ fn local_ports_are_spread_and_not_used_twice() {
     assert_eq!(firsts.len(), 3, "neither the secret nor the destination tells another's port");
 }
 
+/// RFC 6056 section 3.3.3: all of the dynamic range is used, and what became free is found.
+#[test]
+fn with_every_local_port_taken_there_is_none_left() {
+    let mut tcp = endpoint(Options::default());
+    let connect = |tcp: &mut Endpoint, remote| tcp.connect(START, address("10.0.0.2:0"), address(remote));
+    let ids: Vec<ConnectionId> = (49_152..=u16::MAX).map(|_| connect(&mut tcp, "10.0.0.1:2049").unwrap()).collect();
+    let before = *tcp.counters();
+    assert_eq!(connect(&mut tcp, "10.0.0.1:2049"), Err(ConnectError::NoPort));
+    assert_eq!((tcp.counters().active_opens, tcp.counters().curr_connections), (before.active_opens, before.curr_connections));
+    // Neither a port of one's own choice below the range, nor another destination, needs one of these.
+    tcp.connect(START, address("10.0.0.2:700"), address("10.0.0.1:2049")).unwrap();
+    for remote in ["10.0.0.1:2050", "10.0.0.3:2049"] {
+        connect(&mut tcp, remote).unwrap();
+    }
+    let port = tcp.info(ids[5_000]).unwrap().local.port();
+    tcp.abort(START, ids[5_000]);
+    while tcp.poll_event().is_some() {}
+    let again = connect(&mut tcp, "10.0.0.1:2049").unwrap();
+    assert_eq!(tcp.info(again).unwrap().local.port(), port);
+    assert_eq!(connect(&mut tcp, "10.0.0.1:2049"), Err(ConnectError::NoPort));
+}
+
 /// RFC 9293 section 3.8.4: only on an idle connection, also when the timer of a closed window's probes is due at the same time and no
 /// answer can be newer than the last of them.
 #[test]
