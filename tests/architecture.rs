@@ -115,6 +115,62 @@ fn unsafe_stands_only_in_its_room() {
     assert!(wrong.is_empty(), "unsafe outside src/raw: {}", wrong.join(", "));
 }
 
+/// Where time and chance are handed in: a run is the same for the same input and seed.
+const WITHOUT_CLOCK: [&str; 3] = ["net", "tcp", "wire"];
+
+/// What tells of the machine's time, or of chance.
+const CLOCKS_AND_CHANCE: [&str; 10] = [
+    "std::time::Instant",
+    "Instant::now",
+    "SystemTime",
+    "UNIX_EPOCH",
+    "clock_gettime",
+    "rand",
+    "getrandom",
+    "thread_rng",
+    "fastrand",
+    "RandomState",
+];
+
+/// Without comments, and without the tests that stand at a file's foot.
+fn shipped_lines(text: &str) -> impl Iterator<Item = &str> {
+    code_lines(text.split("#[cfg(test)]\nmod tests {").next().unwrap())
+}
+
+/// Whether `line` has `words` and not as a part of other names.
+fn names(line: &str, words: &str) -> bool {
+    let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(words).any(|(at, _)| {
+        let rest = &line[at + words.len()..];
+        !line[..at].ends_with(part_of_a_name) && !rest.starts_with(part_of_a_name)
+    })
+}
+
+#[test]
+fn the_protocols_read_no_clock_and_draw_no_lots() {
+    let mut files = Vec::new();
+    source_files(&root().join("src"), &mut files);
+    let is_test = |path: &Path| {
+        let mut parts = path.strip_prefix(root()).unwrap().components();
+        parts.any(|part| ["tests", "tests.rs"].iter().any(|name| part.as_os_str() == *name))
+    };
+    files.retain(|file| WITHOUT_CLOCK.contains(&room_of(file).as_str()) && !is_test(file));
+    assert!(files.len() > 40, "the scan found only {} files", files.len());
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for line in shipped_lines(&text) {
+            // `use std::time::{Duration, Instant}` names it, too.
+            let imported = line.contains("std::time::{") && names(line, "Instant");
+            let found = CLOCKS_AND_CHANCE.iter().any(|words| names(line, words));
+            if found || imported {
+                wrong.push(format!("{}: {}", file.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a clock or chance of its own:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_document_states_the_same_table() {
     let document = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
