@@ -245,11 +245,18 @@ fn missing(name: &str, scripts: &BTreeSet<String>) -> Option<String> {
         return (!root().join(name).is_file()).then(|| format!("there is no file {name}"));
     };
     let text = fs::read_to_string(root().join(file)).unwrap_or_default();
-    let at = text.find(&format!("fn {function}("));
-    // A test, not just any function.
-    let before = at.and_then(|at| text[..at].rsplit("\n\n").next()).unwrap_or("");
-    let is_test = before.contains("#[test]") || text[..at.unwrap_or(0)].rfind("proptest!").is_some();
-    (at.is_none() || !is_test).then(|| format!("{file} has no test {function}"))
+    (!runs(&text, function)).then(|| format!("{file} has no test {function} that runs"))
+}
+
+/// Whether a file has a function of this name that `cargo test` runs: not just any function, and none that is ignored. `proptest!` wants the
+/// attribute, too.
+fn runs(text: &str, function: &str) -> bool {
+    text.match_indices(&format!("fn {function}(")).any(|(at, _)| {
+        // Attributes and comments stand right above it.
+        let above = text[..at].rsplit('\n').skip(1).map(str::trim);
+        let own: Vec<&str> = above.take_while(|line| line.starts_with('#') || line.starts_with("//")).collect();
+        own.contains(&"#[test]") && !own.iter().any(|line| line.starts_with("#[ignore"))
+    })
 }
 
 #[test]
@@ -328,5 +335,50 @@ fn a_row_can_be_wrong() {
         "`src/tcp/tests/script.rs: scripts` and nothing else",
     ] {
         assert_eq!(complaint(held_by, &scripts), None);
+    }
+}
+
+#[test]
+fn a_function_that_is_not_run_is_no_test() {
+    let text = "
+        fn beside() {}
+
+        #[test]
+        fn plain() {}
+
+        /// Why.
+        #[test]
+        #[should_panic(expected = \"so\")]
+        fn told() {}
+
+        #[test]
+        #[ignore = \"slow\"]
+        fn ignored() {}
+
+        #[ignore]
+        #[test]
+        fn ignored_above() {}
+
+        // #[test]
+        fn remarked() {}
+
+        #[test]
+        fn before() {}
+        fn close() {}
+
+        proptest! {
+            fn within() {}
+
+            #[test]
+            fn property(n in 0..9) {}
+        }
+
+        fn behind() {}
+    ";
+    for name in ["plain", "told", "before", "property"] {
+        assert!(runs(text, name), "{name}");
+    }
+    for name in ["beside", "ignored", "ignored_above", "remarked", "close", "within", "behind", "absent"] {
+        assert!(!runs(text, name), "{name}");
     }
 }
