@@ -1,7 +1,8 @@
 //! Datagrams through an interface: no sockets, no queues. What comes in is `Ingress::Udp`; this is the way out.
 //!
 //! Read first: RFC 768; RFC 8085 section 3.2 (do not send what must be fragmented). Our link does not have to; a router on the way may, as
-//! nobody here would hear that it must not: a client that asks again would get the same answer, and never see it.
+//! nobody here would hear that it must not: a client that asks again would get the same answer, and never see it. Over IPv6 no router
+//! does: what is sent there fits every path (RFC 8200 section 5).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,8 +18,11 @@ const UNCUT_MAX: usize = 576;
 
 /// The largest payload of a datagram to this address on a link with this MTU, bytes.
 pub fn payload_max(mtu: u16, to: IpAddr) -> usize {
-    let ip_len = if to.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-    usize::from(mtu).saturating_sub(ip_len + udp::HEADER_LEN)
+    let (packet_max, ip_len) = match to {
+        IpAddr::V4(_) => (mtu, ipv4::HEADER_LEN),
+        IpAddr::V6(_) => (mtu.min(ipv6::MTU_MIN), ipv6::HEADER_LEN),
+    };
+    usize::from(packet_max).saturating_sub(ip_len + udp::HEADER_LEN)
 }
 
 /// Why a datagram was not sent. Nothing of it is kept.

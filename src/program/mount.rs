@@ -6,7 +6,7 @@
 //! a hint for people and no more (RFC 1813 section 5.1.3: it may be wrong).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
@@ -16,7 +16,7 @@ use crate::buf::Slice;
 use crate::counters;
 use crate::rpc::auth::{AUTH_NONE, AUTH_SYS};
 use crate::rpc::xdr::{Encoder, XdrError};
-use crate::rpc::{Call, Disposition, ProcedureInfo, Results, Ticket, Transport};
+use crate::rpc::{Call, Disposition, Peer, ProcedureInfo, Results, Ticket, Transport};
 use crate::store::{Credential, Failure, NAME_MAX, ObjectId, ObjectKind, Operation, Outcome, Start, Status, Token};
 use crate::time::Instant;
 
@@ -25,8 +25,10 @@ pub const VERSION: u32 = 3;
 
 /// Most bytes of the answers of DUMP and EXPORT.
 const LIST_BYTES_MAX: u32 = 32 << 10;
-/// ... over UDP, where nobody fragments for us.
+/// ... over UDP, where nobody fragments for us ...
 const LIST_BYTES_MAX_UDP: usize = 1400;
+/// ... nor, over IPv6, does any router: they fit 1,280 bytes, headers and all (RFC 8200 section 5).
+const LIST_BYTES_MAX_UDP_V6: usize = 1200;
 
 mod procedure {
     pub const NULL: u32 = 0;
@@ -246,11 +248,11 @@ impl Mount {
                 Ok(Disposition::Replied)
             }
             DUMP => {
-                self.dump(call.peer.transport, &mut results.head);
+                self.dump(&call.peer, &mut results.head);
                 Ok(Disposition::Replied)
             }
             EXPORT => {
-                self.export(tree.exports(), call.peer.transport, &mut results.head);
+                self.export(tree.exports(), &call.peer, &mut results.head);
                 Ok(Disposition::Replied)
             }
             _ => Ok(Disposition::Replied),
@@ -402,11 +404,11 @@ impl Mount {
     }
 
     /// mountlist of RFC 1813 section 5.2.2.
-    fn dump(&mut self, transport: Transport, out: &mut Encoder<'_>) {
+    fn dump(&mut self, peer: &Peer, out: &mut Encoder<'_>) {
         let list = self.list.clone();
         let complete = list.with(|mounted| {
             mounted.iter().all(|entry| {
-                fitting(transport, out, |out| {
+                fitting(peer, out, |out| {
                     out.bool(true);
                     out.opaque(entry.client.to_string().as_bytes());
                     out.opaque(&entry.path);
@@ -418,9 +420,9 @@ impl Mount {
     }
 
     /// exports of RFC 1813 section 5.2.5; the groups are the client networks.
-    fn export(&mut self, exports: &ExportTable, transport: Transport, out: &mut Encoder<'_>) {
+    fn export(&mut self, exports: &ExportTable, peer: &Peer, out: &mut Encoder<'_>) {
         let complete = exports.iter().all(|export| {
-            fitting(transport, out, |out| {
+            fitting(peer, out, |out| {
                 out.bool(true);
                 out.opaque(export.name.as_bytes());
                 for network in &export.clients {
@@ -436,10 +438,15 @@ impl Mount {
 }
 
 /// Writes one entry of a list if it fits with the list's end behind it; otherwise nothing.
-fn fitting(transport: Transport, out: &mut Encoder<'_>, entry: impl FnOnce(&mut Encoder<'_>)) -> bool {
+fn fitting(peer: &Peer, out: &mut Encoder<'_>, entry: impl FnOnce(&mut Encoder<'_>)) -> bool {
     let start = out.position();
     entry(out);
-    let too_long = transport == Transport::Udp && out.position() + 4 > LIST_BYTES_MAX_UDP;
+    let bytes_max = match (peer.transport, peer.address) {
+        (Transport::Tcp, _) => usize::MAX,
+        (Transport::Udp, SocketAddr::V4(_)) => LIST_BYTES_MAX_UDP,
+        (Transport::Udp, SocketAddr::V6(_)) => LIST_BYTES_MAX_UDP_V6,
+    };
+    let too_long = out.position() + 4 > bytes_max;
     let fits = !out.overflowed() && out.room() >= 4 && !too_long;
     if !fits {
         out.truncate(start);
@@ -468,8 +475,8 @@ mod tests {
     use super::*;
     use crate::buf::View;
     use crate::program::exports::Squash;
+    use crate::rpc::AuthSys;
     use crate::rpc::xdr::Decoder;
-    use crate::rpc::{AuthSys, Peer};
     use crate::store::{Attributes, Timestamp};
 
     /// One export, "/export", in store 0: "a" is a directory with directory "b" in it, "file" is a file, "secret" is not
@@ -738,7 +745,13 @@ mod tests {
         assert!(rig.ask(EXPORT, &[]).unwrap().len() > 30_000);
         rig.transport = Transport::Udp;
         let cut = rig.ask(EXPORT, &[]).unwrap();
-        assert!(cut.len() > 1000 && cut.len() <= LIST_BYTES_MAX_UDP && cut.ends_with(&[0; 8]));
-        assert_eq!(rig.mount.counters().lists_cut, 2);
+        assert!(cut.len() > 1200 && cut.len() <= 1400 && cut.ends_with(&[0; 8]));
+        // What is left of 1,280 bytes behind the headers of IPv6, UDP and RPC.
+        rig.client = "[fd00::1]:700";
+        let cut = rig.ask(EXPORT, &[]).unwrap();
+        assert!(cut.len() > 1000 && cut.len() <= 1280 - 40 - 8 - 24 && cut.ends_with(&[0; 8]));
+        rig.transport = Transport::Tcp;
+        assert!(rig.ask(EXPORT, &[]).unwrap().len() > 30_000);
+        assert_eq!(rig.mount.counters().lists_cut, 4);
     }
 }

@@ -6,6 +6,10 @@ use super::record::RecordLimits;
 use crate::counters;
 use crate::time::Duration;
 
+/// Longest reply by datagram over IPv6: what every path takes, 1,280 bytes, less the headers of IPv6 and UDP. A node that does not learn what
+/// a path takes keeps to it (RFC 8200 section 5), and no router cuts what is longer.
+pub(super) const DATAGRAM_BYTES_MAX_V6: u32 = 1280 - 40 - 8;
+
 /// Every limit of one core's RPC server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -42,7 +46,8 @@ pub struct Options {
     pub completions_per_turn_max: u32,
     /// Replies to datagrams that wait to be sent; beyond: calls by datagram are dropped.
     pub datagram_replies_max: u32,
-    /// Longest reply by datagram, bytes; a longer one becomes SYSTEM_ERR. What fits a frame: nobody fragments for us.
+    /// Longest reply by datagram, bytes; a longer one becomes SYSTEM_ERR. What fits a frame: nobody fragments for us. Over IPv6
+    /// `DATAGRAM_BYTES_MAX_V6` holds, too.
     pub datagram_bytes_max: u32,
     /// How long to wait before asking again for room that a core did not have.
     pub retry_after: Duration,

@@ -120,13 +120,8 @@ pub fn rpc_options(config: &Config, drc_seed: [u64; 2]) -> rpc::Options {
         calls_in_flight_max: limits.calls_in_flight_per_connection_max,
         calls_in_flight_total_max: limits.calls_in_flight_per_core_max,
         send_queue_bytes_max: limits.send_queue_bytes_max.into(),
-        // A datagram is never fragmented on its way out: it must fit the narrowest port.
-        datagram_bytes_max: config
-            .ports
-            .iter()
-            .map(|port| u32::from(port.mtu) - if port.has_ipv6() { 48 } else { 28 })
-            .min()
-            .unwrap_or(1472),
+        // A datagram is never fragmented on its way out: it must fit the narrowest port. What is sent over IPv6 is shorter anyway.
+        datagram_bytes_max: config.ports.iter().map(|port| u32::from(port.mtu) - 28).min().unwrap_or(1472),
         drc: rpc::drc::DrcOptions {
             entries: limits.duplicate_request_cache_entries,
             expiry: seconds(limits.duplicate_request_cache_s),

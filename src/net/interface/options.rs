@@ -245,7 +245,7 @@ crate::counters! {
         udp_bad_checksum,
         /// UDP datagrams to a port where nobody listens.
         udp_unreachable,
-        /// UDP datagrams refused because they were longer than the MTU.
+        /// UDP datagrams refused because they were longer than the MTU, over IPv6 than 1,280 bytes.
         udp_too_long,
         /// ICMP echo requests, answered.
         icmp_echo_in,

@@ -3,12 +3,15 @@
 //! Read first: RFC 5531 section 9; sunrpc's `svc_process_common` for the order. Whatever can make a call wait (`room`) is asked
 //! before anything of it has an effect, because a record that stays unread is looked at again from its first byte.
 
+use std::net::SocketAddr;
+
 use super::CloseReason;
 use super::{QueuedReplies, Server, Step};
 use crate::buf::{Slice, View, gather_len};
 use crate::rpc::call::{self, Admitted, Message};
 use crate::rpc::connection::Stall;
 use crate::rpc::drc::SharedLookup;
+use crate::rpc::options::DATAGRAM_BYTES_MAX_V6;
 use crate::rpc::parked::{Origin, Pending};
 use crate::rpc::programs::{Call, Disposition, Peer, Programs, Results, Ticket};
 use crate::rpc::record::MARKER_LEN;
@@ -268,7 +271,11 @@ impl Server {
     }
 
     fn fits_transport(&self, pending: &Pending, head: usize, pages: &[Slice]) -> bool {
-        pending.origin != Origin::Datagram || head + gather_len(pages) <= self.options.datagram_bytes_max as usize
+        let bytes_max = match pending.peer.address {
+            SocketAddr::V4(_) => self.options.datagram_bytes_max,
+            SocketAddr::V6(_) => self.options.datagram_bytes_max.min(DATAGRAM_BYTES_MAX_V6),
+        };
+        pending.origin != Origin::Datagram || head + gather_len(pages) <= bytes_max as usize
     }
 
     fn remember(&mut self, now: Instant, pending: &Pending, head: usize, pages: &[Slice]) {

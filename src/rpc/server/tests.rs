@@ -228,7 +228,11 @@ impl Rig {
     }
 
     fn datagram(&mut self, message: &[u8]) -> Vec<Vec<u32>> {
-        let (peer, local) = (address("10.0.0.1:999"), address("10.0.0.9:111"));
+        self.datagram_from("10.0.0.1:999", "10.0.0.9:111", message)
+    }
+
+    fn datagram_from(&mut self, peer: &str, local: &str, message: &[u8]) -> Vec<Vec<u32>> {
+        let (peer, local) = (address(peer), address(local));
         self.server.handle_datagram(self.now, peer, local, View::from(message), &mut self.script);
         self.collect();
         let replies = std::mem::take(&mut self.replies).into_iter();
@@ -806,6 +810,18 @@ fn datagrams_are_answered_without_a_mark() {
     let counters = *rig.server.counters();
     assert_eq!((counters.netcnt, counters.netudpcnt, counters.datagrams_dropped), (6, 6, 2));
     assert_eq!(counters.datagram_replies_too_long, 1);
+}
+
+/// RFC 8200 section 5: 1,280 bytes, less the headers of IPv6 and UDP; 24 bytes are the reply's head, 4 the length.
+#[test]
+fn a_reply_by_datagram_over_ipv6_fits_every_path() {
+    for (datagram_bytes_max, read_max) in [(1472, 1204), (1000, 972)] {
+        let mut rig = Rig::with(16, Options { datagram_bytes_max, ..Options::default() });
+        let mut ask = |xid, len| rig.datagram_from("[fd00::1]:999", "[fd00::9]:111", &bytes(&message(xid, READ, &[len])));
+        assert_eq!(ask(1, read_max)[0].len() * 4, 24 + 4 + read_max as usize);
+        assert_eq!(ask(2, read_max + 4), [accepted(2, 5)]);
+        assert_eq!(rig.server.counters().datagram_replies_too_long, 1);
+    }
 }
 
 #[test]

@@ -497,11 +497,6 @@ fn the_mtu_that_a_router_tells_bounds_what_is_sent_between_1280_and_the_ports() 
         assert_eq!(bench.interface.send(bench.now, &mut bench.device, &chain), result);
     }
     assert_eq!((bench.counters().beyond_link_mtu, bench.interface.counters().too_long), (2, 0));
-    let [from, to] = [ours(), peer()].map(|address| SocketAddr::new(address.into(), 111));
-    let datagram = |bench: &mut Bench, len: usize| {
-        bench.interface.send_udp(bench.now, &mut bench.device, from, to, &[slice(&vec![0; len])]).is_ok()
-    };
-    assert!(datagram(&mut bench, 1_352) && !datagram(&mut bench, 1_353));
     assert_eq!(say(&mut bench, Some(1500)), 1500, "and back");
     assert_eq!(bench.send(peer(), &[slice(&[0; 1_440])]), Ok(()));
     let mut deaf = self::bench();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::device::{Device, DeviceCapabilities, TxOffload, TxRefused};
+use crate::net::udp::UdpRefused;
 use proptest::prelude::*;
 
 // ---- up ----
@@ -62,6 +63,24 @@ fn packets_leave_with_the_hop_limit_that_is_set() {
     bench.out();
     bench.send(peer(), &[]).unwrap();
     assert_eq!(bench.out().remove(0)[ethernet::HEADER_LEN + 7], 7);
+}
+
+/// RFC 8200 section 5: what a node that learns no path's MTU restricts itself to.
+#[test]
+fn a_datagram_fits_every_path_whatever_the_link_takes() {
+    for mtu in [1280, 1500, 9000] {
+        let mut bench = bench_at(EndOptions::plain(OUR_MAC.0, mtu), |_| {});
+        bench.introduce();
+        bench.out();
+        let [from, to] = [ours(), peer()].map(|address| SocketAddr::new(address.into(), 111));
+        let mut send =
+            |octets: usize| bench.interface.send_udp(bench.now, &mut bench.device, from, to, &[slice(&vec![0; octets])]);
+        assert_eq!(send(1232), Ok(()), "{mtu}");
+        assert_eq!(send(1233), Err(UdpRefused::TooLong { octets: 1233, octets_max: 1232 }), "{mtu}");
+        assert_eq!(bench.interface.counters().udp_too_long, 1);
+        let sent: Vec<usize> = bench.out().iter().map(|frame| frame.len() - ethernet::HEADER_LEN).collect();
+        assert_eq!(sent, [1280], "{mtu}");
+    }
 }
 
 #[test]
