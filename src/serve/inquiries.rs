@@ -203,6 +203,131 @@ mod tests {
     use crate::net::{Device, Interface, InterfaceOptions, TxOffload};
     use std::sync::Arc;
 
+    /// No two values alike, and none that a division by the MSS makes so.
+    fn info() -> TcpInfo {
+        let micros = std::time::Duration::from_micros;
+        TcpInfo {
+            state: State::CloseWait,
+            local: "10.0.0.1:2049".parse().unwrap(),
+            remote: "10.0.0.2:700".parse().unwrap(),
+            smoothed_rtt: Some(micros(101)),
+            rtt_variance: micros(102),
+            min_rtt: Some(micros(103)),
+            rto: micros(104),
+            backoff: 5,
+            timer: Some(("persist", Instant::from_millis(1_006))),
+            congestion_control: "dctcp",
+            last_sent_at: Instant::from_millis(993),
+            last_received_at: Instant::from_millis(992),
+            last_heard_at: Instant::from_millis(991),
+            reordering_seen: true,
+            mss: 1_000,
+            peer_mss: 1_001,
+            announced_mss: 1_002,
+            path_mtu: Some(1_042),
+            congestion_window: 20_000,
+            slow_start_threshold: 20_001,
+            in_flight_bytes: 22_001,
+            outstanding_bytes: 23_001,
+            sacked_bytes: 24_001,
+            lost_bytes: 25_001,
+            send_window: 26_001,
+            receive_window: 27_001,
+            queued_bytes: 28_001,
+            unread_bytes: 29_001,
+            out_of_order_bytes: 30_001,
+            bytes_acknowledged: 31_001,
+            bytes_received: 32_001,
+            bytes_sent: 33_001,
+            segments_in: 41,
+            segments_out: 42,
+            text_segments_in: 43,
+            text_segments_out: 44,
+            retransmitted_segments: 45,
+            retransmitted_bytes: 46_001,
+            retransmitted_in_flight: 47_001,
+            window_scale: Some((7, 6)),
+            timestamps: true,
+            sack: true,
+            ecn: true,
+            pacing_rate: Some(48_001),
+        }
+    }
+
+    #[test]
+    fn each_column_of_a_row_shows_its_own_value() {
+        let row = Connection {
+            state: "CLOSE-WAIT".into(),
+            recv_q: 29_001,
+            send_q: 28_001,
+            local: "10.0.0.1:2049".into(),
+            peer: "10.0.0.2:700".into(),
+            core: 3,
+            options: "ts sack ecn wscale:7,6".into(),
+            cwnd: 20,
+            ssthresh: Some(21),
+            rtt_us: Some(101),
+            rttvar_us: 102,
+            minrtt_us: Some(103),
+            rto_us: 104,
+            backoff: 5,
+            timer: Some("persist".into()),
+            timer_us: Some(6_000),
+            congestion: "dctcp".into(),
+            lastsnd_us: 7_000,
+            lastrcv_us: 8_000,
+            lastack_us: 9_000,
+            reordering: true,
+            mss: 1_000,
+            rcvmss: 1_001,
+            advmss: 1_002,
+            pmtu: Some(1_042),
+            retrans: 45,
+            retrans_in_flight: 48,
+            unacked: 24,
+            sacked: 25,
+            lost: 26,
+            // What was acknowledged in order, and behind a hole: 55,002 bytes.
+            delivered: 56,
+            bytes_sent: 33_001,
+            bytes_retrans: 46_001,
+            bytes_acked: 31_001,
+            bytes_received: 32_001,
+            segs_out: 42,
+            segs_in: 41,
+            data_segs_out: 44,
+            data_segs_in: 43,
+            // A window for each round trip.
+            send_rate: Some(20_000 * 8 * 1_000_000 / 101),
+            snd_wnd: 26_001,
+            rcv_wnd: 27_001,
+            rcv_ooo: 30_001,
+            pacing_rate: Some(8 * 48_001),
+        };
+        assert_eq!(row_of(&info(), 3, Instant::from_millis(1_000)), row);
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_agreed_on_is_left_out_of_a_row() {
+        let info = TcpInfo {
+            smoothed_rtt: None,
+            min_rtt: None,
+            timer: None,
+            path_mtu: None,
+            slow_start_threshold: u64::MAX,
+            window_scale: None,
+            timestamps: false,
+            ecn: false,
+            pacing_rate: None,
+            mss: 0,
+            ..info()
+        };
+        let row = row_of(&info, 3, Instant::from_millis(1_000));
+        assert_eq!((row.rtt_us, row.minrtt_us, row.timer, row.timer_us), (None, None, None, None));
+        assert_eq!((row.pmtu, row.ssthresh, row.pacing_rate, row.send_rate), (None, None, None, None));
+        assert_eq!((row.options.as_str(), row.cwnd), ("sack", 20_000), "no division by an MSS of 0");
+    }
+
     fn capture() -> Capture {
         Capture {
             port: 0,
