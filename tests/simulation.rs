@@ -6,6 +6,7 @@
 //! link is cut, in one direction or both, when its MTU falls or rises and whether senders are told, when the clock leaps, how little memory there is. Seeds are shared out among threads. What must hold in each:
 //! - every call gets one answer, and a right one: a READ shows the file as it was at some moment between call and reply;
 //! - what the server has sent once at a place of a stream never changes, nor does a page that a device still holds;
+//! - packets stay in proportion to what both ends had to say;
 //! - each TCP segment of either end is right, given what had reached it (`support::judge`), and no timer is overdue or missing;
 //! - nobody is cut off, everything is answered in the end, and then nothing is held any more.
 
@@ -13,6 +14,7 @@
 mod campaign;
 mod support;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
@@ -21,11 +23,13 @@ use nfsplice::counters::Counters;
 use nfsplice::net::memory_link::{EndOptions, Impairments, Random};
 use nfsplice::tcp::{self, CongestionControl, Ecn};
 use nfsplice::time::{Duration, Instant};
+use nfsplice::wire::tcp::Flags;
 use support::court::Court;
+use support::judge::Tally;
 use support::nfs::{self, Answer, Args};
 use support::server::Setup;
-use support::witness::Witness;
-use support::{CLIENT_MAC, LinkRig, SERVER, SERVER_MAC};
+use support::witness::{Witness, segment};
+use support::{CLIENT, CLIENT_MAC, LinkRig, SERVER, SERVER_MAC};
 
 /// As the server's binary has it; large vectors come and go all the time here.
 #[global_allocator]
@@ -113,6 +117,42 @@ struct SimClient {
     /// The client's own name exists; `None` while that is being changed.
     own: Option<bool>,
     own_next: bool,
+}
+
+/// What one side has sent, over all connections.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    /// Of every kind.
+    packets: u64,
+    /// With text that was not sent before, and bytes of it.
+    new: u64,
+    new_bytes: u64,
+    /// With text, new or sent again; how often it may be sent again is `check_repetitions`' part.
+    text: u64,
+    /// The other side's packets with text, lost or not, and copies that the link made.
+    text_in: u64,
+    /// Calls or replies.
+    records: u64,
+}
+
+impl Traffic {
+    /// Packets that go with no call: handshakes, neighbours, probes, windows that open.
+    const BEYOND: u64 = 200;
+    /// Text of a full packet on the narrowest path (`Outages::path_mtus`), less what options take.
+    const TEXT_MIN: u64 = 512;
+
+    fn check(&self) -> Result<(), &'static str> {
+        // The end of each record, and what a window that is as good as full cuts off of it.
+        if self.new > Self::BEYOND + 2 * self.records + self.new_bytes / Self::TEXT_MIN {
+            return Err("too many packets for this much text");
+        }
+        // An ACK is due for text, and for hardly anything else (RFC 9293 section 3.8.6.3): an end that answers ACKs with ACKs, or says one
+        // twice, is beyond it.
+        if self.packets > Self::BEYOND + self.text + self.text_in {
+            return Err("too many packets without text");
+        }
+        Ok(())
+    }
 }
 
 struct Simulation {
@@ -548,6 +588,11 @@ impl Simulation {
     }
 
     fn run(&mut self) {
+        self.run_with(|_| ());
+    }
+
+    /// `meddle` has its say each time that both ends have been busy.
+    fn run_with(&mut self, mut meddle: impl FnMut(&mut LinkRig)) {
         self.prepare();
         let end = self.rig.now + DEADLINE;
         while self.made < CALLS || !self.waiting.is_empty() {
@@ -562,6 +607,7 @@ impl Simulation {
             let pause = Duration::from_micros(self.random.below(pick(&mut self.random.clone(), &[50, 3_000, 100_000])));
             let until = self.rig.now + pause;
             self.rig.run(pause, |rig| rig.now >= until);
+            meddle(&mut self.rig);
             self.collect();
             for client in 0..CLIENTS {
                 let stream = &self.rig.client.streams[self.clients[client].stream];
@@ -593,6 +639,26 @@ impl Simulation {
             for own in ends {
                 assert!(own.repaired_bytes <= own.repaired_bytes_max(), "{ends:?}");
                 assert!(!own.repeats_without_end(), "{ends:?}");
+            }
+        }
+    }
+
+    /// What both ends have sent stays in proportion to what they had to say.
+    fn check_packets(&self) {
+        let ends = self.court.repetitions();
+        let sum = |side: usize, part: fn(&Tally) -> u64| ends.iter().map(|end| part(&end[side])).sum::<u64>();
+        let text = |tally: &Tally| tally.new + tally.repaired + tally.repeated;
+        for (side, name) in [(CLIENT, "clients"), (SERVER, "server")] {
+            let traffic = Traffic {
+                packets: self.rig.cable.counters(side).sent,
+                new: sum(side, |tally| tally.new),
+                new_bytes: sum(side, |tally| tally.new_bytes),
+                text: sum(side, text),
+                text_in: sum(1 - side, text) + self.rig.cable.counters(1 - side).duplicated,
+                records: self.made as u64,
+            };
+            if let Err(complaint) = traffic.check() {
+                panic!("{complaint}, of the {name}: {traffic:?}");
             }
         }
     }
@@ -633,6 +699,7 @@ impl Simulation {
             }
         }
         self.rig.close_all();
+        self.check_packets();
         self.check_repetitions();
         assert!(self.rig.server.device().release_transmitted());
         assert_eq!(self.rig.server.pages_out(), (0, 0), "pages of files, of fragments");
@@ -668,4 +735,59 @@ fn a_link_that_takes_less_and_says_so_costs_each_end_no_timeout() {
 fn every_call_gets_one_right_answer_whatever_the_link_does() {
     let again = |seed| format!("SIM_SEED={seed} SIM_TRACE=1 cargo test --no-default-features --test simulation");
     campaign::run(campaign::seeds("SIM", SEEDS), again, |seed| Simulation::new(seed).run());
+}
+
+/// The server says the last thing again that it has said, if that was an empty ACK.
+#[test]
+#[should_panic(expected = "too many packets without text, of the server")]
+fn a_storm_of_empty_acks_is_seen() {
+    let mut simulation = Simulation::new(0);
+    let last = Rc::new(RefCell::new(Vec::new()));
+    let heard = last.clone();
+    let remember = move |frame: &[u8]| {
+        let empty = segment(frame).is_some_and(|(repr, text)| repr.flags == Flags::ACK && text.is_empty());
+        *heard.borrow_mut() = if empty { frame.to_vec() } else { Vec::new() };
+        true
+    };
+    simulation.rig.cable.set_filter(SERVER, Some(Box::new(remember)));
+    simulation.run_with(|rig| {
+        let frame = last.borrow().clone();
+        if !frame.is_empty() {
+            (0..5).for_each(|_| rig.server.device().inject(frame.clone()));
+        }
+    });
+}
+
+#[test]
+fn packets_can_be_out_of_proportion() {
+    let right = Traffic { packets: 2_200, new: 700, new_bytes: 204_800, text: 800, text_in: 1_200, records: 50 };
+    assert_eq!(right.check(), Ok(()));
+    let bytewise = Traffic { new: 204_800, text: 204_800, packets: 204_800, ..right };
+    for wrong in
+        [Traffic { new: 701, ..right }, bytewise, Traffic { packets: 2_201, ..right }, Traffic { text_in: 1_199, ..right }]
+    {
+        assert!(wrong.check().is_err(), "{wrong:?}");
+    }
+}
+
+/// Every frame of both ends, and what became of it when.
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    let frames = |seed| {
+        let mut simulation = Simulation::new(seed);
+        simulation.court.write_down();
+        simulation.run();
+        simulation.court.written_down()
+    };
+    let mut last = Vec::new();
+    for seed in 0..4 {
+        let (one, other) = (frames(seed), frames(seed));
+        assert!(one.len() > 1_000, "{} frames", one.len());
+        if let Some(at) = one.iter().zip(&other).position(|(one, other)| one != other) {
+            panic!("seed {seed}: {:?}, and then {:?}", one[at], other[at]);
+        }
+        assert_eq!(one.len(), other.len(), "seed {seed}");
+        assert!(last != one, "seed {seed} is like the one before");
+        last = one;
+    }
 }

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use nfsplice::net::memory_link::{Fate, MemoryLink, Tap};
+use nfsplice::time::Instant;
 use nfsplice::wire::{ethernet, ipv4, ipv6, protocol};
 
 use super::judge::{Judge, Terms};
@@ -18,8 +20,19 @@ pub struct Court {
     mtu: usize,
     /// By the client's port: the SYN's number, and the judge.
     judges: Rc<RefCell<BTreeMap<u16, (u32, Judge)>>>,
+    seen: Rc<RefCell<Option<Vec<Seen>>>>,
     /// Every segment is printed.
     traces: bool,
+}
+
+/// A frame of one end, what became of it, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub at: Instant,
+    pub from: usize,
+    pub fate: Fate,
+    /// Of its bytes.
+    pub hash: u64,
 }
 
 /// Addresses, TCP octets and ECN bits of a frame.
@@ -49,6 +62,7 @@ impl Court {
         let court = Court {
             mtu: usize::from(mtu),
             judges: Rc::default(),
+            seen: Rc::default(),
             traces: std::env::var_os("SIM_TRACE").is_some_and(|how| how == "segments"),
         };
         for side in [CLIENT, SERVER] {
@@ -60,6 +74,11 @@ impl Court {
     fn tap(&self, from: usize) -> Tap {
         let court = self.clone();
         Box::new(move |fate, now, frame| {
+            if let Some(seen) = &mut *court.seen.borrow_mut() {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(frame);
+                seen.push(Seen { at: now, from, fate, hash: hasher.finish() });
+            }
             let Some((addresses, tcp, ecn)) = segment(frame) else { return };
             let (Some(ports), Some(seq), Some(flags)) = (tcp.get(..4), tcp.get(4..8), tcp.get(13)) else { return };
             let at = if from == CLIENT { 0 } else { 2 };
@@ -95,6 +114,16 @@ impl Court {
                 panic!("port {port}: {fault}");
             }
         })
+    }
+
+    /// From now on each frame is written down, whatever it carries.
+    pub fn write_down(&self) {
+        self.seen.borrow_mut().get_or_insert_default();
+    }
+
+    /// What was.
+    pub fn written_down(&self) -> Vec<Seen> {
+        self.seen.borrow_mut().take().unwrap_or_default()
     }
 
     /// Of each connection: segments with new text, and repeated ones that had arrived, of both ends.
