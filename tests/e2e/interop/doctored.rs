@@ -1,15 +1,16 @@
 //! The judge before the court: a conversation made by hand that is right in every way, and then with one fault for each rule. A judge
 //! that finds nothing in the first and each fault by its name in the others can fail.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::judge::{Terms, judge};
+use super::judge::{Fault, Rule, Terms, judge};
 use super::packet::{ACK, CE, CWR, ECE, Expert, FIN, Packet, SYN};
+use super::{Inconclusive, at_most_twice, check_faults, happens};
 
 const CLIENT_ISN: u32 = 0xffff_ff00;
 const SERVER_ISN: u32 = 7_000;
 const MSS: u32 = 1448;
-const TERMS: Terms = Terms { mtu: 1500, drops: true, ecn: true };
+const TERMS: Terms = Terms { mtu: 1500, drops: true, ecn: true, took_all: true };
 
 /// Microseconds between two packets.
 const STEP: u64 = 2_000;
@@ -188,59 +189,61 @@ pub fn no_fault() -> Result<()> {
 /// Rule, what is done, and how.
 type Doctor = fn(&mut Right);
 
-const FAULTS: &[(&str, &str, Doctor)] = &[
-    ("checksum", "a wrong checksum", |r| r.here[r.data].bad_checksum = true),
-    ("size", "a packet beyond the MTU", |r| r.here[r.data].ip_len = 1501),
-    ("size", "text beyond the MSS", |r| r.here[r.data].len = MSS + 1),
-    ("handshake", "a window scale nobody asked for", |r| r.here[0].scale = None),
-    ("handshake", "no window scale in spite of the peer's", |r| r.here[r.syn_ack].scale = None),
-    ("handshake", "timestamps nobody asked for", |r| r.here[0].timestamps = None),
-    ("handshake", "SACK nobody asked for", |r| r.here[0].sack_permitted = false),
-    ("handshake", "no SACK in spite of the peer's", |r| r.here[r.syn_ack].sack_permitted = false),
-    ("handshake", "ECN nobody asked for", |r| r.here[0].flags = SYN),
-    ("handshake", "no ECN in spite of the peer's", |r| r.here[r.syn_ack].flags = SYN | ACK),
-    ("handshake", "no MSS", |r| r.here[r.syn_ack].mss = None),
-    ("window", "text beyond the peer's window", |r| {
+const FAULTS: &[(Rule, &str, Doctor)] = &[
+    (Rule::Checksum, "a wrong checksum", |r| r.here[r.data].bad_checksum = true),
+    (Rule::Size, "a packet beyond the MTU", |r| r.here[r.data].ip_len = 1501),
+    (Rule::Size, "text beyond the MSS", |r| r.here[r.data].len = MSS + 1),
+    (Rule::Handshake, "a window scale nobody asked for", |r| r.here[0].scale = None),
+    (Rule::Handshake, "no window scale in spite of the peer's", |r| r.here[r.syn_ack].scale = None),
+    (Rule::Handshake, "timestamps nobody asked for", |r| r.here[0].timestamps = None),
+    (Rule::Handshake, "SACK nobody asked for", |r| r.here[0].sack_permitted = false),
+    (Rule::Handshake, "no SACK in spite of the peer's", |r| r.here[r.syn_ack].sack_permitted = false),
+    (Rule::Handshake, "ECN nobody asked for", |r| r.here[0].flags = SYN),
+    (Rule::Handshake, "no ECN in spite of the peer's", |r| r.here[r.syn_ack].flags = SYN | ACK),
+    (Rule::Handshake, "no MSS", |r| r.here[r.syn_ack].mss = None),
+    (Rule::Window, "text beyond the peer's window", |r| {
         // The peer's windows are of 20 bytes from the handshake on, but the SYN's own, which is not scaled.
         r.here.iter_mut().filter(|p| !p.from_server).for_each(|p| p.window = if p.has(SYN) { 20 << 7 } else { 20 });
     }),
-    ("window", "text beyond a window that is not scaled", |r| {
+    (Rule::Window, "text beyond a window that is not scaled", |r| {
         r.here[0].scale = None;
         r.here[r.syn_ack].scale = None;
     }),
-    ("unsent", "an ACK of what the peer had not sent", |r| r.here[r.ack].ack = r.here[r.ack].ack.wrapping_add(1)),
-    ("shrunk", "a window whose edge goes back", |r| r.here[r.data].window -= 1),
-    ("clock", "a timestamp that goes back", |r| r.here[r.data].timestamps = r.here[r.data].timestamps.map(|(v, e)| (v - 100, e))),
-    ("echo", "an echo of nothing", |r| r.here[r.data].timestamps = r.here[r.data].timestamps.map(|(v, e)| (v, e + 1))),
-    ("echo", "an echo of a segment behind a hole", |r| {
+    (Rule::Unsent, "an ACK of what the peer had not sent", |r| r.here[r.ack].ack = r.here[r.ack].ack.wrapping_add(1)),
+    (Rule::Shrunk, "a window whose edge goes back", |r| r.here[r.data].window -= 1),
+    (Rule::Clock, "a timestamp that goes back", |r| {
+        r.here[r.data].timestamps = r.here[r.data].timestamps.map(|(v, e)| (v - 100, e))
+    }),
+    (Rule::Echo, "an echo of nothing", |r| r.here[r.data].timestamps = r.here[r.data].timestamps.map(|(v, e)| (v, e + 1))),
+    (Rule::Echo, "an echo of a segment behind a hole", |r| {
         let ahead = r.here[r.sack - 1].timestamps.expect("agreed").0;
         r.here[r.sack].timestamps = r.here[r.sack].timestamps.map(|(v, _)| (v, ahead));
     }),
-    ("echo", "an echo older than one before", |r| {
+    (Rule::Echo, "an echo older than one before", |r| {
         let old = r.here[0].timestamps.expect("agreed").0;
         r.here[r.data].timestamps = r.here[r.data].timestamps.map(|(v, _)| (v, old));
     }),
-    ("options", "no timestamps in spite of the agreement", |r| r.here[r.data].timestamps = None),
-    ("options", "SACK blocks without agreement", |r| {
+    (Rule::Options, "no timestamps in spite of the agreement", |r| r.here[r.data].timestamps = None),
+    (Rule::Options, "SACK blocks without agreement", |r| {
         r.here[0].sack_permitted = false;
         r.here[r.syn_ack].sack_permitted = false;
     }),
-    ("blocks", "a block of what did not arrive", |r| r.here[r.sack].sack[0].1 = r.here[r.sack].sack[0].1.wrapping_add(1)),
-    ("blocks", "a block over the hole", |r| r.here[r.sack].sack[0].0 = r.here[r.sack].sack[0].0.wrapping_sub(1)),
-    ("blocks", "a second block below the ACK", |r| {
+    (Rule::Blocks, "a block of what did not arrive", |r| r.here[r.sack].sack[0].1 = r.here[r.sack].sack[0].1.wrapping_add(1)),
+    (Rule::Blocks, "a block over the hole", |r| r.here[r.sack].sack[0].0 = r.here[r.sack].sack[0].0.wrapping_sub(1)),
+    (Rule::Blocks, "a second block below the ACK", |r| {
         let below = r.here[r.sack].ack.wrapping_sub(100);
         r.here[r.sack].sack.push((below, below.wrapping_add(50)));
     }),
-    ("ecn", "new text that cannot be marked", |r| r.here[r.data].ecn = 0),
-    ("ecn", "an empty segment that can be marked", |r| r.here[r.ack].ecn = 2),
-    ("ecn", "repeated text that can be marked", |r| r.here[r.repair].ecn = 2),
-    ("marks", "a mark without an echo", |r| r.here[r.echo].flags = ACK),
-    ("answer", "an ECE without CWR", |r| r.here[r.answer].flags = ACK),
-    ("repeated", "text that arrived is sent again", |r| {
+    (Rule::Ecn, "new text that cannot be marked", |r| r.here[r.data].ecn = 0),
+    (Rule::Ecn, "an empty segment that can be marked", |r| r.here[r.ack].ecn = 2),
+    (Rule::Ecn, "repeated text that can be marked", |r| r.here[r.repair].ecn = 2),
+    (Rule::Marks, "a mark without an echo", |r| r.here[r.echo].flags = ACK),
+    (Rule::Answer, "an ECE without CWR", |r| r.here[r.answer].flags = ACK),
+    (Rule::Repeated, "text that arrived is sent again", |r| {
         // What was lost arrives after all; nothing else changes.
         r.there = r.here.clone();
     }),
-    ("repeated", "a second probe without news", |r| {
+    (Rule::Repeated, "a second probe without news", |r| {
         let mut second = r.here[r.probe].clone();
         second.at += 10_000;
         for copy in [&mut r.here, &mut r.there] {
@@ -248,17 +251,19 @@ const FAULTS: &[(&str, &str, Doctor)] = &[
             copy.insert(place, second.clone());
         }
     }),
-    ("repeated", "a timeout that comes too early", |r| {
+    (Rule::Repeated, "a timeout that comes too early", |r| {
         let early = r.here[r.probe].at + 150_000;
         let late = r.here[r.timeout].clone();
         for copy in [&mut r.here, &mut r.there] {
             copy.iter_mut().filter(|p| **p == late).for_each(|p| p.at = early);
         }
     }),
-    ("expert", "tshark sees a retransmission", |r| r.here[r.data].expert = Expert { retransmission: true, ..Expert::default() }),
-    ("expert", "tshark sees disorder", |r| r.here[r.data].expert = Expert { out_of_order: true, ..Expert::default() }),
-    ("expert", "tshark misses a segment", |r| r.here[r.data].expert = Expert { lost_segment: true, ..Expert::default() }),
-    ("expert", "tshark misses what is acknowledged", |r| {
+    (Rule::Expert, "tshark sees a retransmission", |r| {
+        r.here[r.data].expert = Expert { retransmission: true, ..Expert::default() }
+    }),
+    (Rule::Expert, "tshark sees disorder", |r| r.here[r.data].expert = Expert { out_of_order: true, ..Expert::default() }),
+    (Rule::Expert, "tshark misses a segment", |r| r.here[r.data].expert = Expert { lost_segment: true, ..Expert::default() }),
+    (Rule::Expert, "tshark misses what is acknowledged", |r| {
         r.here[r.ack].expert = Expert { ack_of_lost: true, ..Expert::default() }
     }),
 ];
@@ -273,12 +278,81 @@ pub fn each_fault() -> Result<()> {
     // A packet that vanishes where nothing drops any.
     let case = right();
     let verdict = judge(&case.here, Some(&case.there), Terms { drops: false, ..TERMS });
-    ensure!(verdict.faults.iter().any(|fault| fault.rule == "repeated"), "a loss where there is none is not seen");
+    ensure!(verdict.faults.iter().any(|fault| fault.rule == Rule::Repeated), "a loss where there is none is not seen");
     // Each rule of the table has its fault, and the other way round.
     let table = include_str!("judge.rs");
     let rules = table.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next()).filter(|rule| *rule != "rule");
     for rule in rules {
-        ensure!(FAULTS.iter().any(|(name, _, _)| *name == rule), "no doctored packet breaks the rule {rule}");
+        ensure!(FAULTS.iter().any(|(broken, _, _)| broken.to_string() == rule), "no doctored packet breaks the rule {rule}");
+    }
+    Ok(())
+}
+
+/// What the judge finds after `doctor`, and by which terms.
+fn found(doctor: Doctor, terms: Terms) -> Vec<Fault> {
+    let mut case = right();
+    doctor(&mut case);
+    judge(&case.here, Some(&case.there), terms).faults
+}
+
+/// A second SYN, which does without ECN, and the SYN-ACK to the first again.
+fn repeat_the_handshake(r: &mut Right) {
+    let (mut syn, mut syn_ack) = (r.here[0].clone(), r.here[r.syn_ack].clone());
+    syn.flags = SYN;
+    (syn.at, syn_ack.at) = (syn_ack.at + 10, syn_ack.at + 20);
+    for (place, packet) in [(2, syn), (3, syn_ack)] {
+        r.here.insert(place, packet.clone());
+        r.there.insert(place, packet);
+    }
+}
+
+/// Which runs are carried out again: those in which nothing happened, and those whose every fault may come from the captures.
+pub fn second_tries() -> Result<()> {
+    for (rule, what, doctor) in FAULTS {
+        let tried_again = check_faults(&found(*doctor, TERMS)).is_err_and(|error| error.is::<Inconclusive>());
+        ensure!(tried_again == (*rule == Rule::Repeated), "{what}: {}", if tried_again { "tried again" } else { "certain" });
+    }
+    // The same fault is certain or not by what else is known.
+    let unmarked: Doctor = |r| r.here[r.echo].flags = ACK;
+    for (what, doctor, terms) in [
+        ("a mark that the port's queue may have dropped", unmarked, Terms { took_all: false, ..TERMS }),
+        ("a SYN that came again with less in it", repeat_the_handshake, TERMS),
+        ("a loss where there is none", |_| (), Terms { drops: false, ..TERMS }),
+    ] {
+        let faults = found(doctor, terms);
+        ensure!(check_faults(&faults).is_err_and(|error| error.is::<Inconclusive>()), "{what}: {faults:#?}");
+    }
+    // One that is certain decides, whatever others there are.
+    let both = found(
+        |r| {
+            r.there = r.here.clone();
+            r.here[r.data].bad_checksum = true;
+        },
+        TERMS,
+    );
+    ensure!(both.iter().any(|fault| !fault.certain), "only certain faults: {both:#?}");
+    ensure!(check_faults(&both).is_err_and(|error| !error.is::<Inconclusive>()), "{both:#?}");
+
+    type Run = fn() -> Result<()>;
+    let nothing: Run = || Ok(happens(false, || "nothing was lost".into())?);
+    let blurred: Run = || check_faults(&found(|r| r.there = r.here.clone(), TERMS));
+    let wrong: Run = || check_faults(&found(|r| r.here[r.data].bad_checksum = true, TERMS));
+    let broken: Run = || bail!("call 3 failed");
+    for (runs, right, count) in [
+        ([|| Ok(()), broken], true, 1),
+        ([nothing, || Ok(())], true, 2),
+        ([blurred, || Ok(())], true, 2),
+        ([nothing, nothing], false, 2),
+        ([nothing, wrong], false, 2),
+        ([wrong, || Ok(())], false, 1),
+        ([broken, || Ok(())], false, 1),
+    ] {
+        let mut done = 0;
+        let outcome = at_most_twice(|| {
+            done += 1;
+            runs[done - 1]()
+        });
+        ensure!((outcome.is_ok(), done) == (right, count), "{done} runs, {outcome:?}; {count} and {right} were due");
     }
     Ok(())
 }

@@ -22,6 +22,21 @@
 //! | answer | new text without CWR that was sent in knowledge of an ECE that asks for one |
 //! | repeated | text sent again although the last copy of all of it arrived, unless a timer asked for it: one tail loss probe for each advance, or a retransmission timeout, and what follows until the data of then are acknowledged |
 //! | expert | tshark sees an ACK of a lost segment, a lost segment, or more retransmissions and disorder than there are repetitions |
+//!
+//! Whether a fault is the server's, and not the captures', goes by what its rule looks at (`Bench::is_certain`). A packet to the server is
+//! captured before the driver gets it, and one of the server's while it is written, so in the one capture at its port nothing that it
+//! knew of stands behind what it said, and what it said stands in order:
+//!
+//! - checksum: a packet of the server's itself. Certain.
+//! - size, handshake, options, ecn: the same, against what was agreed on. Certain where there is one SYN to agree with; one that was lost is
+//!   repeated with less in it, and either may be answered.
+//! - clock, echo (older than one before): the order of the server's own packets. Certain. So is shrunk where the scale is: see above.
+//! - unsent, blocks, echo (that nothing carried), expert: what had come to the server's port by then, of which the server may know less,
+//!   never more. Certain. So are window and answer where scale and ECN are.
+//! - marks: the same, and all of what came must have got in: a marked segment that the port's queue had no room for is acknowledged for its
+//!   repetition's sake, which has no mark.
+//! - repeated: what was dropped is known from two captures, and what a timer asked for from their times. On a busy machine packets pass each
+//!   other between the two, and the server is elsewhere for longer than `UNREAD_US`. In doubt.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -43,6 +58,8 @@ pub struct Terms {
     pub drops: bool,
     /// The server grants ECN to who asks.
     pub ecn: bool,
+    /// What was captured on its way to the server got in.
+    pub took_all: bool,
 }
 
 /// How often what happened, and what must not have.
@@ -75,11 +92,39 @@ pub struct Verdict {
     pub answers: u32,
 }
 
+/// See the table above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    Checksum,
+    Size,
+    Handshake,
+    Window,
+    Unsent,
+    Shrunk,
+    Clock,
+    Echo,
+    Options,
+    Blocks,
+    Ecn,
+    Marks,
+    Answer,
+    Repeated,
+    Expert,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", format!("{self:?}").to_lowercase())
+    }
+}
+
 /// A rule that was broken, and by what.
 #[derive(Debug)]
 pub struct Fault {
-    pub rule: &'static str,
+    pub rule: Rule,
     pub what: String,
+    /// The server's for sure; otherwise the captures may be to blame.
+    pub certain: bool,
 }
 
 impl fmt::Display for Verdict {
@@ -126,7 +171,7 @@ pub fn judge(here: &[Packet], there: Option<&[Packet]>, terms: Terms) -> Verdict
         verdict.dropped += gone;
         let mut bench = Bench::new(&packets, terms, &mut verdict);
         if gone > 0 && !terms.drops {
-            bench.fault("repeated", &packets[0], format!("{gone} packets of the server's vanished where nothing drops any"));
+            bench.fault(Rule::Repeated, &packets[0], format!("{gone} packets of the server's vanished where nothing drops any"));
         }
         for (index, packet) in packets.iter().enumerate() {
             match packet.from_server {
@@ -193,7 +238,9 @@ struct Sent {
 struct Bench<'a> {
     verdict: &'a mut Verdict,
     terms: Terms,
+    /// The newest of the peer's, and whether an earlier one asked for something else.
     syn: Option<Packet>,
+    syns_differ: bool,
     /// Known once the SYN-ACK was seen.
     agreed: Option<Agreed>,
     client_isn: u32,
@@ -248,6 +295,7 @@ impl<'a> Bench<'a> {
             verdict,
             terms,
             syn: None,
+            syns_differ: false,
             agreed: None,
             client_isn: isn(false),
             server_isn: isn(true),
@@ -273,15 +321,28 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn fault(&mut self, rule: &'static str, packet: &Packet, what: String) {
+    fn fault(&mut self, rule: Rule, packet: &Packet, what: String) {
         let side = if packet.from_server { "server" } else { "client" };
         let Packet { frame, client_port, at, seq, len, .. } = *packet;
         let what = format!("frame {frame}, port {client_port} at {at} us, {side} seq {seq} len {len}: {what}");
-        self.verdict.faults.push(Fault { rule, what });
+        self.verdict.faults.push(Fault { rule, what, certain: self.is_certain(rule) });
+    }
+
+    /// The reasons are at the top.
+    fn is_certain(&self, rule: Rule) -> bool {
+        match rule {
+            Rule::Checksum | Rule::Clock | Rule::Echo | Rule::Unsent | Rule::Blocks | Rule::Expert => true,
+            Rule::Size | Rule::Handshake | Rule::Options | Rule::Ecn => !self.syns_differ,
+            Rule::Window | Rule::Shrunk | Rule::Answer => !self.syns_differ,
+            Rule::Marks => !self.syns_differ && self.terms.took_all,
+            Rule::Repeated => false,
+        }
     }
 
     fn client_sends(&mut self, packet: &Packet) {
         if packet.has(SYN) {
+            let asks = |syn: &Packet| (syn.flags, syn.timestamps.is_some(), syn.sack_permitted, syn.scale, syn.mss);
+            self.syns_differ |= self.syn.as_ref().is_some_and(|syn| asks(syn) != asks(packet));
             self.syn = Some(packet.clone());
         }
         let start = place(packet.seq, self.client_isn);
@@ -331,7 +392,7 @@ impl<'a> Bench<'a> {
 
     fn server_sends(&mut self, packet: &Packet, dropped: bool) {
         if packet.bad_checksum {
-            self.fault("checksum", packet, "wrong checksum".into());
+            self.fault(Rule::Checksum, packet, "wrong checksum".into());
         }
         self.check_size(packet);
         if packet.has(RST) {
@@ -351,7 +412,7 @@ impl<'a> Bench<'a> {
             self.verdict.data += 1;
             if start + i64::from(packet.len) > self.send_edge {
                 let beyond = start + i64::from(packet.len) - self.send_edge;
-                self.fault("window", packet, format!("{beyond} bytes right of the peer's window"));
+                self.fault(Rule::Window, packet, format!("{beyond} bytes right of the peer's window"));
             }
         }
         let repeated = packet.space() > 0 && start < self.sent_end;
@@ -371,20 +432,20 @@ impl<'a> Bench<'a> {
 
     fn check_size(&mut self, packet: &Packet) {
         if packet.ip_len > self.terms.mtu {
-            self.fault("size", packet, format!("{} bytes where {} go", packet.ip_len, self.terms.mtu));
+            self.fault(Rule::Size, packet, format!("{} bytes where {} go", packet.ip_len, self.terms.mtu));
         }
         if let Some(agreed) = self.agreed {
             // RFC 9293 section 3.7.1: the MSS counts the options.
             let most = agreed.client_mss - if agreed.timestamps { 12 } else { 0 };
             if packet.len > most {
-                self.fault("size", packet, format!("{} bytes of text, the peer's MSS leaves {most}", packet.len));
+                self.fault(Rule::Size, packet, format!("{} bytes of text, the peer's MSS leaves {most}", packet.len));
             }
         }
     }
 
     fn check_handshake(&mut self, packet: &Packet) {
         let Some(syn) = self.syn.clone() else {
-            return self.fault("handshake", packet, "no SYN was seen".into());
+            return self.fault(Rule::Handshake, packet, "no SYN was seen".into());
         };
         let asked = syn.has(ECE | CWR);
         let granted = packet.has(ECE) && !packet.has(CWR);
@@ -397,7 +458,7 @@ impl<'a> Bench<'a> {
         ];
         for (option, theirs, ours) in options {
             if theirs != ours {
-                self.fault("handshake", packet, format!("{option}: the peer {theirs}, the server {ours}"));
+                self.fault(Rule::Handshake, packet, format!("{option}: the peer {theirs}, the server {ours}"));
             }
         }
         self.agreed = Some(Agreed {
@@ -416,47 +477,47 @@ impl<'a> Bench<'a> {
         }
         let ack = place(packet.ack, self.client_isn);
         if ack > self.client_end {
-            self.fault("unsent", packet, format!("acknowledges {} bytes that were not sent", ack - self.client_end));
+            self.fault(Rule::Unsent, packet, format!("acknowledges {} bytes that were not sent", ack - self.client_end));
         }
         let scale = if packet.has(SYN) { 0 } else { agreed.server_scale };
         let edge = ack + (i64::from(packet.window) << scale);
         if edge < self.receive_edge {
-            self.fault("shrunk", packet, format!("the window's edge went back by {}", self.receive_edge - edge));
+            self.fault(Rule::Shrunk, packet, format!("the window's edge went back by {}", self.receive_edge - edge));
         }
         self.receive_edge = self.receive_edge.max(edge);
     }
 
     fn check_timestamps(&mut self, packet: &Packet, agreed: Agreed) {
         if packet.timestamps.is_some() != agreed.timestamps {
-            self.fault("options", packet, format!("timestamps: {:?}, agreed: {}", packet.timestamps, agreed.timestamps));
+            self.fault(Rule::Options, packet, format!("timestamps: {:?}, agreed: {}", packet.timestamps, agreed.timestamps));
         }
         let Some((value, echo)) = packet.timestamps else { return };
         if self.last_value.is_some_and(|last| is_before(value, last)) {
-            self.fault("clock", packet, format!("timestamp {value} after {:?}", self.last_value));
+            self.fault(Rule::Clock, packet, format!("timestamp {value} after {:?}", self.last_value));
         }
         self.last_value = Some(value);
         let ack = place(packet.ack, self.client_isn);
         // Nothing in front of the last echo counts any more.
         let fits = |(stamp, at): &(u32, i64)| *stamp == echo && *at <= ack;
         if !self.stamps.iter().rev().take(4096).any(fits) && !self.stamps.iter().any(fits) {
-            self.fault("echo", packet, format!("echoes {echo}, which nothing up to ACK {ack} carried"));
+            self.fault(Rule::Echo, packet, format!("echoes {echo}, which nothing up to ACK {ack} carried"));
         }
         if self.last_echo.is_some_and(|last| is_before(echo, last)) {
-            self.fault("echo", packet, format!("echoes {echo} after {:?}", self.last_echo));
+            self.fault(Rule::Echo, packet, format!("echoes {echo} after {:?}", self.last_echo));
         }
         self.last_echo = Some(echo);
     }
 
     fn check_blocks(&mut self, packet: &Packet, agreed: Agreed) {
         if !packet.sack.is_empty() && !agreed.sack {
-            self.fault("options", packet, "SACK blocks without agreement".into());
+            self.fault(Rule::Options, packet, "SACK blocks without agreement".into());
         }
         let ack = place(packet.ack, self.client_isn);
         for (index, (left, right)) in packet.sack.iter().enumerate() {
             let (left, right) = (place(*left, self.client_isn), place(*right, self.client_isn));
             let has_place = left >= ack || index == 0;
             if left >= right || !has_place || !self.arrived.covers(left, right) {
-                self.fault("blocks", packet, format!("block {index}, {left}..{right}, with ACK {ack}"));
+                self.fault(Rule::Blocks, packet, format!("block {index}, {left}..{right}, with ACK {ack}"));
             }
         }
     }
@@ -466,7 +527,7 @@ impl<'a> Bench<'a> {
         let due = agreed.ecn && packet.len > 0 && !repeated;
         if capable != due {
             let what = if capable { "is" } else { "is not" };
-            self.fault("ecn", packet, format!("{what} ECN-capable; agreed {}, repeated {repeated}", agreed.ecn));
+            self.fault(Rule::Ecn, packet, format!("{what} ECN-capable; agreed {}, repeated {repeated}", agreed.ecn));
         }
         if !agreed.ecn || packet.has(SYN) {
             return;
@@ -482,7 +543,7 @@ impl<'a> Bench<'a> {
             self.marked.retain(|end| !reported.iter().any(|(left, right)| left < end && end <= right));
         } else if self.marked.iter().any(|end| *end <= ack) {
             self.marked.retain(|end| *end > ack);
-            self.fault("marks", packet, "acknowledges a marked segment without ECE".into());
+            self.fault(Rule::Marks, packet, "acknowledges a marked segment without ECE".into());
         }
         if packet.has(CWR) {
             self.verdict.answers += 1;
@@ -494,7 +555,7 @@ impl<'a> Bench<'a> {
             && is_before(due, echo)
         {
             self.answer_due = None;
-            self.fault("answer", packet, format!("new text without CWR, in knowledge of the ECE with timestamp {due}"));
+            self.fault(Rule::Answer, packet, format!("new text without CWR, in knowledge of the ECE with timestamp {due}"));
         }
     }
 
@@ -530,7 +591,7 @@ impl<'a> Bench<'a> {
             self.verdict.timeouts += 1;
         } else {
             let since = packet.at.saturating_sub(last_at);
-            self.fault("repeated", packet, format!("sent again {since} us after a copy that arrived"));
+            self.fault(Rule::Repeated, packet, format!("sent again {since} us after a copy that arrived"));
         }
         if packet.at.saturating_sub(quiet_since) >= RTO_MIN_US {
             self.timeout_until = self.timeout_until.max(self.sent_end);
@@ -540,15 +601,15 @@ impl<'a> Bench<'a> {
     fn check_expert(&mut self, packet: &Packet) {
         let expert = packet.expert;
         if expert.ack_of_lost {
-            self.fault("expert", packet, "tshark: ACK of a segment that was not captured".into());
+            self.fault(Rule::Expert, packet, "tshark: ACK of a segment that was not captured".into());
         }
         if expert.lost_segment {
-            self.fault("expert", packet, "tshark: a segment before it was not captured".into());
+            self.fault(Rule::Expert, packet, "tshark: a segment before it was not captured".into());
         }
         self.suspected += u32::from(expert.retransmission || expert.out_of_order);
         if self.suspected > self.repetitions {
             self.suspected = self.repetitions;
-            self.fault("expert", packet, "tshark: a retransmission or disorder where nothing was repeated".into());
+            self.fault(Rule::Expert, packet, "tshark: a retransmission or disorder where nothing was repeated".into());
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
+use super::Inconclusive;
 use crate::net::Netns;
 use crate::process::{self, Daemon};
 use crate::server::{SERVER_ADDRESS, SERVER_ADDRESS_V6};
@@ -107,7 +108,7 @@ impl Capture {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !fs::read_to_string(&tcpdump.log)?.contains("listening on") {
             if tcpdump.exited()?.is_some() || Instant::now() > deadline {
-                bail!("tcpdump does not listen\n{}", tcpdump.tail());
+                bail!(Inconclusive::Captures(format!("tcpdump does not listen\n{}", tcpdump.tail())));
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -120,7 +121,11 @@ impl Capture {
     }
 
     /// Ends the capture, which has to be complete, and reads it.
-    pub fn finish(mut self) -> Result<Vec<Packet>> {
+    pub fn finish(self) -> Result<Vec<Packet>> {
+        self.end().map_err(|error| Inconclusive::Captures(format!("{error:#}")).into())
+    }
+
+    fn end(mut self) -> Result<Vec<Packet>> {
         self.tcpdump.signal(Signal::INT);
         self.tcpdump.wait(Duration::from_secs(20))?;
         let said = fs::read_to_string(&self.tcpdump.log)?;
