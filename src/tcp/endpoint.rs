@@ -724,11 +724,11 @@ impl Endpoint {
     }
 
     /// Drops everything queued and resets the connection; `Event::Closed` follows.
-    pub fn abort(&mut self, _now: Instant, id: ConnectionId) {
+    pub fn abort(&mut self, now: Instant, id: ConnectionId) {
         self.end_train();
         let Endpoint { slots, shared, .. } = self;
         if let Some(connection) = find(slots, id) {
-            connection.abort(shared);
+            connection.abort(now, shared);
             self.settle(id.index);
         }
     }
@@ -853,8 +853,8 @@ impl Endpoint {
         self.orphans.push_back(id);
     }
 
-    /// Aborts the connection that was closed for good longest ago, as if by the application (RFC 9293 section 3.10.5): what is left of it
-    /// lasts as long as its peer likes, up to the user timeout, and must not keep out others. Tells whether there was one.
+    /// Resets the connection that was closed for good longest ago: what is left of it lasts as long as its peer likes, up to the user timeout,
+    /// and must not keep out others. Tells whether there was one.
     fn evict_orphan(&mut self) -> bool {
         while let Some(oldest) = self.orphans.pop_front() {
             if !is_orphan(&self.slots, oldest) {
@@ -862,7 +862,7 @@ impl Endpoint {
             }
             if let Some(connection) = find(&mut self.slots, oldest) {
                 self.shared.counters.abort_on_memory += 1;
-                connection.abort(&mut self.shared);
+                connection.reset(&mut self.shared);
                 self.settle(oldest.index);
                 return true;
             }

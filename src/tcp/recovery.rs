@@ -191,6 +191,8 @@ struct Disorder {
     dsack_round: Option<u64>,
     /// Duplicate ACKs of a peer without SACK: each stands for one segment that left the network.
     duplicate_acks: u64,
+    /// In `Phase::Loss`: bytes in flight that had been sent just before the timeout, which did not take them for lost.
+    young: u64,
     /// Something in flight was sent again, or selectively acknowledged.
     touched: bool,
     /// Where the segment starts that timed out last, and how often it has in a row, no closed window being told meanwhile.
@@ -210,10 +212,26 @@ impl Disorder {
             prr: Prr::default(),
             dsack_round: None,
             duplicate_acks: 0,
+            young: 0,
             touched: false,
             timed_out: u64::MAX,
             timeouts: 0,
         }
+    }
+
+    /// `sent` is not in flight any more, if it was.
+    fn note_gone(&mut self, sent: &Sent) {
+        if sent.is_in_flight() && sent.sent_at < self.since {
+            self.young = self.young.saturating_sub(sent.len());
+        }
+    }
+
+    /// `sent` is, and was in flight.
+    fn lose(&mut self, sent: &mut Sent) -> u64 {
+        self.note_gone(sent);
+        sent.fate = Fate::Lost;
+        self.lost += sent.len();
+        sent.len()
     }
 
     fn is_over(&self) -> bool {
@@ -235,6 +253,11 @@ pub(crate) struct Scoreboard {
     disorder: Option<Box<Disorder>>,
 }
 
+/// Made, if there is none yet.
+fn disorder_of(disorder: &mut Option<Box<Disorder>>) -> &mut Disorder {
+    disorder.get_or_insert_with(|| Box::new(Disorder::new()))
+}
+
 impl Scoreboard {
     pub fn new() -> Scoreboard {
         Scoreboard {
@@ -249,7 +272,7 @@ impl Scoreboard {
     }
 
     fn disorder(&mut self) -> &mut Disorder {
-        self.disorder.get_or_insert_with(|| Box::new(Disorder::new()))
+        disorder_of(&mut self.disorder)
     }
 
     /// Nothing was lost, reported or sent again of what is in flight, and no probe is out: what is acknowledged arrived in order.
@@ -301,6 +324,12 @@ impl Scoreboard {
             Some(disorder) => (self.outstanding - disorder.sacked - disorder.lost).saturating_sub(disorder.duplicate_acks * mss),
             None => self.outstanding,
         }
+    }
+
+    /// Bytes of them that the loss window has room beside (RFC 8985 section 6.3): they left when it was larger, and to wait until they have
+    /// arrived would be to wait for whatever of them was lost (Linux: tcp_enter_loss makes the window one segment more than what is left in flight).
+    pub fn young(&self) -> u64 {
+        self.disorder.as_ref().map_or(0, |disorder| disorder.young)
     }
 
     pub fn sacked(&self) -> u64 {
@@ -470,8 +499,9 @@ impl Scoreboard {
                 self.disorder().sacked -= sent.len();
                 continue;
             }
-            if sent.is_lost() {
-                self.disorder().lost -= sent.len();
+            if let Some(disorder) = &mut self.disorder {
+                disorder.lost -= if sent.is_lost() { sent.len() } else { 0 };
+                disorder.note_gone(&sent);
             }
             self.deliver(&sent, now, delivery);
             if apart && sent.sent_at >= latest {
@@ -543,6 +573,7 @@ impl Scoreboard {
                 if sent.is_lost() {
                     disorder.lost -= sent.len();
                 }
+                disorder.note_gone(&sent);
                 disorder.sacked += sent.len();
                 delivery.sacked += sent.len();
                 self.deliver(&sent, now, delivery);
@@ -600,15 +631,15 @@ impl Scoreboard {
         };
         let (mut bytes, mut copies, mut lost_since, mut flight) = (0, false, false, 0);
         let mut again: Option<u64> = None;
-        for sent in self.sent.iter_mut().filter(|sent| sent.is_in_flight()) {
+        let Scoreboard { sent: entries, disorder, .. } = self;
+        for sent in entries.iter_mut().filter(|sent| sent.is_in_flight()) {
             // Only what was sent before something that arrived can be judged.
             if (sent.sent_at, sent.end) >= (xmit_at, end) {
                 continue;
             }
             let elapsed = now.nanos_since(sent.sent_at);
             if elapsed >= window {
-                sent.fate = Fate::Lost;
-                bytes += sent.len();
+                bytes += disorder_of(disorder).lose(sent);
                 copies |= sent.is_retransmitted() && sent.sent_at >= since;
                 lost_since |= sent.start >= point;
                 flight = flight.max(sent.flight);
@@ -616,17 +647,10 @@ impl Scoreboard {
                 again = Some(again.map_or(window - elapsed, |other| other.max(window - elapsed)));
             }
         }
-        self.note_lost(bytes);
         if lost_since {
             self.disorder().lost_since = true;
         }
         Losses { bytes, copies, flight: flight.into(), look_again: again.map(Duration::from_nanos) }
-    }
-
-    fn note_lost(&mut self, bytes: u64) {
-        if bytes > 0 {
-            self.disorder().lost += bytes;
-        }
     }
 
     /// A duplicate ACK of `una` from a peer without SACK. Tells whether the first segment is to be taken for lost (RFC 5681 section 3.2):
@@ -664,9 +688,8 @@ impl Scoreboard {
         if !sent.is_in_flight() {
             return Losses::default();
         }
-        sent.fate = Fate::Lost;
-        let (bytes, flight) = (sent.len(), sent.flight.into());
-        self.note_lost(bytes);
+        let flight = sent.flight.into();
+        let bytes = disorder_of(&mut self.disorder).lose(sent);
         Losses { bytes, flight, ..Losses::default() }
     }
 
@@ -698,7 +721,8 @@ impl Scoreboard {
         let window = self.rack.rtt + self.reordering_window(rtt, mss);
         let first = self.first().map_or(u64::MAX, |(start, _)| start);
         let Scoreboard { sent: flight, disorder, .. } = self;
-        let disorder = disorder.get_or_insert_with(|| Box::new(Disorder::new()));
+        let disorder = disorder_of(disorder);
+        let mut young = 0;
         for (index, sent) in flight.iter_mut().enumerate() {
             if reneged && sent.is_sacked() {
                 // RFC 2018 section 8: the receiver dropped what it had reported.
@@ -707,10 +731,12 @@ impl Scoreboard {
             }
             let old = !sack || reneged || index == 0 || now.nanos_since(sent.sent_at) >= window;
             if sent.is_in_flight() && old {
-                sent.fate = Fate::Lost;
-                disorder.lost += sent.len();
+                disorder.lose(sent);
+            } else if sent.is_in_flight() && sent.sent_at < now {
+                young += sent.len();
             }
         }
+        disorder.young = young;
         disorder.phase = Phase::Loss { point: nxt };
         (disorder.since, disorder.lost_since) = (now, false);
         (disorder.timed_out, disorder.timeouts) = (first, timeouts);
@@ -750,12 +776,9 @@ impl Scoreboard {
     /// `start..end` did not pass, for no fault of the network.
     pub fn mark_lost(&mut self, start: u64, end: u64) {
         let Some(first) = self.index_of(start) else { return };
-        let mut lost = 0;
         for sent in self.sent.iter_mut().skip(first).take_while(|sent| sent.end <= end).filter(|sent| sent.is_in_flight()) {
-            sent.fate = Fate::Lost;
-            lost += sent.len();
+            disorder_of(&mut self.disorder).lose(sent);
         }
-        self.note_lost(lost);
     }
 
     /// Everything in flight goes again, for no fault of the network.
@@ -765,13 +788,10 @@ impl Scoreboard {
 
     /// Packets of more than `payload` bytes go again, for no fault of the network: the path MTU fell.
     pub fn mark_larger_lost(&mut self, payload: u64) {
-        let mut lost = 0;
         let is_larger = |sent: &Sent| sent.len().min(u64::from(sent.packet)) > payload;
         for sent in self.sent.iter_mut().filter(|sent| sent.is_in_flight() && is_larger(sent)) {
-            sent.fate = Fate::Lost;
-            lost += sent.len();
+            disorder_of(&mut self.disorder).lose(sent);
         }
-        self.note_lost(lost);
     }
 
     /// The repair was not needed: what is outstanding is in flight, not lost.

@@ -48,6 +48,9 @@ impl Connection {
         if !ended && (window == 0 || self.scoreboard.is_empty()) {
             // A peer that answers probes with a closed window is alive (RFC 9293 section 3.8.6.1, MUST-37). Once both directions are
             // closed nobody here would ever end the connection instead: then only progress counts, or a peer could keep our memory.
+            if self.send.retries > 0 && window == 0 {
+                self.await_next_try(now);
+            }
             (self.send.stalled_since, self.send.retries) = (now, 0);
         }
         self.process_acknowledgement(now, shared, ack, segment.repr, repeats);

@@ -70,21 +70,45 @@ impl Connection {
         let is_time = self.state == State::FinWait2 || (self.state == State::LastAck && told_all);
         if self.receive.text_lost && is_time {
             shared.counters.abort_on_data += 1;
-            self.abort(shared);
+            self.reset(shared);
         }
     }
 
     /// RFC 9293 section 3.10.5.
-    pub fn abort(&mut self, shared: &mut Shared) {
+    pub fn abort(&mut self, now: Instant, shared: &mut Shared) {
         if matches!(self.state, State::Closed | State::TimeWait) {
             return;
         }
-        // SYN-SENT has nothing the peer would know. With both FINs sent it knows all that there is to know: "respond ok and delete the TCB".
-        let told = matches!(self.state, State::Closing | State::LastAck) && self.fin_sent();
-        if self.state != State::SynSent && !told {
-            self.tell_reset(shared);
+        // In CLOSING and LAST-ACK, all sent: "respond "ok" and delete the TCB". The peer still hears of text of its own that nobody has read (RFC
+        // 1122 section 4.2.2.13).
+        let told = matches!(self.state, State::Closing | State::LastAck) && self.fin_sent() && !self.receive.text_lost;
+        match self.state {
+            // Nothing the peer would know.
+            State::SynSent => {}
+            _ if told => self.tell_what_is_owed(now, shared),
+            _ => return self.reset(shared),
         }
         self.finish(shared, Reason::Aborted);
+    }
+
+    /// Ends it and tells the peer, for whatever that still says would meet nobody.
+    pub fn reset(&mut self, shared: &mut Shared) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.tell_reset(shared);
+        self.finish(shared, Reason::Aborted);
+    }
+
+    /// The ACK of what has come last, if it has not left: without it the peer says that again, and would be answered with a reset.
+    fn tell_what_is_owed(&mut self, now: Instant, shared: &mut Shared) {
+        if self.receive.ack != Ack::Now {
+            return;
+        }
+        let mut repr = self.header(shared, self.send.next, Flags::ACK);
+        repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
+        shared.counters.pure_acks += 1;
+        shared.reply_for_connection(&self.tuple, repr);
     }
 
     pub(super) fn tell_reset(&self, shared: &mut Shared) {
@@ -127,13 +151,8 @@ impl Connection {
                 self.acknowledge_now();
                 return;
             }
-            if at == self.receive.next {
-                self.receive.fin_at = at;
-            } else if at > self.receive.next
-                && at <= self.receive.edge
-                && at >= self.receive.reassembly.end()
-                && self.receive.fin_at == NO_FIN
-            {
+            let ahead = at > self.receive.next && at <= self.receive.edge && at >= self.receive.reassembly.end();
+            if at == self.receive.next || (ahead && self.receive.fin_at == NO_FIN) {
                 self.receive.fin_at = at;
             }
             self.acknowledge_now();
@@ -184,13 +203,8 @@ impl Connection {
 
     /// TIME-WAIT ends early, for its place is needed.
     pub fn give_up_time_wait(&mut self, shared: &mut Shared) {
-        if self.receive.ack == Ack::Now {
-            // The peer's FIN has come in this turn. Without its ACK it comes again, and would be answered with a reset.
-            let mut repr = self.header(shared, self.send.next, Flags::ACK);
-            repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(self.receive.last_heard_at));
-            shared.counters.pure_acks += 1;
-            shared.reply_for_connection(&self.tuple, repr);
-        }
+        // That came when something was heard last.
+        self.tell_what_is_owed(self.receive.last_heard_at, shared);
         self.leave_time_wait(shared);
     }
 

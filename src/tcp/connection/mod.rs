@@ -487,7 +487,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // As much as mimalloc hands out in place of 1,024. Beyond it come a table entry (45), a slot (16) and a timer (24),
+        // In a box that takes 896 of mimalloc, whose next size is 1,024. Beyond it come a table entry (45), a slot (16) and a timer (24),
         // and what tables have in reserve: tests/idle_connections.rs holds the sum to 1,024.
         let size = std::mem::size_of::<Connection>();
         assert!(size <= 888, "{size} bytes");

@@ -157,6 +157,7 @@ impl Connection {
     fn restart_time_wait(&mut self, now: Instant, shared: &Shared) {
         if self.state == State::TimeWait {
             self.timers.arm(Timer::Life, now + shared.options.time_wait);
+            self.receive.last_heard_at = now;
         }
     }
 

@@ -217,8 +217,14 @@ impl Connection {
             }
             // Whatever left beside a copy that is to be told apart could bring the ACK that hides it.
             Phase::Loss { .. } if self.scoreboard.is_first_apart() => 0,
-            Phase::Open | Phase::Loss { .. } => self.congestion.window().saturating_sub(flight),
+            Phase::Loss { .. } => self.loss_allowance(flight),
+            Phase::Open => self.congestion.window().saturating_sub(flight),
         }
+    }
+
+    #[cold]
+    fn loss_allowance(&self, flight: u64) -> u64 {
+        self.congestion.window().saturating_sub(flight.saturating_sub(self.scoreboard.young()))
     }
 
     fn transmit_lost(&mut self, now: Instant, shared: &mut Shared, limits: &TransmitLimits, out: &mut Transmit) -> bool {
@@ -369,8 +375,9 @@ impl Connection {
         self.congestion.is_in_slow_start() && 2 * flight() >= self.congestion.window()
     }
 
-    /// How much of `available` to send at once under `limit`: whole packets, unless everything goes or less than one fits. With Nagle's algorithm
-    /// the last packet, if it is short, waits for the ACK of those before it as it would had they left one by one (RFC 9293 section 3.7.4).
+    /// How much of `available` to send, or to send again, at once under `limit`: whole packets, unless everything goes or less than one fits.
+    /// With Nagle's algorithm the last packet, if it is short, is left for a turn of its own: new, it waits there for the ACK of those before it
+    /// (RFC 9293 section 3.7.4).
     fn whole_packets(&self, available: u64, limit: u64, limits: &TransmitLimits) -> usize {
         let mss = u64::from(self.send.mss);
         let tso = if self.tuple.remote_ip.is_ipv4() { limits.tso_bytes_max } else { limits.tso_ipv6_bytes_max };

@@ -217,6 +217,8 @@ impl Connection {
         }
         let copies = self.scoreboard.sent_again();
         self.scoreboard.on_timeout(now, self.send.next, &self.rtt, mss, self.sack);
+        // The loss window is filled by what goes again now, whatever is left in flight beside it.
+        self.send.window_limited |= self.scoreboard.young() > 0;
         if self.is_synchronized() {
             self.congestion.on_timeout(now, flight, first);
         }
@@ -248,7 +250,23 @@ impl Connection {
         if self.send.retries == 0 || !self.is_synchronized() {
             return deadline;
         }
-        deadline.min(self.user_timeout_at().max(self.rtt.first_deadline(now)))
+        deadline.min(self.given_up_at(now))
+    }
+
+    /// When what left at `sent_at` has gone unanswered for too long.
+    fn given_up_at(&self, sent_at: Instant) -> Instant {
+        self.user_timeout_at().max(self.rtt.first_deadline(sent_at))
+    }
+
+    /// A closed window has answered what was sent again, or its probe: the next is due after the whole backoff (Linux: tcp_ack_probe), not when the
+    /// user timeout would have been over.
+    #[cold]
+    pub(super) fn await_next_try(&mut self, now: Instant) {
+        for timer in [Timer::Retransmit, Timer::Persist] {
+            if self.timers.is_armed(timer) {
+                self.timers.arm(timer, self.rtt.deadline(now));
+            }
+        }
     }
 
     fn user_timeout_at(&self) -> Instant {
@@ -260,7 +278,7 @@ impl Connection {
         self.user_timeout = millis(timeout);
         for timer in [Timer::Retransmit, Timer::Persist] {
             if self.timers.is_armed(timer) && self.send.retries > 0 && self.is_synchronized() {
-                self.timers.arm_earlier(timer, self.user_timeout_at());
+                self.timers.arm_earlier(timer, self.given_up_at(self.send.last_sent_at));
             }
         }
     }

@@ -54,7 +54,7 @@ impl Endpoint {
         let id = self.shared.listeners[at].id;
         for index in 0..self.slots.len() {
             if let Some(connection) = self.slots[index].connection.as_mut().filter(|c| c.half_open && c.listener == Some(id)) {
-                connection.abort(&mut self.shared);
+                connection.reset(&mut self.shared);
                 self.settle(index as u32);
             }
         }

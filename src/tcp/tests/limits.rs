@@ -84,7 +84,7 @@ fn segments_of_groups_are_counted_and_dropped() {
 fn a_connection_that_is_opened_takes_the_place_of_a_time_wait_and_of_what_was_closed_for_good() {
     let mut tcp = endpoint(Options { connections_max: 2, ..Options::default() });
     let (peer, us): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-    let mut open = |tcp: &mut Endpoint| {
+    let open = |tcp: &mut Endpoint| {
         let id = tcp.connect(START, address("10.0.0.2:0"), address("10.0.0.1:2049"))?;
         let opener = sent(tcp, START).pop().unwrap();
         let head = Repr { src_port: 2049, dst_port: opener.src_port, seq: SeqNumber(9), window: 1000, ..Repr::default() };
