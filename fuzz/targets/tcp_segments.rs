@@ -842,7 +842,7 @@ impl Conversation {
                 let timeout = Duration::from_millis(u64::from(input.byte()) * 100);
                 self.connections[at].impatient = true;
                 if let Some(id) = self.connections[at].ends[side].id {
-                    self.sides[side].endpoint.set_user_timeout(id, timeout);
+                    self.sides[side].endpoint.set_user_timeout(self.now, id, timeout);
                 }
             }
             8 => {

@@ -81,7 +81,8 @@ impl Connection {
         }
         // In CLOSING and LAST-ACK, all sent: "respond "ok" and delete the TCB". The peer still hears of text of its own that nobody has read (RFC
         // 1122 section 4.2.2.13).
-        let told = matches!(self.state, State::Closing | State::LastAck) && self.fin_sent() && !self.receive.text_lost;
+        let unread = self.receive.text_lost || !self.receive.chain.is_empty();
+        let told = matches!(self.state, State::Closing | State::LastAck) && self.fin_sent() && !unread;
         match self.state {
             // Nothing the peer would know.
             State::SynSent => {}
@@ -107,6 +108,9 @@ impl Connection {
         }
         let mut repr = self.header(shared, self.send.next, Flags::ACK);
         repr.options.timestamps = self.timestamps.then(|| self.timestamps_option(now));
+        if self.ecn.on {
+            self.echo_marks(&mut repr);
+        }
         shared.counters.pure_acks += 1;
         shared.reply_for_connection(&self.tuple, repr);
     }

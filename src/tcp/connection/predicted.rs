@@ -115,6 +115,9 @@ impl Connection {
         if ack > self.send.unacknowledged {
             self.accept_acks_in_order(now, shared, ack, train.acks);
         } else if self.send.window == 0 || self.scoreboard.is_empty() {
+            if self.send.retries > 0 && self.send.window == 0 {
+                self.await_next_try(now);
+            }
             (self.send.stalled_since, self.send.retries) = (now, 0);
         }
         self.receive.last_heard_at = now;

@@ -117,6 +117,10 @@ impl Connection {
 
     /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply."
     fn acknowledge_unacceptable(&mut self, now: Instant, shared: &mut Shared, segment: &Segment) {
+        if self.state == State::TimeWait {
+            // Whatever of it is answered.
+            self.receive.last_heard_at = now;
+        }
         if self.state == State::SynReceived && segment.has(Flags::SYN) && segment.seq == SEQUENCE_ORIGIN {
             return self.repeat_syn_ack(now, shared, segment);
         }
@@ -157,7 +161,6 @@ impl Connection {
     fn restart_time_wait(&mut self, now: Instant, shared: &Shared) {
         if self.state == State::TimeWait {
             self.timers.arm(Timer::Life, now + shared.options.time_wait);
-            self.receive.last_heard_at = now;
         }
     }
 

@@ -274,11 +274,11 @@ impl Connection {
     }
 
     /// Of what has gone unacknowledged already, too.
-    pub fn set_user_timeout(&mut self, timeout: Duration) {
+    pub fn set_user_timeout(&mut self, now: Instant, timeout: Duration) {
         self.user_timeout = millis(timeout);
         for timer in [Timer::Retransmit, Timer::Persist] {
             if self.timers.is_armed(timer) && self.send.retries > 0 && self.is_synchronized() {
-                self.timers.arm_earlier(timer, self.given_up_at(self.send.last_sent_at));
+                self.timers.arm_earlier(timer, self.given_up_at(now));
             }
         }
     }

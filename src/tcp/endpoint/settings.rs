@@ -18,12 +18,12 @@ impl Endpoint {
     }
 
     /// How long data may stay unacknowledged before the connection ends: RFC 5482's USER_TIMEOUT as it is without the
-    /// option, decided here alone. Not less than a retransmission timeout (its L_LIMIT).
-    pub fn set_user_timeout(&mut self, id: ConnectionId, timeout: Duration) {
+    /// option, decided here alone. Not less than a retransmission timeout (its L_LIMIT), which what waits now has in any case.
+    pub fn set_user_timeout(&mut self, now: Instant, id: ConnectionId, timeout: Duration) {
         self.end_train();
         let rto_min = self.shared.options.rto_min;
         if let Some(connection) = self.connection(id) {
-            connection.set_user_timeout(timeout.max(rto_min));
+            connection.set_user_timeout(now, timeout.max(rto_min));
             self.settle(id.index);
         }
     }

@@ -427,7 +427,7 @@ impl Runner {
             "nagle" => self.endpoint.set_nagle(self.id.unwrap(), rest == "on"),
             "keepalive" => self.endpoint.set_keepalive(self.now, self.id.unwrap(), rest == "on"),
             "usertimeout" => {
-                self.endpoint.set_user_timeout(self.id.unwrap(), Duration::from_millis(number(rest) as u64));
+                self.endpoint.set_user_timeout(self.now, self.id.unwrap(), Duration::from_millis(number(rest) as u64));
             }
             "peer" => self.peer_port = number(rest) as u16,
             "abort" => self.endpoint.abort(self.now, self.id.unwrap()),
