@@ -1,5 +1,5 @@
-//! IPv6 and VLANs through the TAP: calls over TCP and UDP, what rpcbind tells, ping, libnfs, a narrow link behind a router, a
-//! port in a VLAN, addresses from a router. The kernel is the peer: it resolves, is resolved, and routes.
+//! IPv6 and VLANs through the TAP: calls over TCP and UDP, what rpcbind tells, ping, libnfs, a port in
+//! a VLAN, addresses from a router. The kernel is the peer: it resolves, is resolved, and routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -12,7 +12,6 @@ use crate::bed::Bed;
 use crate::client::{FILE_SYNC, MOUNT, NFS, RPCBIND, Reader, Reply, Rpc, Xdr, call_bytes, parse_reply, procedure};
 use crate::libnfs;
 use crate::net::Netns;
-use crate::process;
 use crate::report::{Report, skip};
 use crate::server::{self, CLIENT_ADDRESS_V6, DEVICE, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup};
 use crate::standin;
@@ -33,7 +32,6 @@ pub fn run(report: &mut Report) {
     report.case("two_cores_one_queue", || on_bed(Setup { engine: "0, 1", queues: Some(1), ..dual() }, calls));
     report.case("libnfs", || on_bed(dual(), libnfs_tree));
     report.case("large_file_mtu9000", || on_bed(Setup { mtu: 9000, ..dual() }, large_reads));
-    report.case("narrow_link_behind_a_router", narrow_link);
     report.case("link_that_comes_back", || on_bed(dual(), link_comes_back));
     report.case("port_in_a_vlan", || match on_bed(Setup { vlan: Some(VLAN), ..dual() }, in_a_vlan) {
         // What `ip link add ... type vlan` says where the kernel was built without 802.1Q.
@@ -257,37 +255,6 @@ fn libnfs_tree(bed: &mut Bed) -> Result<()> {
 fn large_reads(bed: &mut Bed) -> Result<()> {
     let root = root(&bed.net, server(MOUNT_PORT))?;
     exchange(&mut rpc(&bed.net, server(NFS_PORT))?, &root, b"large")
-}
-
-/// The client is in a namespace of its own behind the first one, which routes; the link between them carries only 1280 bytes, and
-/// the client does not know.
-fn narrow_link() -> Result<()> {
-    if standin::chosen() {
-        return skip("the stand-in's network is IPv4");
-    }
-    let setup =
-        Setup { port_keys: "gateway_ipv6 = \"fd4e:6673::1\"\n".into(), more_clients: vec!["fd4e:6674::/64".into()], ..dual() };
-    let bed = Bed::new(setup)?;
-    let far = Netns::new()?;
-    process::run_words(&format!("ip -n {} link add narrow mtu 1280 type veth peer name wide netns {}", bed.net.name, far.name))?;
-    for words in ["-6 addr add fd4e:6674::1/64 dev narrow nodad", "link set narrow up"] {
-        bed.net.ip(words)?;
-    }
-    for words in [
-        "-6 addr add fd4e:6674::2/64 dev wide nodad",
-        "link set wide mtu 1500 up",
-        // Out in packets that the link carries; in, as much as Ethernet's: the server cannot know.
-        "-6 route add default via fd4e:6674::1 mtu lock 1280 advmss 1440",
-    ] {
-        far.ip(words)?;
-    }
-    bed.net.inside(|| fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1"))??;
-    let root = root(&far, server(MOUNT_PORT))?;
-    exchange(&mut rpc(&far, server(NFS_PORT))?, &root, b"narrow")?;
-    let stats = published(&bed)?;
-    let (reports, reductions) = (stats["port0.ip6.icmp_errors_in"], stats["tcp.pmtu_reductions"]);
-    ensure!(reports >= 1.0 && reductions >= 1.0, "{reports} \"packet too big\", {reductions} reductions of the path MTU");
-    bed.finish()
 }
 
 /// The counters, once the cores have published what happened so far: they do so a few times a second.

@@ -1,8 +1,12 @@
-//! The load generator as it is shipped, against this server: over virtio-user and vhost with both ends on our own stack, and over kernel
-//! sockets through a TAP. What is wrong has to show in the JSON and in the exit code.
+//! The load generator as it is shipped, against this server: over virtio-user and vhost with both ends on our own stack, over kernel
+//! sockets through a TAP, and on our own stack to kernel sockets. What is wrong has to show in the JSON and in the exit code.
 
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +17,11 @@ use serde_json::Value;
 use crate::bed::Bed;
 use crate::process::{self, Daemon};
 use crate::report::{Report, full};
-use crate::server::{SERVER_ADDRESS, Setup, binary};
+use crate::server::{NFS_PORT, SERVER_ADDRESS, Setup, binary};
 use crate::standin;
 
 const LIMIT: Duration = Duration::from_secs(90);
+const MOUNT_PORT: u16 = 20_048;
 /// A busy machine delays acknowledgements past their timeout: that is no fault of either end here.
 const ANY_RETRANSMISSIONS: [&str; 2] = ["--retransmissions-max", "1000000"];
 
@@ -24,6 +29,8 @@ pub fn run(report: &mut Report) {
     report.case("dpdk_pair_verifies_every_byte", || dpdk_pair(&[]));
     report.case("dpdk_pair_from_ordinary_pages_with_large_frames", || dpdk_pair(&["--size", "1m", "--depth", "2"]));
     report.case("kernel_sockets_over_a_tap", kernel_sockets);
+    report.case("own_stack_to_the_kernels", || own_stack_to_kernel(0));
+    report.case("own_stack_to_the_kernels_loss_1_percent", || own_stack_to_kernel(1));
     report.case("wrong_bytes_fail_the_run", wrong_bytes);
     report.case("interrupted_run_has_a_result", interrupted);
 }
@@ -126,6 +133,92 @@ fn kernel_sockets() -> Result<()> {
     check_clean(code, &result, &said)?;
     ensure!(result["total"]["calls"] == 400, "100 calls on each of 4 connections: {}", result["total"]);
     bed.finish()
+}
+
+/// Our own stack opens the connections and the kernel accepts them: a relay on kernel sockets between the generator's TAP and the server's.
+fn own_stack_to_kernel(loss_percent: u32) -> Result<()> {
+    standin::only_nfsplice()?;
+    const DEVICE: &str = "gen0";
+    const RELAY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+    let bed = Bed::new(Setup::default())?;
+    bed.net.ip(&format!("tuntap add dev {DEVICE} mode tap multi_queue"))?;
+    bed.net.ip(&format!("addr add {RELAY}/24 dev {DEVICE}"))?;
+    if loss_percent > 0 {
+        bed.net.lose(DEVICE, loss_percent)?;
+    }
+    let json = bed.folder().join("own.json");
+    let device = format!("net_tap0,iface={DEVICE}");
+    let [nfs_port, mount_port] = [NFS_PORT, MOUNT_PORT].map(|port| port.to_string());
+    let words = [
+        &["--device", &device, "--address", "10.78.0.2/24", "--mac", "02:00:0a:4e:00:02", "--no-huge"][..],
+        &["--cores", "1", "--nfs-port", &nfs_port, "--mount-port", &mount_port],
+        &["--workload", "randread=40,randwrite=40,getattr=20", "--verify", "--size", "64k", "--connections", "8"],
+        &["--files", "2", "--file-size", "4m", "--ramp", "200ms", "--duration", if full() { "20s" } else { "2s" }],
+        &ANY_RETRANSMISSIONS,
+    ]
+    .concat();
+    let stop = AtomicBool::new(false);
+    let (code, result, said) = thread::scope(|scope| {
+        for port in [NFS_PORT, MOUNT_PORT] {
+            let listener = bed.net.inside(|| TcpListener::bind((RELAY, port)))??;
+            listener.set_nonblocking(true)?;
+            let (bed, stop) = (&bed, &stop);
+            scope.spawn(move || relay(bed, &listener, stop));
+        }
+        // The driver gives the kernel's end the port's own address when it opens it, and takes the link down and up.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = bed.net.ip(&format!("link set {DEVICE} address 02:00:0a:4e:00:01 up"));
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let mut command = bed.net.command(&binary()?.display().to_string());
+        command.arg("load").args(&words).arg("--json").arg(&json).args(["--quiet", &format!("{RELAY}:/export")]);
+        let outcome = process::output(command, LIMIT);
+        stop.store(true, Ordering::Relaxed);
+        let output = outcome?;
+        let said = output.text() + &output.stderr;
+        let code = output.status.code().with_context(|| format!("ended by a signal: {said}"))?;
+        anyhow::Ok((code, json_of(&json).with_context(|| said.clone())?, said))
+    })?;
+    check_clean(code, &result, &said)?;
+    for name in ["READ", "WRITE"] {
+        let operation = &result["operations"][name];
+        ensure!(operation["bytes"].as_u64() > Some(1 << 20), "{name}: {operation}");
+    }
+    println!("    {} calls, {} packets sent again", result["total"]["calls"], result["retransmissions"]);
+    if loss_percent > 0 {
+        let (to_generator, to_kernel) = bed.net.lost()?;
+        ensure!(to_generator > 0 && to_kernel > 0, "nothing was lost on its way: {to_generator}, {to_kernel}");
+        ensure!(result["retransmissions"].as_u64() > Some(0), "{to_kernel} packets were lost and none was sent again");
+    }
+    bed.finish()
+}
+
+/// Each connection that comes gets one of its own to the same port of the server, until it is told to stop.
+fn relay(bed: &Bed, listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
+    let port = listener.local_addr()?.port();
+    let mut ends = Vec::new();
+    thread::scope(|scope| {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((near, _)) = listener.accept() else {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            near.set_nonblocking(false)?;
+            near.set_nodelay(true)?;
+            let far = bed.net.connect((Ipv4Addr::from_str(SERVER_ADDRESS)?, port).into(), Duration::from_secs(5))?;
+            for (mut from, mut to) in [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)] {
+                scope.spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+            ends.extend([near, far]);
+        }
+        ends.iter().for_each(|end| drop(end.shutdown(Shutdown::Both)));
+        Ok(())
+    })
 }
 
 /// One byte of a file is changed behind the server's back.

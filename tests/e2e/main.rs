@@ -24,6 +24,7 @@ mod libnfs;
 mod load;
 mod looking_in;
 mod net;
+mod path_mtu;
 mod process;
 mod qemu;
 mod report;
@@ -35,6 +36,7 @@ use report::{Group, Report};
 const GROUPS: &[Group] = &[
     Group { name: "libnfs", run: libnfs::run },
     Group { name: "ipv6", run: ipv6::run },
+    Group { name: "path_mtu", run: path_mtu::run },
     Group { name: "hostile", run: hostile::run },
     Group { name: "attack", run: attack::run },
     Group { name: "interop", run: interop::run },

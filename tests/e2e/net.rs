@@ -115,18 +115,17 @@ impl Netns {
 
     /// How many packets were dropped on their way (from the server, to the server).
     pub fn lost(&self) -> Result<(u64, u64)> {
+        Ok((self.counted("inward")?, self.counted("outward")?))
+    }
+
+    /// The packets of a counter of nftables.
+    pub fn counted(&self, counter: &str) -> Result<u64> {
         let mut command = self.command("nft");
         command.args(["-j", "list", "counters"]);
         let listing: serde_json::Value = serde_json::from_slice(&process::run(command, Duration::from_secs(5))?.stdout)?;
-        let packets = |name: &str| {
-            listing["nftables"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|entry| entry["counter"]["name"] == name)
-                .and_then(|entry| entry["counter"]["packets"].as_u64())
-        };
-        Ok((packets("inward").context("counter inward")?, packets("outward").context("counter outward")?))
+        let entries = listing["nftables"].as_array().into_iter().flatten();
+        let mut named = entries.filter(|entry| entry["counter"]["name"] == counter);
+        named.next().and_then(|entry| entry["counter"]["packets"].as_u64()).with_context(|| format!("counter {counter}"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Many connections: 10,000 that are opened and abandoned, and how many a second come and go.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt;
 
-use super::raw::{ACK, RST, Receiver, SYN, Segment, Sender};
-use super::{ADDRESSES, Case, Ground, address, grown};
-use crate::bed::Bed;
+use super::raw::{ACK, RST, Receiver, SYN, Segment};
+use super::{ADDRESSES, CONNECT_LIMIT, Case, Ground, grown};
 use crate::report::full;
 use crate::server::{Counters, Setup};
 
@@ -22,10 +21,10 @@ const CONNECTIONS: usize = 10_000;
 /// Longer than `setup`'s keepalive gives a silent peer.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Room for all of them at once, and a keepalive that finds out soon who is gone.
+/// Room for all of them at once, also from one network of IPv6, and a keepalive that finds out soon who is gone.
 pub fn setup() -> Setup {
     Setup {
-        limits: "connections_max = 20000\nconnections_unauthenticated_max = 20000\ntcp_time_wait_s = 1\ntcp_connections_per_address_max = 4096"
+        limits: "connections_max = 20000\nconnections_unauthenticated_max = 20000\ntcp_time_wait_s = 1\ntcp_connections_per_address_max = 16384"
             .into(),
         tcp: "keepalive_s = 3\nkeepalive_interval_s = 1\nkeepalive_probes_max = 2".into(),
         ..Ground::setup()
@@ -76,14 +75,15 @@ fn open_and_leave(ground: &Ground, first_port: u16) -> Result<Counters> {
     let each = CONNECTIONS / usize::from(ADDRESSES);
     let mut open = Vec::new();
     for index in 0..ADDRESSES {
-        let (mut sender, mut receiver) = (Sender::new(&ground.bed.net)?, Receiver::new(&ground.bed.net, address(index))?);
+        let from = ground.family.attacker(index);
+        let (mut sender, mut receiver) = (ground.sender()?, Receiver::new(&ground.bed.net, from)?);
         let ports: Vec<u16> = (0..each).map(|offset| first_port + offset as u16).collect();
         for burst in ports.chunks(BURST) {
             let mut waiting: Vec<u16> = burst.to_vec();
             for _ in 0..10 {
                 for port in &waiting {
                     let syn = Segment { port: *port, seq: 99, flags: SYN, window: 1000, ..Segment::default() };
-                    sender.send(address(index), &syn)?;
+                    sender.send(from, &syn)?;
                 }
                 while !waiting.is_empty() {
                     let Some(answer) = receiver.receive_any(Duration::from_millis(200))? else { break };
@@ -91,8 +91,8 @@ fn open_and_leave(ground: &Ground, first_port: u16) -> Result<Counters> {
                         waiting.retain(|port| *port != answer.port);
                         let (seq, ack) = (100, answer.seq.wrapping_add(1));
                         let segment = Segment { port: answer.port, seq, ack, flags: ACK, window: 1000, ..Segment::default() };
-                        sender.send(address(index), &segment)?;
-                        open.push((index, segment));
+                        sender.send(from, &segment)?;
+                        open.push((from, segment));
                     }
                 }
             }
@@ -100,13 +100,13 @@ fn open_and_leave(ground: &Ground, first_port: u16) -> Result<Counters> {
         }
     }
     let held = ground.counters()?;
-    let (mut sender, mut witness) = (Sender::new(&ground.bed.net)?, ground.bed.rpc()?);
-    for (count, (index, segment)) in open.into_iter().step_by(2).enumerate() {
+    let (mut sender, mut witness) = (ground.sender()?, ground.rpc()?);
+    for (count, (from, segment)) in open.into_iter().step_by(2).enumerate() {
         if count % BURST == 0 {
             // The TAP's queue holds 500: the server is to see all of them.
             witness.null()?;
         }
-        sender.send(address(index), &Segment { flags: RST, ..segment })?;
+        sender.send(from, &Segment { flags: RST, ..segment })?;
     }
     Ok(held)
 }
@@ -121,10 +121,7 @@ fn resident_kib(ground: &mut Ground) -> Result<u64> {
 /// Handshakes a second, by clients that reset at once and by clients that close; kernel sockets, so the kernel's cost is in it.
 fn come_and_go(ground: &mut Ground) -> Result<()> {
     let span = Duration::from_secs(if full() { 10 } else { 2 });
-    let to = match Bed::address() {
-        std::net::SocketAddr::V4(to) => to,
-        std::net::SocketAddr::V6(_) => anyhow::bail!("an address of IPv6"),
-    };
+    let to = ground.family.server();
     for (name, linger) in [("reset", Some(Duration::ZERO)), ("closed", None)] {
         let before = ground.counters()?;
         let rate = churn(ground, to, span, linger)?;
@@ -136,7 +133,7 @@ fn come_and_go(ground: &mut Ground) -> Result<()> {
     Ok(())
 }
 
-fn churn(ground: &Ground, to: SocketAddrV4, span: Duration, linger: Option<Duration>) -> Result<f64> {
+fn churn(ground: &Ground, to: SocketAddr, span: Duration, linger: Option<Duration>) -> Result<f64> {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let started = Instant::now();
     thread::scope(|scope| {
@@ -145,7 +142,7 @@ fn churn(ground: &Ground, to: SocketAddrV4, span: Duration, linger: Option<Durat
                 scope.spawn(|| {
                     ground.bed.net.inside(|| -> Result<()> {
                         while !stop.load(Ordering::Relaxed) {
-                            let stream = std::net::TcpStream::connect_timeout(&to.into(), Duration::from_secs(5))?;
+                            let stream = std::net::TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
                             sockopt::set_socket_linger(&stream, linger)?;
                             drop(stream);
                             count.fetch_add(1, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::raw::{Peer, RST};
-use super::{Case, FILE_BYTES, Ground, address, grown};
+use super::{Case, FILE_BYTES, Ground, grown};
 use crate::report::full;
 
 pub const CASES: &[Case] = &[
@@ -38,7 +38,7 @@ fn furthest(peer: &mut Peer, start: u32, quiet: Duration) -> Result<i32> {
 /// of the server, but not more than the peer's window, and nobody else waits for it.
 fn optimistic_acks(ground: &mut Ground) -> Result<()> {
     let before = ground.counters()?;
-    let mut peer = Peer::open(&ground.bed.net, address(0), 40_001, WINDOW)?;
+    let mut peer = ground.peer(0, 40_001, WINDOW)?;
     peer.send(&ground.read_call(1, FILE_BYTES as u32), WINDOW)?;
     let start = peer.expected;
     let first = furthest(&mut peer, start, Duration::from_millis(150))?;
@@ -67,7 +67,7 @@ fn optimistic_acks(ground: &mut Ground) -> Result<()> {
 
 /// RFC 3465: the window grows with the bytes that are acknowledged, not with the ACKs.
 fn ack_division(ground: &mut Ground) -> Result<()> {
-    let mut peer = Peer::open(&ground.bed.net, address(1), 40_002, WINDOW)?;
+    let mut peer = ground.peer(1, 40_002, WINDOW)?;
     peer.send(&ground.read_call(1, FILE_BYTES as u32), WINDOW)?;
     let start = peer.expected;
     let first = furthest(&mut peer, start, Duration::from_millis(150))?;
@@ -86,7 +86,7 @@ fn ack_division(ground: &mut Ground) -> Result<()> {
 
 /// The edge goes back, closes, and opens again: nothing right of the edge, and everything in the end.
 fn shrinking_windows(ground: &mut Ground) -> Result<()> {
-    let mut peer = Peer::open(&ground.bed.net, address(2), 40_003, WINDOW)?;
+    let mut peer = ground.peer(2, 40_003, WINDOW)?;
     peer.send(&ground.read_call(1, FILE_BYTES as u32), WINDOW)?;
     let start = peer.expected;
     let mut end = furthest(&mut peer, start, Duration::from_millis(150))?;
@@ -125,7 +125,7 @@ fn shrinking_windows(ground: &mut Ground) -> Result<()> {
 fn a_byte_a_second(ground: &mut Ground) -> Result<()> {
     let seconds = if full() { 60 } else { 4 };
     let before = ground.counters()?;
-    let mut peer = Peer::open(&ground.bed.net, address(3), 40_004, 1)?;
+    let mut peer = ground.peer(3, 40_004, 1)?;
     peer.send(&ground.read_call(1, FILE_BYTES as u32), 1)?;
     let start = peer.expected;
     let (mut end, mut worst) = (0, Duration::ZERO);
@@ -140,7 +140,7 @@ fn a_byte_a_second(ground: &mut Ground) -> Result<()> {
             }
         }
         let asked = Instant::now();
-        let mut rpc = ground.bed.rpc().context("another client")?;
+        let mut rpc = ground.rpc().context("another client")?;
         rpc.getattr(&ground.root)?;
         worst = worst.max(asked.elapsed());
         std::thread::sleep(until.saturating_duration_since(Instant::now()));

@@ -1,7 +1,8 @@
 //! Attackers on the packet level, beside honest clients: floods of SYNs, blind injection, peers that lie about what they got, that
 //! close their windows, that read a byte a second, and thousands that go away. docs/testing.md has the figures that the cases print.
 //!
-//! The attacker has addresses on the kernel's end of the TAP that the kernel resolves for it and otherwise leaves alone (`raw`).
+//! The attacker has addresses on the kernel's end of the TAP that the kernel resolves for it and otherwise leaves alone (`raw`). Each
+//! case runs over both families; those who are to be served beside it are of the attacker's.
 //! Read first: RFC 4987, RFC 5961, RFC 3465 section 2, Savage et al. "TCP Congestion Control with a Misbehaving Receiver".
 //! Not here: what is wrong inside the stream (`hostile`).
 
@@ -10,23 +11,29 @@ mod flood;
 mod liars;
 mod raw;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::bed::Bed;
-use crate::client::{FILE_SYNC, Handle, NFS, Xdr, call_bytes, procedure, record};
+use crate::client::{FILE_SYNC, Handle, NFS, Rpc, Xdr, call_bytes, procedure, record};
 use crate::hostile::export_root;
 use crate::report::Report;
-use crate::server::{self, Counters, DEVICE, Setup};
+use crate::server::{
+    self, CLIENT_ADDRESS, CLIENT_ADDRESS_V6, Counters, DEVICE, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup,
+};
 use crate::standin;
+use raw::{Peer, Sender};
 
 type Case = (&'static str, fn(&mut Ground) -> Result<()>);
 
-/// Addresses of the attacker's, from this one on; all of them are in 10.77.0.64/26.
+/// Addresses of the attacker's, from these on; all of them are in 10.77.0.64/26 and fd4e:6673::40/122.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 66);
+const FIRST_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd4e, 0x6673, 0, 0, 0, 0, 0, 0x42);
 const ADDRESSES: u8 = 4;
+/// How long a client of the kernel's waits for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The file that everybody reads.
 const FILE_BYTES: usize = 1 << 20;
 
@@ -50,14 +57,22 @@ const REST_LIMIT: Duration = Duration::from_secs(20);
 
 pub struct Ground {
     bed: Bed,
+    /// Of the attacker and of those who are to be served.
+    family: Family,
     root: Handle,
     file: Handle,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Family {
+    V4,
+    V6,
+}
+
 pub fn run(report: &mut Report) {
-    let ground = |setup: Setup, case: fn(&mut Ground) -> Result<()>| {
+    let ground = |setup: Setup, family: Family, case: fn(&mut Ground) -> Result<()>| {
         standin::only_nfsplice()?;
-        let mut ground = Ground::new(setup)?;
+        let mut ground = Ground::new(setup, family)?;
         ground.still_serves()?;
         let at_rest = ground.at_rest(&|_, _| true)?;
         if let Err(error) = case(&mut ground) {
@@ -67,41 +82,76 @@ pub fn run(report: &mut Report) {
         ground.at_rest(&|gauge, level| level <= at_rest[gauge]).context("what the attack filled is not empty again")?;
         ground.bed.finish()
     };
-    for (name, case) in flood::CASES.iter().chain(liars::CASES) {
-        report.case(name, || ground(Ground::setup(), *case));
-    }
-    for (name, case) in crowd::CASES {
-        report.case(name, || ground(crowd::setup(), *case));
+    for (family, suffix) in [(Family::V4, ""), (Family::V6, "_over_ipv6")] {
+        for (name, case) in flood::CASES.iter().chain(liars::CASES) {
+            report.case(&format!("{name}{suffix}"), || ground(Ground::setup(), family, *case));
+        }
+        for (name, case) in crowd::CASES {
+            report.case(&format!("{name}{suffix}"), || ground(crowd::setup(), family, *case));
+        }
     }
 }
 
 impl Ground {
     /// Answers to anywhere have a way: the kernel's end is the router, which throws them away.
     fn setup() -> Setup {
-        Setup { port_keys: "gateway = \"10.77.0.1\"\n".into(), ..Setup::default() }
+        let port_keys = format!("gateway = \"{CLIENT_ADDRESS}\"\ngateway_ipv6 = \"{CLIENT_ADDRESS_V6}\"\n");
+        Setup { port_keys, ipv6: true, ..Setup::default() }
     }
 
-    fn new(setup: Setup) -> Result<Ground> {
+    fn new(setup: Setup, family: Family) -> Result<Ground> {
         let bed = Bed::new(setup)?;
         for index in 0..ADDRESSES {
-            bed.net.ip(&format!("addr add {}/32 dev {DEVICE}", address(index)))?;
+            bed.net.ip(&match family {
+                Family::V4 => format!("addr add {}/32 dev {DEVICE}", family.attacker(index)),
+                // Deprecated, or the kernel would take it for its own connections (RFC 6724 section 5, rule 3).
+                Family::V6 => format!("-6 addr add {}/128 dev {DEVICE} nodad preferred_lft 0", family.attacker(index)),
+            })?;
         }
         // The kernel knows of no connection of ours and would reset them. What we make has another TTL.
-        bed.net.nft(
-            "table ip ours { chain out { type filter hook output priority 0; ip saddr 10.77.0.64/26 ip ttl != 77 drop; }\n }\n",
-        )?;
+        let ours = match family {
+            Family::V4 => format!("ip saddr 10.77.0.64/26 ip ttl != {}", raw::TTL),
+            Family::V6 => format!("ip6 saddr fd4e:6673::40/122 ip6 hoplimit != {}", raw::TTL),
+        };
+        bed.net.nft(&format!(
+            "table inet ours {{ chain out {{ type filter hook output priority 0; meta l4proto tcp {ours} drop; }}\n }}\n"
+        ))?;
         let root = export_root(&bed)?;
         let mut rpc = bed.rpc()?;
         let file = rpc.create(&root, b"watched")?;
         rpc.write(&file, 0, FILE_SYNC, &content())?;
-        Ok(Ground { bed, root, file })
+        let ground = Ground { bed, family, root, file };
+        // An address that has just come up is looked for by its owner, and found by others, for some seconds.
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while let Err(error) = ground.rpc_within(Duration::from_millis(300)) {
+            ensure!(Instant::now() < deadline, "{error:#}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(ground)
+    }
+
+    /// A client of the kernel's, of the attacker's family.
+    fn rpc(&self) -> Result<Rpc> {
+        self.rpc_within(CONNECT_LIMIT)
+    }
+
+    fn rpc_within(&self, limit: Duration) -> Result<Rpc> {
+        Rpc::new(self.bed.net.connect(self.family.server(), limit)?)
+    }
+
+    fn sender(&self) -> Result<Sender> {
+        Sender::new(&self.bed.net, self.family.server().ip())
+    }
+
+    fn peer(&self, index: u8, port: u16, window: u16) -> Result<Peer> {
+        Peer::open(&self.bed.net, self.family.server().ip(), self.family.attacker(index), port, window)
     }
 
     /// Others are served, with the right bytes and without a wait.
     fn still_serves(&mut self) -> Result<()> {
         self.bed.check()?;
         let started = Instant::now();
-        let mut rpc = self.bed.rpc().context("a new connection")?;
+        let mut rpc = self.rpc().context("a new connection")?;
         for _ in 0..20 {
             rpc.getattr(&self.root)?;
         }
@@ -149,8 +199,35 @@ impl Ground {
     }
 }
 
-fn address(index: u8) -> Ipv4Addr {
-    Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::from(index))
+impl Family {
+    fn server(self) -> SocketAddr {
+        let address = if self == Family::V4 { SERVER_ADDRESS } else { SERVER_ADDRESS_V6 };
+        SocketAddr::new(address.parse().expect("a constant"), NFS_PORT)
+    }
+
+    /// The kernel's end.
+    fn client(self) -> IpAddr {
+        if self == Family::V4 { CLIENT_ADDRESS } else { CLIENT_ADDRESS_V6 }.parse().expect("a constant")
+    }
+
+    fn attacker(self, index: u8) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + u32::from(index)).into(),
+            Family::V6 => Ipv6Addr::from_bits(FIRST_ADDRESS_V6.to_bits() + u128::from(index)).into(),
+        }
+    }
+
+    /// A host of anywhere but here: 128.0.0.0 to 191.255.255.255, or of 2000::/3.
+    fn stranger(self, bits: u32) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::from_bits(0x8000_0000 | bits & 0x3fff_ffff).into(),
+            Family::V6 => {
+                // The network and the host both differ.
+                let spread = u128::from(bits).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+                Ipv6Addr::from_bits(0x2 << 124 | spread >> 4).into()
+            }
+        }
+    }
 }
 
 fn content() -> Vec<u8> {

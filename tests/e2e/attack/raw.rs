@@ -1,17 +1,17 @@
-//! IPv4 packets with TCP segments made by hand, sent from any address and received at those that the kernel leaves to us. Raw sockets
-//! of the address family INET: the kernel routes and resolves, and everything above the Ethernet header is ours.
+//! Packets with TCP segments made by hand, sent from any address and received at those that the kernel leaves to us. Raw sockets of
+//! both families: the kernel routes and resolves, and everything above the Ethernet header is ours.
 //!
-//! Read first: raw(7), RFC 9293 section 3.1.
+//! Read first: raw(7), ipv6(7), RFC 9293 section 3.1, RFC 8200 section 8.1.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto, socket, sockopt};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto, socket, sockopt};
 
 use crate::net::Netns;
-use crate::server::{NFS_PORT, SERVER_ADDRESS};
+use crate::server::NFS_PORT;
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -19,10 +19,12 @@ pub const RST: u8 = 0x04;
 pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 
-/// What tells our packets from the kernel's own, which may not answer for our addresses.
+/// What tells our packets from the kernel's own, which may not answer for our addresses: the TTL, IPv6's hop limit.
 pub const TTL: u8 = 77;
-const IP_HEADER: usize = 20;
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
+const ETHERNET_MTU: u16 = 1500;
 const RECEIVE_BYTES: usize = 32 << 20;
 
 /// A segment to or from the server's NFS port.
@@ -44,16 +46,28 @@ impl Segment {
         self.payload.len() as u32 + u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0)
     }
 
-    fn packet(&self, from: Ipv4Addr, to: Ipv4Addr, ttl: u8, packet: &mut Vec<u8>) {
+    fn packet(&self, from: IpAddr, to: IpAddr, ttl: u8, packet: &mut Vec<u8>) {
         let options = self.options.len().next_multiple_of(4);
         let tcp_len = TCP_HEADER + options + self.payload.len();
         packet.clear();
-        packet.extend_from_slice(&[0x45, 0]);
-        packet.extend_from_slice(&((IP_HEADER + tcp_len) as u16).to_be_bytes());
-        // The kernel fills in the identification and the header's checksum.
-        packet.extend_from_slice(&[0, 0, 0x40, 0, ttl, 6, 0, 0]);
-        packet.extend_from_slice(&from.octets());
-        packet.extend_from_slice(&to.octets());
+        let addresses = match (from, to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                packet.extend_from_slice(&[0x45, 0]);
+                packet.extend_from_slice(&((IPV4_HEADER + tcp_len) as u16).to_be_bytes());
+                // The kernel fills in the identification and the header's checksum.
+                packet.extend_from_slice(&[0, 0, 0x40, 0, ttl, 6, 0, 0]);
+                [from.octets(), to.octets()].concat()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                packet.extend_from_slice(&[0x60, 0, 0, 0]);
+                packet.extend_from_slice(&(tcp_len as u16).to_be_bytes());
+                packet.extend_from_slice(&[6, ttl]);
+                [from.octets(), to.octets()].concat()
+            }
+            _ => panic!("a packet from {from} to {to}"),
+        };
+        packet.extend_from_slice(&addresses);
+        let ip_header = packet.len();
         packet.extend_from_slice(&self.port.to_be_bytes());
         packet.extend_from_slice(&NFS_PORT.to_be_bytes());
         packet.extend_from_slice(&self.seq.to_be_bytes());
@@ -62,16 +76,14 @@ impl Segment {
         packet.extend_from_slice(&self.window.to_be_bytes());
         packet.extend_from_slice(&[0, 0, 0, 0]);
         packet.extend_from_slice(&self.options);
-        packet.resize(IP_HEADER + TCP_HEADER + options, 0);
+        packet.resize(ip_header + TCP_HEADER + options, 0);
         packet.extend_from_slice(&self.payload);
-        let pseudo = u64::from(from.to_bits()) + u64::from(to.to_bits()) + 6 + tcp_len as u64;
-        let checksum = checksum(pseudo, &packet[IP_HEADER..]);
-        packet[IP_HEADER + 16..IP_HEADER + 18].copy_from_slice(&checksum.to_be_bytes());
+        let checksum = checksum(&[&addresses, &6u16.to_be_bytes(), &(tcp_len as u16).to_be_bytes(), &packet[ip_header..]]);
+        packet[ip_header + 16..ip_header + 18].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// `None`: not TCP from the server's NFS port.
-    fn parse(packet: &[u8]) -> Option<Segment> {
-        let tcp = packet.get(usize::from(packet.first()? & 15) * 4..)?;
+    fn parse(tcp: &[u8]) -> Option<Segment> {
         let long = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
         let short = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
         let header = usize::from(*tcp.get(12)? >> 4) * 4;
@@ -88,11 +100,11 @@ impl Segment {
     }
 }
 
-/// RFC 1071, of big-endian words; a 32-bit word is as good as two.
-fn checksum(start: u64, bytes: &[u8]) -> u16 {
-    let mut sum = start;
-    for pair in bytes.chunks(2) {
-        sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+/// RFC 1071, of big-endian words. Only the last part may have an odd length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0u32;
+    for pair in parts.iter().flat_map(|part| part.chunks(2)) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -100,24 +112,28 @@ fn checksum(start: u64, bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+fn raw_socket(net: &Netns, family: IpAddr, protocol: Protocol) -> Result<OwnedFd> {
+    let family = if family.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    Ok(net.inside(|| socket(family, SocketType::RAW, Some(protocol)))??)
+}
+
 /// Sends segments from any address.
 pub struct Sender {
     socket: OwnedFd,
-    server: Ipv4Addr,
+    server: IpAddr,
     pub ttl: u8,
     packet: Vec<u8>,
 }
 
 impl Sender {
-    pub fn new(net: &Netns) -> Result<Sender> {
-        let socket = net.inside(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)))??;
-        Ok(Sender { socket, server: SERVER_ADDRESS.parse()?, ttl: TTL, packet: Vec::new() })
+    pub fn new(net: &Netns, server: IpAddr) -> Result<Sender> {
+        Ok(Sender { socket: raw_socket(net, server, ipproto::RAW)?, server, ttl: TTL, packet: Vec::new() })
     }
 
     /// `false`: the way was full, and it is gone.
-    pub fn send(&mut self, from: Ipv4Addr, segment: &Segment) -> Result<bool> {
+    pub fn send(&mut self, from: IpAddr, segment: &Segment) -> Result<bool> {
         segment.packet(from, self.server, self.ttl, &mut self.packet);
-        match sendto(&self.socket, &self.packet, SendFlags::empty(), &SocketAddrV4::new(self.server, 0)) {
+        match sendto(&self.socket, &self.packet, SendFlags::empty(), &SocketAddr::new(self.server, 0)) {
             Ok(_) => Ok(true),
             // A rule that drops what leaves says the latter.
             Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::PERM) => Ok(false),
@@ -129,15 +145,16 @@ impl Sender {
 /// Hears what the server sends to one address.
 pub struct Receiver {
     socket: OwnedFd,
+    ipv4: bool,
     buffer: Vec<u8>,
 }
 
 impl Receiver {
-    pub fn new(net: &Netns, address: Ipv4Addr) -> Result<Receiver> {
-        let socket = net.inside(|| socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP)))??;
+    pub fn new(net: &Netns, address: IpAddr) -> Result<Receiver> {
+        let socket = raw_socket(net, address, ipproto::TCP)?;
         sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES)?;
-        bind(&socket, &SocketAddrV4::new(address, 0))?;
-        Ok(Receiver { socket, buffer: vec![0; 65_536] })
+        bind(&socket, &SocketAddr::new(address, 0))?;
+        Ok(Receiver { socket, ipv4: address.is_ipv4(), buffer: vec![0; 65_536] })
     }
 
     /// The next segment to `port`; `None`: there was none.
@@ -157,7 +174,9 @@ impl Receiver {
             sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(left))?;
             match recv(&self.socket, &mut self.buffer[..], RecvFlags::empty()) {
                 Ok((len, _)) => {
-                    let segment = Segment::parse(&self.buffer[..len]).filter(&wanted);
+                    // Before IPv4's payload is its header, before IPv6's nothing (RFC 3542 section 3).
+                    let header = if self.ipv4 { usize::from(self.buffer[0] & 15) * 4 } else { 0 };
+                    let segment = self.buffer[..len].get(header..).and_then(Segment::parse).filter(&wanted);
                     if segment.is_some() {
                         return Ok(segment);
                     }
@@ -176,7 +195,7 @@ impl Receiver {
 pub struct Peer {
     sender: Sender,
     receiver: Receiver,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     /// What it sends next, and expects next.
     pub next: u32,
@@ -187,12 +206,12 @@ pub struct Peer {
 
 impl Peer {
     /// A connection without timestamps, SACK or window scale.
-    pub fn open(net: &Netns, address: Ipv4Addr, port: u16, window: u16) -> Result<Peer> {
-        const MSS: u16 = 1460;
-        let (sender, receiver) = (Sender::new(net)?, Receiver::new(net, address)?);
-        let mut peer = Peer { sender, receiver, address, port, next: 0x1000_0000, expected: 0, mss: MSS.into() };
-        let mss = MSS.to_be_bytes();
-        let syn = Segment { flags: SYN, window, options: vec![2, 4, mss[0], mss[1]], ..peer.segment(window) };
+    pub fn open(net: &Netns, server: IpAddr, address: IpAddr, port: u16, window: u16) -> Result<Peer> {
+        let mss = ETHERNET_MTU - (if address.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER } + TCP_HEADER) as u16;
+        let (sender, receiver) = (Sender::new(net, server)?, Receiver::new(net, address)?);
+        let mut peer = Peer { sender, receiver, address, port, next: 0x1000_0000, expected: 0, mss: mss.into() };
+        let [high, low] = mss.to_be_bytes();
+        let syn = Segment { flags: SYN, window, options: vec![2, 4, high, low], ..peer.segment(window) };
         for _ in 0..5 {
             peer.put(&syn)?;
             if let Some(answer) = peer.receive(Duration::from_secs(1))? {
