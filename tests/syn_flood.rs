@@ -280,7 +280,7 @@ fn readers_keep_four_fifths_of_their_goodput() {
         println!("{:.0} % of it alone", 100.0 * left);
         assert!(left >= LEFT_MIN, "{rate} SYNs/s leave {:.0} %", 100.0 * left);
     }
-    for rate in [100_000, 200_000] {
+    for rate in [100_000, 200_000, 300_000, 400_000] {
         println!("{:.0} % of it alone", 100.0 * world.goodput(rate) / alone);
     }
     // And it is as before once the flood is over, and calls that were lost have been repeated.
@@ -289,27 +289,29 @@ fn readers_keep_four_fifths_of_their_goodput() {
     assert!(world.goodput(0) >= 0.95 * alone);
 }
 
-/// A kernel repeats its SYN after a second.
+/// A kernel repeats its SYN after a second, then after two more. What a flood drops meanwhile takes some marks away (`tcp::syn_queue`: nine in
+/// ten are kept at this rate).
 #[test]
 fn a_new_client_gets_in_at_its_second_syn() {
+    const CLIENTS: u8 = 20;
     let mut world = World::new();
     world.rate = 50_000;
     world.run(Duration::from_millis(500));
-    let mut firsts = 0;
-    for nth in 0..4 {
+    let mut in_at = [0; 3];
+    for nth in 0..CLIENTS {
         let [a, b, c] = NEW_CLIENTS;
         let client = [a, b, c, nth];
-        let ask = |world: &mut World| {
-            world.enqueue(vec![syn_of(client, 700, SeqNumber(5))]);
-            world.run(Duration::from_millis(50));
-            world.queue.borrow().answered.contains(&client)
+        let mut answered_at = |waits: &[u64]| {
+            waits.iter().position(|wait_ms| {
+                world.run(Duration::from_millis(*wait_ms));
+                world.enqueue(vec![syn_of(client, 700, SeqNumber(5))]);
+                world.run(Duration::from_millis(50));
+                world.queue.borrow().answered.contains(&client)
+            })
         };
-        if ask(&mut world) {
-            firsts += 1;
-            continue;
-        }
-        world.run(Duration::from_millis(950));
-        assert!(ask(&mut world), "client {nth} had no answer to its second SYN");
+        let Some(at) = answered_at(&[0, 950, 1950]) else { panic!("client {nth} had no answer to its third SYN") };
+        in_at[at] += 1;
     }
-    println!("{firsts} of 4 were answered at once");
+    println!("of {CLIENTS} new clients {in_at:?} were answered at their first, second, third SYN");
+    assert!(in_at[0] + in_at[1] >= u32::from(CLIENTS) * 4 / 5, "{in_at:?}");
 }

@@ -33,7 +33,7 @@ crate::counters! {
         listen_drops,
         /// Half-open connections given up because a newer SYN needed the place.
         half_open_evicted,
-        /// SYNs dropped because too many waited for a cookie while established connections had work.
+        /// SYNs dropped because too many waited for a cookie.
         syn_queue_drops,
         /// SYN cookies sent.
         syncookies_sent,

@@ -25,7 +25,7 @@ use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Trai
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
-use super::syn_queue::{PER_BUSY_TURN, SynQueue};
+use super::syn_queue::SynQueue;
 use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
@@ -172,13 +172,7 @@ pub struct Endpoint {
     orphans: VecDeque<ConnectionId>,
     cookies: SynCookies,
     syns: SynQueue,
-    /// Segments of no connection since the turn began, and all segments before it.
-    strays_in_turn: u64,
-    segs_before_turn: u64,
-    /// Segments of this turn were for connections.
-    busy: bool,
-    /// How many more strays are reset in this turn, if it is a busy one; some have waited since the one before.
-    resets_left: usize,
+    /// Some strays' resets have waited since the turn before.
     resets_late: bool,
     /// Of connections that peers opened, TIME-WAIT aside.
     remotes: Remotes<TupleHash>,
@@ -205,10 +199,6 @@ impl Endpoint {
             orphans: VecDeque::new(),
             cookies: SynCookies::new(secret),
             syns: SynQueue::new(TupleHash::new(secret)),
-            strays_in_turn: 0,
-            segs_before_turn: 0,
-            busy: false,
-            resets_left: PER_BUSY_TURN,
             resets_late: false,
             remotes: Remotes::new(TupleHash::new(secret)),
             secret,
@@ -597,8 +587,9 @@ impl Endpoint {
         Some(event)
     }
 
-    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. While connections
-    /// have work, few of the SYNs that ask for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell.
+    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. Few of the SYNs that ask
+    /// for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell; for the rest `poll_timeout` asks
+    /// for another turn at once.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
         self.end_train();
         out.clear();

@@ -1,8 +1,6 @@
-//! SYNs that wait for their cookie: few are answered beside connections that have work, and who comes again goes before who came once.
+//! SYNs that wait for their cookie: a turn answers few of them, and who comes again goes before who came once.
 //!
-//! Read first: RFC 4987 section 3.6. A cookie costs more than it takes to ask for it, most of all where sending is a system call. While
-//! other connections have work, a turn answers `PER_BUSY_TURN` SYNs; the rest wait, and beyond `syns_waiting_max` they are dropped.
-//! An honest peer repeats a SYN that was not answered, a flood from forged addresses does not: what was dropped leaves a
+//! Read first: RFC 4987 section 3.6. Those beyond a turn's ration wait, and beyond `syns_waiting_max` they are dropped. An honest peer repeats a SYN that was not answered, a flood from forged addresses does not: what was dropped leaves a
 //! mark, and a SYN that finds its own is answered before those that do not. So a peer is let in at its second SYN however many
 //! others there are, unless the flood repeats itself, too: then all have the same chance.
 //! Not here: what a cookie is (`syn_cookie`), when one is due (`endpoint::listen`).
@@ -11,16 +9,14 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, Hasher};
 
 use super::endpoint::FourTuple;
+use super::ration::Ration;
 use super::tuple_hash::TupleHash;
 use crate::time::Instant;
 use crate::wire::tcp::Repr;
 
-/// SYNs answered in a turn in which connections have something to do, and strays reset: each a sixteenth of what a turn may send.
-pub(crate) const PER_BUSY_TURN: usize = 4;
-
 /// Marks, a byte each, by a keyed hash of the SYN: a power of two. A first repetition comes after a second (RFC 6298): of as many SYNs
-/// as this dropped in that time a third keep their mark, of a tenth of it nine in ten.
-const MARKS: usize = 1 << 19;
+/// as this dropped in that time a third keep their mark, of a fifth of it (400,000) four in five.
+const MARKS: usize = 1 << 21;
 
 /// A SYN that asks for a cookie.
 pub(crate) struct Waiting {
@@ -36,14 +32,13 @@ pub(crate) struct SynQueue {
     marks: Box<[u8]>,
     /// When the newest of those that wait came.
     latest: Instant,
-    /// How many more are answered in this turn, if it is a busy one.
-    left: usize,
+    ration: Ration,
 }
 
 impl SynQueue {
     pub fn new(hash: TupleHash) -> SynQueue {
         let latest = Instant::ZERO;
-        SynQueue { first: VecDeque::new(), again: VecDeque::new(), hash, marks: Box::default(), latest, left: PER_BUSY_TURN }
+        SynQueue { first: VecDeque::new(), again: VecDeque::new(), hash, marks: Box::default(), latest, ration: Ration::new() }
     }
 
     /// `false`: `waiting_max` of its kind wait already, and it was dropped.
@@ -60,6 +55,7 @@ impl SynQueue {
             self.marks = vec![0; MARKS].into_boxed_slice();
         }
         self.marks[place] = mark;
+        self.ration.refused();
         false
     }
 
@@ -72,19 +68,19 @@ impl SynQueue {
         (hash as usize & (MARKS - 1), (hash >> 56) as u8 | 1)
     }
 
-    /// The next one to answer. `busy`: connections have something to do in this turn.
+    /// The next one to answer in this turn.
     #[inline]
-    pub fn pop(&mut self, busy: bool) -> Option<Waiting> {
-        if self.is_empty() || busy && self.left == 0 {
+    pub fn pop(&mut self) -> Option<Waiting> {
+        if !self.ration.is_left() {
             return None;
         }
         let next = self.again.pop_front().or_else(|| self.first.pop_front())?;
-        self.left = self.left.saturating_sub(1);
+        self.ration.take();
         Some(next)
     }
 
     pub fn begin_turn(&mut self) {
-        self.left = PER_BUSY_TURN;
+        self.ration.begin_turn();
     }
 
     fn is_empty(&self) -> bool {
@@ -100,6 +96,7 @@ impl SynQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tcp::ration::PER_TURN;
     use crate::wire::tcp::{Flags, SeqNumber};
 
     const WAITING_MAX: usize = 4;
@@ -115,14 +112,15 @@ mod tests {
         queue.push(Instant::from_millis(1), &tuple, &syn, WAITING_MAX)
     }
 
-    fn popped(queue: &mut SynQueue, busy: bool) -> Vec<u16> {
-        std::iter::from_fn(|| queue.pop(busy)).map(|waiting| waiting.tuple.remote_port).collect()
+    /// Of one turn.
+    fn popped(queue: &mut SynQueue) -> Vec<u16> {
+        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.tuple.remote_port).collect()
     }
 
     #[test]
-    fn a_busy_turn_answers_few_and_any_other_all() {
+    fn a_turn_answers_few_in_their_order() {
         let mut queue = queue();
-        for port in 0..2 * PER_BUSY_TURN as u16 {
+        for port in 0..2 * PER_TURN as u16 {
             let syn = Repr::default();
             let tuple = FourTuple {
                 local_ip: [10, 0, 0, 2].into(),
@@ -130,17 +128,15 @@ mod tests {
                 local_port: 2049,
                 remote_port: port,
             };
-            assert!(queue.push(Instant::from_millis(7), &tuple, &syn, 2 * PER_BUSY_TURN));
+            assert!(queue.push(Instant::from_millis(7), &tuple, &syn, 2 * PER_TURN));
         }
         assert_eq!(queue.latest(), Some(Instant::from_millis(7)));
-        assert_eq!(popped(&mut queue, true).len(), PER_BUSY_TURN);
-        assert_eq!(popped(&mut queue, true).len(), 0, "until the turn ends");
+        assert_eq!(popped(&mut queue), [0, 1, 2, 3]);
+        assert_eq!(popped(&mut queue).len(), 0, "until the turn ends");
         queue.begin_turn();
-        assert_eq!(popped(&mut queue, true)[..2], [4, 5], "in their order");
+        assert_eq!(popped(&mut queue), [4, 5, 6, 7]);
         queue.begin_turn();
-        assert_eq!((popped(&mut queue, true).len(), queue.latest()), (0, None));
-        assert!((0..4).all(|port| push(&mut queue, port)));
-        assert_eq!(popped(&mut queue, false), [0, 1, 2, 3]);
+        assert_eq!((popped(&mut queue).len(), queue.latest()), (0, None));
     }
 
     #[test]
@@ -150,7 +146,14 @@ mod tests {
         assert!(!push(&mut queue, 700) && !push(&mut queue, 701), "it is full");
         assert!(push(&mut queue, 701), "but not for who comes again");
         assert!(!push(&mut queue, 702));
-        assert_eq!(popped(&mut queue, false), [701, 0, 1, 2, 3]);
+        assert_eq!(popped(&mut queue), [701, 0, 1, 2]);
+        queue.begin_turn();
+        assert_eq!(popped(&mut queue), [3], "the last");
+        assert!((10..14).all(|port| push(&mut queue, port)) && !push(&mut queue, 14));
+        queue.begin_turn();
+        assert_eq!(popped(&mut queue), [10], "one, as one was dropped since the turn before");
+        queue.begin_turn();
+        assert_eq!(popped(&mut queue), [11, 12, 13]);
     }
 
     #[test]

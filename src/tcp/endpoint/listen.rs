@@ -94,7 +94,6 @@ impl Endpoint {
         packet: RxPacket,
         iss_min: Option<SeqNumber>,
     ) {
-        self.strays_in_turn += 1;
         if repr.flags.contains(Flags::RST) {
             return;
         }
@@ -241,19 +240,16 @@ impl Endpoint {
 
     /// Everything of this turn was received, or sent.
     pub(super) fn begin_to_send(&mut self) {
-        let in_segs = self.shared.counters.in_segs;
-        self.busy = in_segs - self.segs_before_turn > self.strays_in_turn;
-        (self.segs_before_turn, self.strays_in_turn) = (in_segs, 0);
         self.syns.begin_turn();
-        (self.resets_left, self.resets_late) = (PER_BUSY_TURN, !self.shared.resets.is_empty());
+        self.shared.reset_ration.begin_turn();
+        self.resets_late = !self.shared.resets.is_empty();
     }
 
     /// What needs no connection's turn: first what connections had to say at once, then what strangers asked for. `false`: there is none,
-    /// or connections have work and enough of those were answered beside it.
+    /// or enough of those were answered in this turn.
     #[inline(never)]
     pub(super) fn transmit_apart(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
-        let busy = self.busy || !self.ready.is_empty();
-        let sent = self.transmit_reply(out) || self.transmit_cookie(now, busy, limits, out) || self.transmit_reset(busy, out);
+        let sent = self.transmit_reply(out) || self.transmit_cookie(now, limits, out) || self.transmit_reset(out);
         self.shared.waiting_apart -= usize::from(sent);
         sent
     }
@@ -265,20 +261,20 @@ impl Endpoint {
         true
     }
 
-    fn transmit_reset(&mut self, busy: bool, out: &mut Transmit) -> bool {
-        if busy && self.resets_left == 0 {
+    fn transmit_reset(&mut self, out: &mut Transmit) -> bool {
+        if !self.shared.reset_ration.is_left() {
             return false;
         }
         let Some(reset) = self.shared.resets.pop_front() else { return false };
-        self.resets_left = self.resets_left.saturating_sub(1);
+        self.shared.reset_ration.take();
         out.seal(&reset.tuple, &reset.repr, 0);
         self.shared.counters.out_segs += 1;
         true
     }
 
     /// The SYN-ACK of the next one that waits.
-    fn transmit_cookie(&mut self, now: Instant, busy: bool, limits: &TransmitLimits, out: &mut Transmit) -> bool {
-        let Some(waiting) = self.syns.pop(busy) else { return false };
+    fn transmit_cookie(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {
+        let Some(waiting) = self.syns.pop() else { return false };
         let (_, timestamp_offset) = self.initial_sequence(now, &waiting.tuple);
         let timestamp = (now.millis() as u32).wrapping_add(timestamp_offset);
         let mut answer = self.cookies.answer(now, &waiting.tuple, &waiting.syn, &self.shared.options, timestamp);
@@ -310,7 +306,6 @@ impl Endpoint {
             self.shared.counters.listen_overflows += 1;
             return;
         }
-        self.strays_in_turn -= 1;
         self.shared.counters.syncookies_recv += 1;
         let (_, timestamp_offset) = self.initial_sequence(now, &tuple);
         let iss = repr.ack - 1;

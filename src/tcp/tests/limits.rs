@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::pair::encode;
 use crate::buf::{Checksum, PagePool, RxPacket};
-use crate::tcp::syn_queue::PER_BUSY_TURN;
+use crate::tcp::ration::{PER_TURN, PER_TURN_FLOODED};
 use crate::tcp::{
     CongestionControl, ConnectError, ConnectionId, Endpoint, Event, Keepalive, ListenError, Options, Reason, Transmit,
     TransmitLimits,
@@ -33,6 +33,17 @@ fn sent(endpoint: &mut Endpoint, now: Instant) -> Vec<Repr> {
         all.push(Repr::parse(transmit.header()).unwrap().0);
     }
     all
+}
+
+/// What each turn sends until none is due at once.
+fn turns(endpoint: &mut Endpoint, now: Instant) -> Vec<Vec<Repr>> {
+    let mut turns = Vec::new();
+    while turns.is_empty() || endpoint.poll_timeout().is_some_and(|at| at <= now) {
+        endpoint.handle_timeout(now);
+        turns.push(sent(endpoint, now));
+        assert!(turns.len() < 1000, "no rest");
+    }
+    turns
 }
 
 fn inject(endpoint: &mut Endpoint, now: Instant, from: IpAddr, to: IpAddr, repr: &Repr) {
@@ -417,9 +428,8 @@ fn honest_peers_get_in_during_a_flood() {
         }
         let from: IpAddr = [10, 0, 1, round as u8].into();
         inject(&mut tcp, now, from, to, &syn(700));
-        // In the turn that has nothing else to do, if not in this one.
-        let answers = [sent(&mut tcp, now), sent(&mut tcp, now)].concat();
-        let answer = answers.into_iter().find(|repr| repr.dst_port == 700).unwrap();
+        let answers = turns(&mut tcp, now);
+        let answer = answers.into_iter().flatten().find(|repr| repr.dst_port == 700).unwrap();
         let options = TcpOptions {
             timestamps: answer.options.timestamps.map(|ours| Timestamps { value: 2, echo_reply: ours.value }),
             ..TcpOptions::default()
@@ -494,9 +504,9 @@ fn advance(ack: &mut Repr, bytes: u32, value: u32) {
     ack.options.timestamps = ack.options.timestamps.map(|stamps| Timestamps { value, ..stamps });
 }
 
-/// While a connection has something to send in each turn, few of a flood are answered; a new peer gets in at its second SYN.
+/// Few of a flood are answered in a turn, whether a connection has something to send in it or not; a new peer gets in at its second SYN.
 #[test]
-fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
+fn few_of_a_flood_are_answered_in_a_turn_and_first_who_comes_again() {
     const FLOOD: u32 = 40;
     let options = Options { syn_received_max: 0, syns_waiting_max: 16, ..Options::default() };
     let mut tcp = endpoint(options);
@@ -511,7 +521,10 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
     let (mut answered, mut let_in) = (0, Vec::new());
     for turn in 0..200u32 {
         let now = START + Duration::from_millis(u64::from(turn) * 10);
-        inject(&mut tcp, now, peer, to, &ack);
+        let works = turn % 2 == 0;
+        if works {
+            inject(&mut tcp, now, peer, to, &ack);
+        }
         for n in 0..FLOOD {
             let from = IpAddr::from((0x0b00_0000 + turn * FLOOD + n).to_be_bytes());
             inject(&mut tcp, now, from, to, &syn(1_000));
@@ -520,28 +533,36 @@ fn few_of_a_flood_are_answered_beside_work_and_first_who_comes_again() {
             inject(&mut tcp, now, newcomer, to, &syn(701));
         }
         while tcp.poll_event().is_some() {}
-        tcp.send(now, id, &mut vec![page.slice(0..100)]).unwrap();
+        if works {
+            tcp.send(now, id, &mut vec![page.slice(0..100)]).unwrap();
+            advance(&mut ack, 100, 3 + turn);
+        }
         let out = sent(&mut tcp, now);
-        assert!(out.iter().any(|repr| repr.dst_port == 700), "the connection's text is among it");
-        answered += out.len() - 1;
-        assert!(out.len() <= 1 + PER_BUSY_TURN);
+        assert_eq!(
+            out.iter().filter(|repr| repr.dst_port == 700).count(),
+            usize::from(works),
+            "the connection's text is among it"
+        );
+        answered += out.len() - usize::from(works);
+        assert_eq!(out.len(), usize::from(works) + PER_TURN_FLOODED, "turn {turn}");
         let_in.extend(out.iter().filter(|repr| repr.dst_port == 701).map(|_| turn));
-        advance(&mut ack, 100, 3 + turn);
         assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
     }
     assert_eq!(let_in, [150], "dropped at first, and answered at once when it came again");
-    assert_eq!(answered, 200 * PER_BUSY_TURN);
-    // With nothing else to do all that wait are answered at once.
+    assert_eq!(answered, 200 * PER_TURN_FLOODED);
+    // Once nobody is refused, more; and there is another turn at once until all have their answer.
     let now = START + Duration::from_secs(3);
-    assert_eq!(sent(&mut tcp, now).len() + sent(&mut tcp, now).len(), 16 - PER_BUSY_TURN);
+    let strangers = |turn: Vec<Repr>| turn.iter().filter(|repr| repr.dst_port != 700).count();
+    let answers: Vec<usize> = turns(&mut tcp, now).into_iter().map(strangers).collect();
+    assert_eq!((answers.iter().max(), answers.iter().sum()), (Some(&PER_TURN), 16 - PER_TURN_FLOODED), "{answers:?}");
     let counters = tcp.counters();
     assert_eq!(counters.syncookies_sent + counters.syn_queue_drops, u64::from(200 * FLOOD) + 3);
 }
 
-/// RFC 9293 section 3.5.2 has a segment of no connection reset. Beside work few are, so that a flood of such segments does not take all that a
-/// turn may send; and a connection's own reset stands behind none.
+/// RFC 9293 section 3.5.2 has a segment of no connection reset. A turn resets few, so that a flood of such segments does not take all that it
+/// may send; and a connection's own reset stands behind none.
 #[test]
-fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
+fn few_strays_are_reset_in_a_turn_and_the_rest_in_the_next() {
     const STRAYS: u32 = 70;
     const PACKETS_PER_TURN: usize = 64;
     let mut tcp = endpoint(Options::default());
@@ -561,7 +582,9 @@ fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
     for turn in 0..20 {
         let now = START + Duration::from_millis(u64::from(turn) * 10);
         inject(&mut tcp, now, peer, to, &ack);
+        let refused_before = tcp.counters().replies_dropped;
         flood(&mut tcp, now);
+        let ration = if tcp.counters().replies_dropped > refused_before { PER_TURN_FLOODED } else { PER_TURN };
         tcp.send(now, id, &mut vec![page.slice(0..100)]).unwrap();
         let mut transmit = Transmit::default();
         let mut out = Vec::new();
@@ -569,23 +592,22 @@ fn few_strays_are_reset_beside_work_and_the_rest_in_a_turn_without() {
             out.push(Repr::parse(transmit.header()).unwrap().0);
         }
         let resets = out.iter().filter(|repr| repr.flags == Flags::RST).count();
-        assert_eq!((out.len(), resets), (1 + PER_BUSY_TURN, PER_BUSY_TURN), "turn {turn}: the connection's text is among it");
+        assert_eq!((out.len(), resets), (1 + ration, ration), "turn {turn}: the connection's text is among it");
         assert!(tcp.poll_timeout().is_some_and(|at| at <= now), "some wait for the next turn");
         advance(&mut ack, 100, 3 + turn);
     }
-    let replies_max = tcp.options().replies_max;
+    assert!(tcp.counters().replies_dropped > 0, "it is a flood");
     let now = START + Duration::from_millis(200);
     inject(&mut tcp, now, peer, to, &ack);
     flood(&mut tcp, now);
     tcp.abort(now, id);
-    let out = sent(&mut tcp, now);
-    assert_eq!(out[0].dst_port, 700, "before all of those that wait");
-    assert_eq!(out.len() + sent(&mut tcp, now).len(), 1 + replies_max, "with nothing else to do all that wait are answered");
+    // There is another turn at once until all are reset.
+    let turns = turns(&mut tcp, now);
+    assert_eq!(turns[0][0].dst_port, 700, "before all of those that wait");
+    assert!(turns[1..].iter().all(|turn| turn.len() <= PER_TURN), "also in turns without other work");
+    assert_eq!(turns.concat().len(), 1 + tcp.options().replies_max);
     let counters = tcp.counters();
     assert_eq!(counters.out_rsts + counters.replies_dropped, u64::from(21 * STRAYS) + 1);
-    // Nor does a turn that has received nothing else keep any back.
-    flood(&mut tcp, now);
-    assert_eq!(sent(&mut tcp, now).len(), STRAYS as usize);
 }
 
 /// RFC 2883 section 4; RFC 8257 section 3.2. What could not be said is said later, and counted then.
