@@ -311,11 +311,17 @@ impl Pair {
     /// Hands everything both sides want to send to the link.
     pub fn flush(&mut self) {
         for from in 0..2 {
+            let mut sent = false;
             loop {
                 let side = &mut self.sides[from];
                 if !side.endpoint.poll_transmit(self.now, &side.limits, &mut side.transmit) {
-                    break;
+                    // A turn resets few strays, and leaves the rest to the next.
+                    if !std::mem::take(&mut sent) {
+                        break;
+                    }
+                    continue;
                 }
+                sent = true;
                 check_transmit(&side.transmit, &side.limits);
                 side.packets += 1;
                 // A device without checksums, and one with.
