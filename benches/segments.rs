@@ -566,12 +566,14 @@ impl Bench {
     fn flood(&mut self, count: usize, burst: usize, busy: bool) {
         self.connect();
         let own = self.peer;
-        for turn in 0..(WARM_UP + count).div_ceil(burst) {
+        // Those that wait fill their queue first, where a turn answers fewer than come.
+        let warm_up = if busy { 2 * self.core.tcp.options().syns_waiting_max } else { WARM_UP };
+        for turn in 0..(warm_up + count).div_ceil(burst) {
             for nth in 0..burst {
                 self.peer = self.stranger(turn * burst + nth);
                 self.segment(Flags::SYN, &[]);
             }
-            let counts = turn * burst >= WARM_UP;
+            let counts = turn * burst >= warm_up;
             if busy {
                 self.peer = own;
                 self.segment(Flags::ACK, &[]);

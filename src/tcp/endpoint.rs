@@ -25,7 +25,7 @@ use super::connection::{CONGESTION_EXPERIENCED, Connection, Header, Shared, Trai
 use super::counters::TcpCounters;
 use super::remotes::Remotes;
 use super::syn_cookie::SynCookies;
-use super::syn_queue::SynQueue;
+use super::syn_queue::{PER_TURN, SynQueue};
 use super::tuple_hash::TupleHash;
 use super::{ConnectError, Event, Options, SendError, State, TcpInfo};
 use crate::buf::{Checksum, FragmentArena, RxBuf, RxChain, RxPacket, Slice};
@@ -172,7 +172,8 @@ pub struct Endpoint {
     orphans: VecDeque<ConnectionId>,
     cookies: SynCookies,
     syns: SynQueue,
-    /// Some strays' resets have waited since the turn before.
+    /// How many more strays are reset in this turn; some have waited since the one before.
+    resets_left: usize,
     resets_late: bool,
     /// Of connections that peers opened, TIME-WAIT aside.
     remotes: Remotes<TupleHash>,
@@ -199,6 +200,7 @@ impl Endpoint {
             orphans: VecDeque::new(),
             cookies: SynCookies::new(secret),
             syns: SynQueue::new(TupleHash::new(secret)),
+            resets_left: PER_TURN,
             resets_late: false,
             remotes: Remotes::new(TupleHash::new(secret)),
             secret,

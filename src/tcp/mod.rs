@@ -13,7 +13,7 @@
 //! A connection's id is good until its [`Event::Closed`] has been polled, and refused afterwards.
 //!
 //! Inside: `endpoint` (tables, listeners, resets), `connection` (RFC 9293 in its own steps), `recovery` (what is lost: RACK-TLP,
-//! SACK, NewReno, PRR), `congestion`, `rtt`, `reassembly`, `send_queue`, `syn_cookie`, `syn_queue`, `ration`, `remotes`. Positions in a stream are
+//! SACK, NewReno, PRR), `congestion`, `rtt`, `reassembly`, `send_queue`, `syn_cookie`, `syn_queue`, `remotes`. Positions in a stream are
 //! `u64` that never wrap (the SYN lies at `SEQUENCE_ORIGIN`); sequence numbers exist only at the wire.
 //!
 //! Not here: IP, RPC, clocks, randomness. May import: `wire`, `buf`, `time`, `counters`.
@@ -24,7 +24,6 @@ mod connection;
 mod counters;
 mod endpoint;
 mod options;
-mod ration;
 mod reassembly;
 mod recovery;
 mod remotes;

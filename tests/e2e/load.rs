@@ -2,10 +2,9 @@
 //! sockets through a TAP, and on our own stack to kernel sockets. What is wrong has to show in the JSON and in the exit code.
 
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use serde_json::Value;
 use crate::bed::Bed;
 use crate::process::{self, Daemon};
 use crate::report::{Report, full};
-use crate::server::{NFS_PORT, SERVER_ADDRESS, Setup, binary};
+use crate::server::{self, NFS_PORT, SERVER_ADDRESS, SERVER_ADDRESS_V6, Setup, binary};
 use crate::standin;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -26,8 +25,9 @@ const MOUNT_PORT: u16 = 20_048;
 const ANY_RETRANSMISSIONS: [&str; 2] = ["--retransmissions-max", "1000000"];
 
 pub fn run(report: &mut Report) {
-    report.case("dpdk_pair_verifies_every_byte", || dpdk_pair(&[]));
-    report.case("dpdk_pair_from_ordinary_pages_with_large_frames", || dpdk_pair(&["--size", "1m", "--depth", "2"]));
+    report.case("dpdk_pair_verifies_every_byte", || dpdk_pair(false, &[]));
+    report.case("dpdk_pair_from_ordinary_pages_with_large_frames", || dpdk_pair(false, &["--size", "1m", "--depth", "2"]));
+    report.case("dpdk_pair_over_ipv6", || dpdk_pair(true, &["--size", "64k", "--depth", "4"]));
     report.case("kernel_sockets_over_a_tap", kernel_sockets);
     report.case("own_stack_to_the_kernels", || own_stack_to_kernel(0));
     report.case("own_stack_to_the_kernels_loss_1_percent", || own_stack_to_kernel(1));
@@ -35,8 +35,8 @@ pub fn run(report: &mut Report) {
     report.case("interrupted_run_has_a_result", interrupted);
 }
 
-fn target() -> String {
-    format!("{SERVER_ADDRESS}:/export")
+fn target(server: &str) -> String {
+    if server.contains(':') { format!("[{server}]:/export") } else { format!("{server}:/export") }
 }
 
 fn json_of(path: &Path) -> Result<Value> {
@@ -44,8 +44,12 @@ fn json_of(path: &Path) -> Result<Value> {
 }
 
 /// Runs `nfsplice load WORDS`; its exit code, its JSON, and what it said.
-fn load(mut command: Command, json: &Path, words: &[&str]) -> Result<(i32, Value, String)> {
-    command.arg("load").args(words).arg("--json").arg(json).args(["--quiet", &target()]);
+fn load(command: Command, json: &Path, words: &[&str]) -> Result<(i32, Value, String)> {
+    load_from(command, json, words, SERVER_ADDRESS)
+}
+
+fn load_from(mut command: Command, json: &Path, words: &[&str], server: &str) -> Result<(i32, Value, String)> {
+    command.arg("load").args(words).arg("--json").arg(json).args(["--quiet", &target(server)]);
     let output = process::output(command, LIMIT)?;
     let said = output.text() + &output.stderr;
     let code = output.status.code().with_context(|| format!("ended by a signal: {said}"))?;
@@ -63,10 +67,11 @@ fn check_clean(code: i32, result: &Value, said: &str) -> Result<()> {
     Ok(())
 }
 
-/// Two processes, each on our own stack; no kernel between them.
-fn dpdk_pair(more: &[&str]) -> Result<()> {
+/// Two processes, each on our own stack; no kernel between them. Chains leave whole: the other end has TSO.
+fn dpdk_pair(ipv6: bool, more: &[&str]) -> Result<()> {
     standin::only_nfsplice()?;
-    let mut bed = Bed::prepare(Setup { device: "net_null0".into(), page_cache_mib: 256, ..Setup::default() })?;
+    let mut bed = Bed::prepare(Setup { device: "net_null0".into(), page_cache_mib: 256, ipv6, ..Setup::default() })?;
+    let (server, client) = if ipv6 { (SERVER_ADDRESS_V6, "fd4e:6673::1/64") } else { (SERVER_ADDRESS, "10.77.0.1/24") };
     let socket = bed.folder().join("port.sock");
     bed.setup.device = format!("net_virtio_user0,path={},server=1,queues=1", socket.display());
     bed.start()?;
@@ -74,7 +79,7 @@ fn dpdk_pair(more: &[&str]) -> Result<()> {
     let device = format!("net_vhost0,iface={},queues=1,tso=1,client=1", socket.display());
     let duration = if full() { "20s" } else { "2s" };
     let words = [
-        &["--device", &device, "--address", "10.77.0.1/24", "--mac", "02:00:0a:4d:00:01", "--no-huge"][..],
+        &["--device", &device, "--address", client, "--mac", "02:00:0a:4d:00:01", "--no-huge"][..],
         &["--workload", "randread=40,read=20,randwrite=20,getattr=10,null=10", "--verify", "--commit-every", "16"],
         &["--size", "16k", "--files", "3", "--file-size", "8m", "--ramp", "200ms", "--duration", duration],
         &ANY_RETRANSMISSIONS,
@@ -89,9 +94,12 @@ fn dpdk_pair(more: &[&str]) -> Result<()> {
         }
     };
     let json = bed.folder().join("pair.json");
-    let (code, result, said) = load(Command::new(binary()?), &json, &words)?;
+    let (code, result, said) = load_from(Command::new(binary()?), &json, &words, server)?;
     check_clean(code, &result, &said)?;
     let read = &result["operations"]["READ"];
+    let stats = server::stats(bed.folder())?;
+    let (segments, chains) = (stats["tcp.out_segs"], stats["port0.tx_chains"]);
+    ensure!(segments > 2.0 * chains, "{segments} segments in {chains} chains: the device did not cut them");
     ensure!(read["bytes"].as_u64() > Some(1 << 20), "{read}");
     ensure!(result["verified_bytes"].as_u64() >= read["bytes"].as_u64(), "READs that were not verified: {result}");
     ensure!(result["generator"]["figures"]["tx_payload_bytes_copied"] == 0, "the generator copies what it writes");
@@ -157,30 +165,32 @@ fn own_stack_to_kernel(loss_percent: u32) -> Result<()> {
         &ANY_RETRANSMISSIONS,
     ]
     .concat();
-    let stop = AtomicBool::new(false);
-    let (code, result, said) = thread::scope(|scope| {
-        for port in [NFS_PORT, MOUNT_PORT] {
-            let listener = bed.net.inside(|| TcpListener::bind((RELAY, port)))??;
-            listener.set_nonblocking(true)?;
-            let (bed, stop) = (&bed, &stop);
-            scope.spawn(move || relay(bed, &listener, stop));
-        }
+    let command = bed.net.command(&binary()?.display().to_string());
+    let listeners = [NFS_PORT, MOUNT_PORT].map(|port| -> Result<TcpListener> {
+        let listener = bed.net.inside(|| TcpListener::bind((RELAY, port)))??;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    let [nfs, mount] = listeners;
+    let (nfs, mount) = (nfs?, mount?);
+    let (stop, reached) = (AtomicBool::new(false), AtomicBool::new(false));
+    let outcome = thread::scope(|scope| {
+        let relays = [&nfs, &mount].map(|listener| scope.spawn(|| relay(&bed, listener, &stop, &reached)));
         // The driver gives the kernel's end the port's own address when it opens it, and takes the link down and up.
         scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) && !reached.load(Ordering::Relaxed) {
                 let _ = bed.net.ip(&format!("link set {DEVICE} address 02:00:0a:4e:00:01 up"));
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        let mut command = bed.net.command(&binary()?.display().to_string());
-        command.arg("load").args(&words).arg("--json").arg(&json).args(["--quiet", &format!("{RELAY}:/export")]);
-        let outcome = process::output(command, LIMIT);
+        let outcome = load_from(command, &json, &words, &RELAY.to_string());
         stop.store(true, Ordering::Relaxed);
-        let output = outcome?;
-        let said = output.text() + &output.stderr;
-        let code = output.status.code().with_context(|| format!("ended by a signal: {said}"))?;
-        anyhow::Ok((code, json_of(&json).with_context(|| said.clone())?, said))
-    })?;
+        for relay in relays {
+            relay.join().expect("a relay does not panic").context("the relay")?;
+        }
+        outcome
+    });
+    let (code, result, said) = outcome?;
     check_clean(code, &result, &said)?;
     for name in ["READ", "WRITE"] {
         let operation = &result["operations"][name];
@@ -188,36 +198,45 @@ fn own_stack_to_kernel(loss_percent: u32) -> Result<()> {
     }
     println!("    {} calls, {} packets sent again", result["total"]["calls"], result["retransmissions"]);
     if loss_percent > 0 {
-        let (to_generator, to_kernel) = bed.net.lost()?;
-        ensure!(to_generator > 0 && to_kernel > 0, "nothing was lost on its way: {to_generator}, {to_kernel}");
-        ensure!(result["retransmissions"].as_u64() > Some(0), "{to_kernel} packets were lost and none was sent again");
+        let (from_generator, to_generator) = bed.net.lost()?;
+        ensure!(from_generator > 0 && to_generator > 0, "nothing was lost on its way: {from_generator}, {to_generator}");
+        ensure!(result["retransmissions"].as_u64() > Some(0), "{from_generator} packets were lost and none was sent again");
     }
     bed.finish()
 }
 
 /// Each connection that comes gets one of its own to the same port of the server, until it is told to stop.
-fn relay(bed: &Bed, listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
-    let port = listener.local_addr()?.port();
+fn relay(bed: &Bed, listener: &TcpListener, stop: &AtomicBool, reached: &AtomicBool) -> Result<()> {
+    let to = SocketAddr::new(SERVER_ADDRESS.parse()?, listener.local_addr()?.port());
     let mut ends = Vec::new();
     thread::scope(|scope| {
-        while !stop.load(Ordering::Relaxed) {
-            let Ok((near, _)) = listener.accept() else {
-                thread::sleep(Duration::from_millis(5));
-                continue;
-            };
+        let mut pair = |near: TcpStream| -> Result<()> {
             near.set_nonblocking(false)?;
             near.set_nodelay(true)?;
-            let far = bed.net.connect((Ipv4Addr::from_str(SERVER_ADDRESS)?, port).into(), Duration::from_secs(5))?;
-            for (mut from, mut to) in [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)] {
+            let far = bed.net.connect(to, Duration::from_secs(5))?;
+            let ways = [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)];
+            ends.extend([near, far]);
+            for (mut from, mut to) in ways {
                 scope.spawn(move || {
                     let _ = io::copy(&mut from, &mut to);
                     let _ = to.shutdown(Shutdown::Write);
                 });
             }
-            ends.extend([near, far]);
+            Ok(())
+        };
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !stop.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((near, _)) => {
+                    reached.store(true, Ordering::Relaxed);
+                    outcome = pair(near);
+                }
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
         }
+        // Whatever happened: the threads above wait for these.
         ends.iter().for_each(|end| drop(end.shutdown(Shutdown::Both)));
-        Ok(())
+        outcome
     })
 }
 
@@ -256,7 +275,7 @@ fn interrupted() -> Result<()> {
     let log = bed.folder().join("load.log");
     let mut command = bed.net.command(&binary()?.display().to_string());
     command.args(["load", "--transport", "kernel", "--workload", "null", "--ramp", "0s", "--duration", "10m"]);
-    command.args(["--interval", "100ms", "--json"]).arg(&json).arg(target()).args(ANY_RETRANSMISSIONS);
+    command.args(["--interval", "100ms", "--json"]).arg(&json).arg(target(SERVER_ADDRESS)).args(ANY_RETRANSMISSIONS);
     let mut running = Daemon::spawn(command, &log)?;
     let deadline = std::time::Instant::now() + LIMIT;
     // Measuring: there are live lines.

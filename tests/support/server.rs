@@ -198,7 +198,7 @@ impl<D: Device> Server<D> {
             None => volumes(setup, &setup.shared.as_ref().map_or_else(|| memory(&cache), |shared| shared.store.clone())),
         };
         let root = volumes.seal().seal(EXPORT, volumes.stores()[0].root()).as_bytes().to_vec();
-        let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), [2; 16]);
+        let mut tcp = tcp::Endpoint::new(setup.tcp.clone(), *b"the server's key");
         tcp.set_copy_out(arena(&fragments));
         tcp.listen(NFS_PORT).unwrap();
         let lane = |(setup, device): (&Setup, D)| {

@@ -35,7 +35,6 @@ use std::collections::VecDeque;
 use super::congestion::Controller;
 use super::counters::TcpCounters;
 use super::endpoint::{ConnectionId, FourTuple, Listener, ListenerId, Reply};
-use super::ration::Ration;
 use super::reassembly::Reassembly;
 use super::recovery::Scoreboard;
 use super::rtt::RttEstimator;
@@ -58,9 +57,8 @@ pub(crate) struct Shared {
     pub counters: TcpCounters,
     pub events: VecDeque<Event>,
     pub replies: VecDeque<Reply>,
-    /// Resets to segments that no connection has sent: few of them leave in a turn.
+    /// Resets to segments that no connection has sent, and of those that belong to none of a connection that is being opened: few leave in a turn.
     pub resets: VecDeque<Reply>,
-    pub reset_ration: Ration,
     /// Replies, resets, and SYNs that ask for a cookie: what leaves before the packets of connections that wait.
     pub waiting_apart: usize,
     pub listeners: Vec<Listener>,
@@ -90,7 +88,6 @@ impl Shared {
             events: VecDeque::new(),
             replies: VecDeque::new(),
             resets: VecDeque::new(),
-            reset_ration: Ration::new(),
             waiting_apart: 0,
             listeners: Vec::new(),
             copy_out: None,
@@ -147,8 +144,6 @@ impl Shared {
             self.counters.out_rsts += 1;
             self.waiting_apart += 1;
             self.resets.push_back(Reply { tuple: *tuple, repr });
-        } else {
-            self.reset_ration.refused();
         }
     }
 

@@ -241,8 +241,7 @@ impl Endpoint {
     /// Everything of this turn was received, or sent.
     pub(super) fn begin_to_send(&mut self) {
         self.syns.begin_turn();
-        self.shared.reset_ration.begin_turn();
-        self.resets_late = !self.shared.resets.is_empty();
+        (self.resets_left, self.resets_late) = (PER_TURN, !self.shared.resets.is_empty());
     }
 
     /// What needs no connection's turn: first what connections had to say at once, then what strangers asked for. `false`: there is none,
@@ -262,11 +261,11 @@ impl Endpoint {
     }
 
     fn transmit_reset(&mut self, out: &mut Transmit) -> bool {
-        if !self.shared.reset_ration.is_left() {
+        if self.resets_left == 0 {
             return false;
         }
         let Some(reset) = self.shared.resets.pop_front() else { return false };
-        self.shared.reset_ration.take();
+        self.resets_left -= 1;
         out.seal(&reset.tuple, &reset.repr, 0);
         self.shared.counters.out_segs += 1;
         true

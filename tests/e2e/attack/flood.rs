@@ -24,7 +24,7 @@ const READ_BYTES: u32 = 32 << 10;
 /// What a flood must leave of the goodput beside the same generator whose packets end before the TAP: the median of rounds.
 /// Asked for in full mode only, on a machine that does nothing else. Server, generator and readers share two CPUs and whatever is below
 /// them, so elsewhere the ratio says more about the machine than about the server, and is printed. tests/syn_flood.rs holds the server
-/// to it everywhere, at more SYNs than this generator brings into a TAP, on a clock of its own.
+/// to it everywhere, on a clock of its own.
 const LEFT_MIN: f64 = 0.8;
 /// SYNs a second at which that is asked for; 0: as many as the generator reaches beside the readers while its packets end before the TAP.
 const RATES_HELD: [u64; 2] = [20_000, 0];
@@ -158,7 +158,7 @@ fn rounds_at(ground: &Ground, bytes: &AtomicU64, rounds: usize, rate: u64) -> Re
         alone.push(watch(ground, bytes, Flood::None)?);
         let dropped = watch(ground, bytes, Flood::Dropped(if rate == 0 { u64::MAX } else { rate }))?;
         beside.push(dropped);
-        under.push(watch(ground, bytes, Flood::Poured(if rate == 0 { dropped.rate as u64 } else { rate }))?);
+        under.push(watch(ground, bytes, Flood::Poured(if rate == 0 { (dropped.rate as u64).max(1) } else { rate }))?);
         left.push(under[under.len() - 1].goodput / beside[beside.len() - 1].goodput);
     }
     let after = ground.counters()?;

@@ -49,6 +49,7 @@ const GAUGES: &[&str] = &[
     "port0.tx_pieces_in_use",
     "port0.tx_copies_in_use",
     "port0.arp.parked_now",
+    "port0.nd.parked_now",
     "pages.cache_used",
     "pages.fragments_used",
 ];
