@@ -182,7 +182,15 @@ impl<D: Device, P: Programs> Shard<D, P> {
     /// When `turn` must be called even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let interfaces = self.lanes.iter().filter_map(|lane| lane.interface.poll_timeout());
-        interfaces.chain(self.tcp.poll_timeout()).chain(self.rpc.poll_timeout()).min()
+        interfaces.chain(self.tcp_timeout()).chain(self.rpc.poll_timeout()).min()
+    }
+
+    /// Where no device has room, strangers do not ask for turns that could answer nobody.
+    fn tcp_timeout(&self) -> Option<Instant> {
+        match self.lanes_full == self.lanes.len() {
+            true => self.tcp.poll_connections_timeout(),
+            false => self.tcp.poll_timeout(),
+        }
     }
 
     // ---- Up: frames to layers ----
@@ -322,7 +330,7 @@ impl<D: Device, P: Programs> Shard<D, P> {
                 expired += 1;
             }
         }
-        if due(self.tcp.poll_timeout()) {
+        if due(self.tcp_timeout()) {
             self.tcp.handle_timeout(now);
             expired += 1;
         }

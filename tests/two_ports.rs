@@ -3,6 +3,7 @@
 mod support;
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use nfsplice::buf::Slice;
@@ -244,6 +245,32 @@ fn resets_for_a_full_device_are_dropped_and_counted() {
     rig.ports[1].bursts.set(OPEN);
     rig.settle();
     assert!(!rig.server.shard.has_transmit());
+}
+
+/// More of them than a turn answers: the core is not kept awake for them (`Rig::settle` comes to rest), and they have their answers afterwards.
+#[test]
+fn strangers_of_a_full_device_wait_and_do_not_keep_the_core_busy() {
+    const STRANGERS: usize = 50;
+    let mut rig = Rig::new(1);
+    let stream = rig.connect(0);
+    let data = pattern(500_000);
+    let file = rig.file(0, stream, &data);
+    rig.ports[0].bursts.set(0);
+    let asked = rig.start(0, stream, READ, &nfs::read(&file, 0, 500_000));
+    rig.pass(Duration::from_millis(1));
+    let [local, remote] = rig.ports[0].client.addresses();
+    let before = rig.server.shard.tcp().counters().out_rsts;
+    for _ in 0..STRANGERS {
+        let (from, to) = (SocketAddr::new(local, 0), SocketAddr::new(remote, 9));
+        rig.ports[0].client.tcp.connect(rig.now, from, to).unwrap();
+    }
+    rig.pass(Duration::from_millis(500));
+    assert_eq!(rig.server.shard.tcp().counters().out_rsts - before, STRANGERS as u64, "they wait");
+    assert!(rig.server.shard.poll_timeout().is_none_or(|at| at > rig.now));
+    rig.ports[0].bursts.set(OPEN);
+    assert!(rig.answer(0, stream, asked, CALL_TIMEOUT).expect("a reply").ok().data() == data);
+    assert_eq!(rig.ports[0].client.tcp.counters().attempt_fails, STRANGERS as u64, "all were refused");
+    rig.end();
 }
 
 #[test]

@@ -548,10 +548,15 @@ impl Endpoint {
 
     /// When to call `handle_timeout`; may be early, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let strangers = self.syns.latest().into_iter().chain(self.resets_late.then_some(Instant::ZERO));
+        strangers.chain(self.poll_connections_timeout()).min()
+    }
+
+    /// The same without those who wait for another turn and have no connection: for who has no room to send them anything.
+    pub(crate) fn poll_connections_timeout(&self) -> Option<Instant> {
         // What a train arms is not known yet, but it is armed from then on, and for more than a tick.
         let train = self.train.as_ref().map_or(Instant::FAR_FUTURE, |train| train.now() + TICK);
-        let timer = self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)));
-        timer.into_iter().chain(self.syns.latest()).chain(self.resets_late.then_some(Instant::ZERO)).min()
+        self.wheel.next_timeout().map_or_else(|| self.train.as_ref().map(|_| train), |next| Some(next.min(train)))
     }
 
     /// What happened, in order.
