@@ -630,7 +630,12 @@ impl<D: Device, P: Programs> Shard<D, P> {
 
     /// Whether a packet waits for a turn, or for its device.
     pub fn has_transmit(&self) -> bool {
-        self.lanes_full > 0 || self.tcp.has_transmit()
+        self.waits_for_device() || self.tcp.has_transmit()
+    }
+
+    /// Whether a packet waits for room on its device.
+    pub fn waits_for_device(&self) -> bool {
+        self.lanes_full > 0
     }
 
     pub fn lanes(&self) -> &[Lane<D>] {

@@ -58,7 +58,7 @@ struct Queue {
     reset: Vec<[u8; 4]>,
 }
 
-/// The server's end of a TAP.
+/// The server's end of a device whose frames cost what `costs` says.
 struct Costly {
     end: MemoryEnd,
     queue: Rc<RefCell<Queue>>,
@@ -355,7 +355,7 @@ fn many_strangers_at_once_are_all_answered_without_a_wait() {
     assert_eq!((queue.answered.len(), queue.reset.len(), cookies), (100, 100, 100));
 }
 
-/// A kernel repeats its SYN after a second, then after two more. What a flood drops meanwhile takes some marks away (`tcp::syn_queue`).
+/// A kernel repeats its SYN after a second, and then after one or two more. What a flood drops meanwhile takes some marks away (`tcp::syn_queue`).
 #[test]
 fn a_new_client_gets_in_at_its_second_syn_or_third() {
     const CLIENTS: u8 = 20;

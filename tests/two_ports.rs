@@ -273,6 +273,30 @@ fn strangers_of_a_full_device_wait_and_do_not_keep_the_core_busy() {
     rig.end();
 }
 
+/// Beside another port they are not kept: their answers are dropped, a few in each turn, until none waits.
+#[test]
+fn strangers_of_one_full_device_of_two_are_dropped_and_do_not_keep_the_core_busy() {
+    const STRANGERS: usize = 50;
+    let mut rig = Rig::new(2);
+    let (stream, of_other) = (rig.connect(0), rig.connect(1));
+    let file = rig.file(1, of_other, &pattern(500_000));
+    rig.ports[1].bursts.set(0);
+    let asked = rig.start(1, of_other, READ, &nfs::read(&file, 0, 500_000));
+    rig.pass(Duration::from_millis(1));
+    let [local, remote] = rig.ports[1].client.addresses();
+    for _ in 0..STRANGERS {
+        let (from, to) = (SocketAddr::new(local, 0), SocketAddr::new(remote, 9));
+        rig.ports[1].client.tcp.connect(rig.now, from, to).unwrap();
+    }
+    rig.settle();
+    assert_eq!(rig.server.shard.counters().device_full_drops, STRANGERS as u64);
+    assert!(rig.server.shard.poll_timeout().is_none_or(|at| at > rig.now));
+    ask_at_once(&mut rig, stream);
+    rig.ports[1].bursts.set(OPEN);
+    rig.answer(1, of_other, asked, CALL_TIMEOUT).expect("a reply").ok();
+    rig.end();
+}
+
 #[test]
 fn the_only_port_of_a_core_is_waited_for_as_long_as_it_takes() {
     let mut rig = Rig::new(1);

@@ -115,7 +115,7 @@ impl<D: Device> Stack<D> {
             self.interface.handle_timeout(now);
             work += 1;
         }
-        if self.tcp.poll_timeout().is_some_and(|at| at <= now) {
+        if self.tcp_timeout().is_some_and(|at| at <= now) {
             self.tcp.handle_timeout(now);
             work += 1;
         }
@@ -263,7 +263,15 @@ impl<D: Device> Stack<D> {
 
     /// When something is due even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.interface.poll_timeout(), self.tcp.poll_timeout()].into_iter().flatten().min()
+        [self.interface.poll_timeout(), self.tcp_timeout()].into_iter().flatten().min()
+    }
+
+    /// While the device has no room, strangers do not ask for turns that could answer nobody.
+    fn tcp_timeout(&self) -> Option<Instant> {
+        match self.transmit_waits {
+            true => self.tcp.poll_connections_timeout(),
+            false => self.tcp.poll_timeout(),
+        }
     }
 
     pub fn retransmissions(&self) -> u64 {

@@ -14,7 +14,7 @@ use super::board::{self, CoreCounters, PageCounters, Pools};
 use super::clock::Clock;
 use super::engine::Seed;
 use super::inquiries::Inquiries;
-use super::sleep::{NAP, SLEEP_MAX, Waker};
+use super::sleep::{NAP, NAP_BEFORE_FULL, SLEEP_MAX, Waker};
 use super::state::random;
 use super::{assemble, stores};
 use crate::buf::{FragmentArena, PagePool};
@@ -200,7 +200,14 @@ impl Core {
         let now = self.common.clock.now();
         if self.shard.turn(now) == 0 {
             let timer = self.shard.poll_timeout().unwrap_or(until).min(until);
-            let longest = if all_signal { SLEEP_MAX } else { NAP };
+            let lanes = self.shard.lanes_mut().iter_mut();
+            let is_held_up =
+                lanes.fold(false, |is, lane| is | (lane.device.inner().tx().backlog() > 0)) | self.shard.waits_for_device();
+            let longest = match (all_signal, is_held_up) {
+                (false, _) => NAP,
+                (true, true) => NAP_BEFORE_FULL,
+                (true, false) => SLEEP_MAX,
+            };
             let wait = timer.since(now).min(longest);
             if !wait.is_zero() {
                 self.sleeps += 1;

@@ -19,6 +19,9 @@ pub const SLEEP_MAX: Duration = Duration::from_millis(50);
 /// The wait of a core with a port that cannot signal.
 pub const NAP: Duration = Duration::from_micros(100);
 
+/// The longest wait of a core with a packet for which a device had no room: no device tells when it has again.
+pub const NAP_BEFORE_FULL: Duration = Duration::from_millis(1);
+
 /// The longest wait beside a port whose descriptor says that its device is gone, as that of a TAP that was deleted: it would end each wait at
 /// once. Other ports and wake-ups end it as ever.
 const NAP_BESIDE_BROKEN: Duration = Duration::from_millis(10);

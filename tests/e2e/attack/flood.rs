@@ -41,7 +41,7 @@ const SPAN: Duration = Duration::from_millis(900);
 const SETTLE: Duration = Duration::from_millis(100);
 /// New clients, one after the other, during the flood at the highest rate; each is to be in within `NEWCOMER_LIMIT`.
 const NEWCOMERS: usize = 5;
-/// A dropped SYN is repeated after 1, 3, 7, 15 s.
+/// A dropped SYN is repeated after a second, then by the kernel's version each second or at 3, 7, 15 s.
 const NEWCOMER_LIMIT: Duration = Duration::from_secs(20);
 /// The TAP's queue drops what comes while the server is elsewhere, a call among it: then it is sent again, later each time.
 const PATIENCE: Duration = Duration::from_secs(60);
