@@ -378,5 +378,5 @@ fn a_new_client_gets_in_at_its_second_syn_or_third() {
         in_at[at] += 1;
     }
     println!("of {CLIENTS} new clients {in_at:?} were answered at their first, second, third SYN");
-    assert!(in_at[0] + in_at[1] >= u32::from(CLIENTS) * 4 / 5, "{in_at:?}");
+    assert!(in_at[0] + in_at[1] >= u32::from(CLIENTS) * 9 / 10, "{in_at:?}");
 }

@@ -171,6 +171,30 @@ fn ask_at_once(rig: &mut Rig, stream: usize) {
     rig.answer(0, stream, asked, Duration::ZERO).expect("an answer without any wait").ok();
 }
 
+/// The port takes nothing any more, and a reply of 500,000 bytes fills its ring and waits: the call.
+fn shut(rig: &mut Rig, port: usize, stream: usize) -> u32 {
+    let file = rig.file(port, stream, &pattern(500_000));
+    rig.ports[port].bursts.set(0);
+    let asked = rig.start(port, stream, READ, &nfs::read(&file, 0, 500_000));
+    rig.pass(Duration::from_millis(1));
+    asked
+}
+
+fn is_whole(reply: Option<Answer>) -> bool {
+    reply.expect("a reply").ok().data() == pattern(500_000)
+}
+
+const STRANGERS: usize = 50;
+
+/// So many ask for a port that nobody listens at: more than a turn answers.
+fn knock(rig: &mut Rig, port: usize) {
+    let client = &mut rig.ports[port].client;
+    let [local, remote] = client.addresses();
+    for _ in 0..STRANGERS {
+        client.tcp.connect(rig.now, SocketAddr::new(local, 0), SocketAddr::new(remote, 9)).unwrap();
+    }
+}
+
 /// A pulled cable, or a guest that has stopped: the ring stays full.
 #[test]
 fn a_port_whose_device_takes_nothing_does_not_stop_the_other() {
@@ -231,11 +255,7 @@ fn a_port_whose_device_is_slow_does_not_slow_the_other_down() {
 fn resets_for_a_full_device_are_dropped_and_counted() {
     let mut rig = Rig::new(2);
     let (stream, of_other) = (rig.connect(0), rig.connect(1));
-    let data = pattern(500_000);
-    let file = rig.file(1, of_other, &data);
-    rig.ports[1].bursts.set(0);
-    let _ = rig.start(1, of_other, READ, &nfs::read(&file, 0, 500_000));
-    rig.pass(Duration::from_millis(1));
+    shut(&mut rig, 1, of_other);
     rig.server.shard.abort_all(rig.now);
     rig.settle();
     let counters = *rig.server.shard.counters();
@@ -247,28 +267,19 @@ fn resets_for_a_full_device_are_dropped_and_counted() {
     assert!(!rig.server.shard.has_transmit());
 }
 
-/// More of them than a turn answers: the core is not kept awake for them (`Rig::settle` comes to rest), and they have their answers afterwards.
+/// The core is not kept awake for them (`Rig::settle` comes to rest), and they have their answers afterwards.
 #[test]
 fn strangers_of_a_full_device_wait_and_do_not_keep_the_core_busy() {
-    const STRANGERS: usize = 50;
     let mut rig = Rig::new(1);
     let stream = rig.connect(0);
-    let data = pattern(500_000);
-    let file = rig.file(0, stream, &data);
-    rig.ports[0].bursts.set(0);
-    let asked = rig.start(0, stream, READ, &nfs::read(&file, 0, 500_000));
-    rig.pass(Duration::from_millis(1));
-    let [local, remote] = rig.ports[0].client.addresses();
+    let asked = shut(&mut rig, 0, stream);
     let before = rig.server.shard.tcp().counters().out_rsts;
-    for _ in 0..STRANGERS {
-        let (from, to) = (SocketAddr::new(local, 0), SocketAddr::new(remote, 9));
-        rig.ports[0].client.tcp.connect(rig.now, from, to).unwrap();
-    }
+    knock(&mut rig, 0);
     rig.pass(Duration::from_millis(500));
     assert_eq!(rig.server.shard.tcp().counters().out_rsts - before, STRANGERS as u64, "they wait");
     assert!(rig.server.shard.poll_timeout().is_none_or(|at| at > rig.now));
     rig.ports[0].bursts.set(OPEN);
-    assert!(rig.answer(0, stream, asked, CALL_TIMEOUT).expect("a reply").ok().data() == data);
+    assert!(is_whole(rig.answer(0, stream, asked, CALL_TIMEOUT)));
     assert_eq!(rig.ports[0].client.tcp.counters().attempt_fails, STRANGERS as u64, "all were refused");
     rig.end();
 }
@@ -276,24 +287,16 @@ fn strangers_of_a_full_device_wait_and_do_not_keep_the_core_busy() {
 /// Beside another port they are not kept: their answers are dropped, a few in each turn, until none waits.
 #[test]
 fn strangers_of_one_full_device_of_two_are_dropped_and_do_not_keep_the_core_busy() {
-    const STRANGERS: usize = 50;
     let mut rig = Rig::new(2);
     let (stream, of_other) = (rig.connect(0), rig.connect(1));
-    let file = rig.file(1, of_other, &pattern(500_000));
-    rig.ports[1].bursts.set(0);
-    let asked = rig.start(1, of_other, READ, &nfs::read(&file, 0, 500_000));
-    rig.pass(Duration::from_millis(1));
-    let [local, remote] = rig.ports[1].client.addresses();
-    for _ in 0..STRANGERS {
-        let (from, to) = (SocketAddr::new(local, 0), SocketAddr::new(remote, 9));
-        rig.ports[1].client.tcp.connect(rig.now, from, to).unwrap();
-    }
+    let asked = shut(&mut rig, 1, of_other);
+    knock(&mut rig, 1);
     rig.settle();
     assert_eq!(rig.server.shard.counters().device_full_drops, STRANGERS as u64);
     assert!(rig.server.shard.poll_timeout().is_none_or(|at| at > rig.now));
     ask_at_once(&mut rig, stream);
     rig.ports[1].bursts.set(OPEN);
-    rig.answer(1, of_other, asked, CALL_TIMEOUT).expect("a reply").ok();
+    assert!(is_whole(rig.answer(1, of_other, asked, CALL_TIMEOUT)));
     rig.end();
 }
 
@@ -301,14 +304,11 @@ fn strangers_of_one_full_device_of_two_are_dropped_and_do_not_keep_the_core_busy
 fn the_only_port_of_a_core_is_waited_for_as_long_as_it_takes() {
     let mut rig = Rig::new(1);
     let stream = rig.connect(0);
-    let data = pattern(500_000);
-    let file = rig.file(0, stream, &data);
-    rig.ports[0].bursts.set(0);
-    let asked = rig.start(0, stream, READ, &nfs::read(&file, 0, 500_000));
+    let asked = shut(&mut rig, 0, stream);
     rig.pass(Duration::from_secs(2));
     let counters = *rig.server.shard.counters();
     assert_eq!((counters.device_full, counters.device_full_drops), (1, 0));
     rig.ports[0].bursts.set(OPEN);
-    assert!(rig.answer(0, stream, asked, CALL_TIMEOUT).expect("a reply").ok().data() == data);
+    assert!(is_whole(rig.answer(0, stream, asked, CALL_TIMEOUT)));
     rig.end();
 }

@@ -200,9 +200,8 @@ impl Core {
         let now = self.common.clock.now();
         if self.shard.turn(now) == 0 {
             let timer = self.shard.poll_timeout().unwrap_or(until).min(until);
-            let lanes = self.shard.lanes_mut().iter_mut();
-            let is_held_up =
-                lanes.fold(false, |is, lane| is | (lane.device.inner().tx().backlog() > 0)) | self.shard.waits_for_device();
+            let has_backlog = self.shard.lanes_mut().iter_mut().any(|lane| lane.device.inner().tx().backlog() > 0);
+            let is_held_up = has_backlog || self.shard.waits_for_device();
             let longest = match (all_signal, is_held_up) {
                 (false, _) => NAP,
                 (true, true) => NAP_BEFORE_FULL,

@@ -60,15 +60,7 @@ fn server(port: u16) -> SocketAddr {
 }
 
 fn rpc(net: &Netns, to: SocketAddr) -> Result<Rpc> {
-    // An address that has just come up is looked for by its owner, and found by others, for some seconds.
-    let deadline = Instant::now() + Duration::from_secs(15);
-    loop {
-        match net.connect(to, CONNECT_LIMIT) {
-            Ok(stream) => return Rpc::new(stream),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
+    Rpc::new(net.connect_once_found(to, CONNECT_LIMIT)?)
 }
 
 fn root(net: &Netns, to: SocketAddr) -> Result<Vec<u8>> {

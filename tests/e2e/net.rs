@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::process;
 
 const PREFIX: &str = "nfsplice-e2e-";
+const FOUND_LIMIT: Duration = Duration::from_secs(15);
 
 pub struct Netns {
     pub name: String,
@@ -61,6 +62,18 @@ impl Netns {
         let stream = self.inside(|| TcpStream::connect_timeout(&to, limit))?.with_context(|| format!("connecting to {to}"))?;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// The same for an address that has just come up: its owner looks for it, and others find it, for some seconds.
+    pub fn connect_once_found(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
+        let deadline = Instant::now() + FOUND_LIMIT;
+        loop {
+            match self.connect(to, limit) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
     }
 
     pub fn udp(&self, to: SocketAddr) -> Result<UdpSocket> {

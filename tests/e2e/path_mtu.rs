@@ -155,14 +155,5 @@ fn through(family: &Family, mtu: u16, silent: bool, told: impl FnOnce(&server::C
 }
 
 fn connect(far: &Netns, family: &Family, port: u16) -> Result<Rpc> {
-    let to = SocketAddr::new(family.server.parse()?, port);
-    // An address that has just come up is looked for by its owner, and found by others, for some seconds.
-    let deadline = Instant::now() + Duration::from_secs(15);
-    loop {
-        match far.connect(to, CONNECT_LIMIT) {
-            Ok(stream) => return Rpc::new(stream),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
+    Rpc::new(far.connect_once_found(SocketAddr::new(family.server.parse()?, port), CONNECT_LIMIT)?)
 }

@@ -121,14 +121,8 @@ impl Ground {
         let mut rpc = bed.rpc()?;
         let file = rpc.create(&root, b"watched")?;
         rpc.write(&file, 0, FILE_SYNC, &content())?;
-        let ground = Ground { bed, family, root, file };
-        // An address that has just come up is looked for by its owner, and found by others, for some seconds.
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while let Err(error) = ground.rpc_within(Duration::from_millis(300)) {
-            ensure!(Instant::now() < deadline, "{error:#}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(ground)
+        bed.net.connect_once_found(family.server(), Duration::from_millis(300))?;
+        Ok(Ground { bed, family, root, file })
     }
 
     /// A client of the kernel's, of the attacker's family.
