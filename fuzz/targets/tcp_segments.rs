@@ -42,7 +42,8 @@ const MORE: u8 = 0xcf;
 /// Packets one end may send without an event in between, and turns after which it must rest.
 const BURST_MAX: usize = 2_000;
 const TURNS_MAX: usize = 200;
-/// Segments on the path in one direction; the oldest is lost.
+/// Segments on the path in one direction; what does not fit is lost. Were it the oldest, a burst of more than these, repeated after each
+/// timeout, would never get its first segment across.
 const PATH_MAX: usize = 256;
 const HELD_MAX: usize = 32;
 const CONNECTIONS_MAX: usize = 12;
@@ -237,8 +238,9 @@ impl Conversation {
             }
             self.path[1 - side].push_back(Packet { src, bytes, ecn, connection, forged: false, sent_at: self.now });
         }
-        while self.path[1 - side].len() > PATH_MAX {
-            self.lose(1 - side);
+        let path = &mut self.path[1 - side];
+        for lost in path.split_off(PATH_MAX.min(path.len())) {
+            self.tell_lost(1 - side, &lost);
         }
     }
 
@@ -276,10 +278,14 @@ impl Conversation {
     /// The first packet on its way to a side does not arrive.
     fn lose(&mut self, to: usize) -> Option<Packet> {
         let packet = self.path[to].pop_front()?;
+        self.tell_lost(to, &packet);
+        Some(packet)
+    }
+
+    fn tell_lost(&mut self, to: usize, packet: &Packet) {
         if let Some(judge) = packet.connection.filter(|_| !packet.forged).and_then(|at| self.connections[at].judge.as_mut()) {
             judge.loses(1 - to, &packet.bytes);
         }
-        Some(packet)
     }
 
     fn trace(&self, side: usize, way: char, bytes: &[u8], ecn: u8) {
