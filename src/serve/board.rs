@@ -35,7 +35,7 @@ counters! {
         tx_refused,
         /// Payload bytes sent by reference.
         tx_payload_bytes_referenced,
-        /// Payload bytes copied to be sent: 0 with transmit = "splice".
+        /// Payload bytes copied to be sent: 0 with transmit = "splice" and a driver that takes chains.
         tx_payload_bytes_copied,
         /// Frames whose headers lay in several buffers and were copied together.
         rx_headers_copied,
@@ -47,7 +47,7 @@ counters! {
         tx_headers_in_use,
         /// Buffers that refer to pages in use: one for each piece of such a chain.
         tx_pieces_in_use,
-        /// Buffers that hold copied payload in use: 0 with transmit = "splice".
+        /// Buffers that hold copied payload in use: 0 with transmit = "splice" and a driver that takes chains.
         tx_copies_in_use,
     }
 }
@@ -156,7 +156,9 @@ pub fn layout(shard: &ServingShard, stores: &Stores, ports: &Ports) -> LayoutBui
         .per_core("steering", &shard.steering_counters())
         .per_core("tcp", shard.tcp().counters())
         .per_core("rpc", shard.rpc().counters())
-        .per_core("nfs3", shard.programs().nfs3().counters());
+        .per_core("nfs3", shard.programs().nfs3().counters())
+        .per_core("mount", shard.programs().mount().counters())
+        .per_core("programs", shard.programs().counters());
     for (at, lane) in shard.lanes().iter().enumerate() {
         layout = layout
             .per_core(&format!("port{at}"), &PortCounters::default())
@@ -193,6 +195,8 @@ pub fn publish(
         shard.tcp().counters(),
         shard.rpc().counters(),
         shard.programs().nfs3().counters(),
+        shard.programs().mount().counters(),
+        shard.programs().counters(),
     ];
     let none = (PortCounters::default(), InterfaceCounters::default(), NeighbourCounters::default());
     let none_of_ipv6 = Ipv6Counters::default();

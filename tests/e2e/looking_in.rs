@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::bed::Bed;
 use crate::client::FILE_SYNC;
-use crate::hostile::export_root;
+use crate::hostile::{export_root, mount_port};
 use crate::libnfs::Random;
 use crate::process::{self, Daemon};
 use crate::report::Report;
@@ -23,9 +23,12 @@ const READ_BYTES: usize = 64 << 10;
 /// Clients that read without a pause, beside a capture.
 const READERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(1500);
+/// A core tells what it has counted ten times a second.
+const PUBLISHED_LIMIT: Duration = Duration::from_secs(5);
 
 pub fn run(report: &mut Report) {
     report.case("connections_are_listed", list);
+    report.case("a_refused_mount_is_told", refused_mount);
     report.case("stats_answer_a_busy_server_each_time", asked_while_busy);
     report.case("a_capture_does_not_disturb", capture);
     report.case("a_capture_that_hangs_or_dies_does_not_disturb", hanging_capture);
@@ -61,6 +64,24 @@ fn list() -> Result<()> {
     let table = nfsplice(&bed, &["stats", "--connections"], Duration::from_secs(10))?;
     ensure!(table.lines().filter(|line| line.starts_with("ESTAB")).count() >= CLIENTS, "{table}");
     ensure!(table.contains(" rtt:") && table.contains("sack"), "{table}");
+    bed.finish()
+}
+
+fn refused_mount() -> Result<()> {
+    standin::only_nfsplice()?;
+    let bed = Bed::new(Setup::default())?;
+    export_root(&bed)?;
+    ensure!(bed.rpc_to(mount_port(&bed)?)?.mount(b"/nowhere")?.is_err(), "what nobody exports is mounted");
+    let expected =
+        [("mount.mounts", 2), ("mount.mounts_refused", 1), ("mount.mounts_not_allowed", 0), ("programs.lists_refused", 0)];
+    let deadline = Instant::now() + PUBLISHED_LIMIT;
+    loop {
+        let told: serde_json::Value = serde_json::from_str(&nfsplice(&bed, &["stats", "--json"], Duration::from_secs(10))?)?;
+        let wrong = expected.iter().find(|(name, count)| told["counters"][name] != *count);
+        let Some((name, count)) = wrong else { break };
+        ensure!(Instant::now() < deadline, "{name} is {}, not {count}", told["counters"][name]);
+        thread::sleep(Duration::from_millis(50));
+    }
     bed.finish()
 }
 
