@@ -4,7 +4,7 @@
 #
 #   scripts/fresh.sh           both
 #   scripts/fresh.sh run       make run, its three printed commands from another terminal, then Ctrl-C
-#   scripts/fresh.sh test      make test to its last line (about 20 minutes on 2 cores)
+#   scripts/fresh.sh test      make test to its last line (about 15 minutes on 2 cores, and what is installed first)
 #
 # Needs root, debootstrap, and room for 8 GB under NFSPLICE_FRESH_DIR (default /var/tmp), all given back at the end; NFSPLICE_FRESH_KEEP=1
 # keeps the folder. NFSPLICE_FRESH_MIRROR names another Debian mirror. The root has its own mounts, processes, /run and cargo registry; it

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         ["sendfile-serve", file, cpu] => cpu.parse().context(USAGE).and_then(|cpu| sendfile::serve(Path::new(file), cpu)),
         ["chains"] => driver::chains(),
         ["cores"] => serde_json::to_string(&cores::scaling()).map(|text| println!("{text}")).context("figures"),
-        // `cargo test --benches` runs every benchmark without an argument: this one takes 15 minutes and root.
+        // `cargo test --benches` runs every benchmark without an argument: this one takes 12 minutes and root.
         _ if !words.iter().any(|word| word == "--bench") => {
             println!("{USAGE}\nrun by `make bench`");
             Ok(())

@@ -1,7 +1,7 @@
 //! The same cells with the kernel's sockets at both ends, in real time. Two network namespaces have a TUN device each; one thread
 //! carries packets between them through the very link of the simulator, one for each connection.
 //!
-//! The thread has a core and the real-time scheduler to itself as far as the machine allows, and waits in a loop when
+//! The thread has a core to itself and the highest priority, as far as the machine allows, and waits in a loop when
 //! something is due soon. What it adds is in every run: how late packets left it, and how long it did not look at the devices.
 
 use std::fs::{self, File};

@@ -125,7 +125,7 @@ pub struct LoadArguments {
     #[arg(long, value_name = "PORT", help_heading = "Transport")]
     pub mount_port: Option<u16>,
 
-    /// What to do: null, getattr, lookup, read, randread, write, randwrite, commit, readdirplus, or a mix by per cent such as
+    /// What to do: null, connect, getattr, lookup, read, randread, write, randwrite, commit, readdirplus, or a mix by per cent such as
     /// randread=70,randwrite=30 [default: randread].
     #[arg(long, help_heading = "Workload")]
     pub workload: Option<String>,
@@ -194,7 +194,7 @@ pub struct LoadArguments {
     /// Write the result as JSON.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
-    /// Write the latencies as an HDR histogram log.
+    /// Write the latencies as percentiles of an HDR histogram, as text (.hgrm).
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub histogram: Option<PathBuf>,
     /// Between two live lines and two entries of `intervals` in the JSON [default: 1s].

@@ -95,7 +95,7 @@ impl Options {
 }
 
 counters! {
-    /// What one core's RPC server counts. The first ten are the `net`, `rpc` and `rc` lines of /proc/net/rpc/nfsd, with its
+    /// What one core's RPC server counts. The first eleven are the `net`, `rpc` and `rc` lines of /proc/net/rpc/nfsd, with its
     /// names; `rpcbadcalls` there is the sum of `rpcbadfmt`, `rpcbadauth` and `rpcbadclnt`.
     pub struct RpcCounters {
         /// Messages taken, over both transports.

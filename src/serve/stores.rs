@@ -44,7 +44,7 @@ impl Stores {
                         open_files_max: (config.limits.open_files_max as usize / directories).max(1),
                         attribute_cache_ms: config.limits.attribute_cache_ms.into(),
                         readahead_blocks_max: config.limits.readahead_blocks.into(),
-                        // What the programs of all cores may have parked finds a place here.
+                        // Calls that wait for this store; beyond, it refuses them.
                         parked_max: config.limits.io_queue_entries as usize,
                         queue_max: config.limits.io_queue_entries as usize * config.cores.engine.len(),
                         metadata_threads: config.cores.io_threads as usize,

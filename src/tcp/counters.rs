@@ -19,7 +19,7 @@ crate::counters! {
         in_bytes,
         /// Resets sent.
         out_rsts,
-        /// Resets not sent because too many waited.
+        /// Resets, and DCTCP's ACKs of a change of marks, not sent because too many waited.
         replies_dropped,
         /// Resets that ended an established connection (RFC 4022: from ESTABLISHED or CLOSE-WAIT).
         estab_resets,
@@ -45,7 +45,7 @@ crate::counters! {
         remote_drops,
         /// Handshakes whose last ACK was dropped because too many accepted connections waited.
         listen_overflows,
-        /// Of them, segments that carried retransmitted data, SYN or FIN.
+        /// Of `out_segs`, segments that carried retransmitted data, SYN or FIN.
         retrans_segs,
         /// Retransmission timeouts.
         rto_timeouts,

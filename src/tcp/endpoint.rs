@@ -594,7 +594,7 @@ impl Endpoint {
         Some(event)
     }
 
-    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is unchanged in meaning. Few of the SYNs that ask
+    /// Fills `out` with the next packet or chain; `false`: nothing to send now, and `out` is empty. Few of the SYNs that ask
     /// for a cookie are answered, and few strays reset, until `poll_event` or this has nothing more to tell; for the rest `poll_timeout` asks
     /// for another turn at once.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TransmitLimits, out: &mut Transmit) -> bool {

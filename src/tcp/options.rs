@@ -111,7 +111,7 @@ pub struct Options {
     pub pacing: bool,
     /// RFC 5961 section 7: at most one challenge ACK per connection in this time.
     pub challenge_ack_interval: Duration,
-    /// Resets waiting to be sent; beyond, none is made.
+    /// Resets waiting to be sent, and apart from them DCTCP's ACKs of a change of marks; beyond, none is made.
     pub replies_max: usize,
     /// SYNs that wait for a cookie, and as many again of those that were dropped and came again; beyond, they are dropped.
     pub syns_waiting_max: usize,

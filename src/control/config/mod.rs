@@ -186,7 +186,7 @@ pub struct Config {
 /// `[server]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Directory of the state that outlives a restart: file-handle key, boot verifier.
+    /// Directory of the state that outlives a restart: the keys of the file handles and of the addresses.
     pub state_dir: PathBuf,
     /// Unix socket that `nfsplice stats` talks to.
     pub stats_socket: PathBuf,

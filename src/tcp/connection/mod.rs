@@ -185,7 +185,7 @@ struct SendState {
     /// The largest window the peer ever had, at most 1 GiB (RFC 7323 section 2.3): half of it is worth a short segment (RFC 9293 section 3.8.6.2.1).
     window_max: u32,
     scale: u8,
-    /// The peer's MSS option, or 536 without one (RFC 9293 section 3.7.1, MUST-15).
+    /// The peer's MSS option, or 536 without one, 1,220 over IPv6 (RFC 9293 section 3.7.1, MUST-15).
     peer_mss: u16,
     /// IP packet bytes known to pass.
     path_mtu: u16,
